@@ -1,0 +1,64 @@
+"""Attacks: pixels (B, C, H, W) in [0, 1] and labels (B,) in, adversarial pixels out.
+
+FGSM and CW are torchattacks'; its attacks call ``.backward()``, so they run inside
+``frozen()`` and leave the model's gradients and modes alone.
+"""
+
+from __future__ import annotations
+
+import torch
+import torchattacks
+from torch import nn
+
+from .errors import DataError, OptionError
+from .vit import frozen
+
+
+def _checked(pixels: torch.Tensor) -> torch.Tensor:
+    if not (pixels.min() >= 0 and pixels.max() <= 1):
+        raise DataError(
+            f"attack: expected pixels in [0, 1], found [{pixels.min():.3g}, {pixels.max():.3g}]. "
+            "Normalise inside the model (load_model does), not in the transform."
+        )
+    return pixels
+
+
+def fgsm(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, *, epsilon: float = 1 / 255) -> torch.Tensor:
+    """clip(x + epsilon * sign(grad of the cross-entropy)), one step (Goodfellow et al. 2015).
+
+    Args:
+        epsilon: L-infinity radius in pixels of [0, 1]; the paper's is 1/255.
+
+    Raises:
+        DataError: pixels outside [0, 1]. OptionError: ``epsilon`` < 0.
+    """
+    if not epsilon >= 0:
+        raise OptionError(f"fgsm: expected epsilon >= 0 in pixels of [0, 1], found {epsilon}.")
+    with frozen(model) as inner, torch.enable_grad():
+        adversarial: torch.Tensor = torchattacks.FGSM(inner, eps=epsilon)(_checked(pixels), labels)
+    return adversarial
+
+
+def cw(
+    model: nn.Module,
+    pixels: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    c: float = 1.0,
+    kappa: float = 0.0,
+    steps: int = 50,
+    lr: float = 0.01,
+) -> torch.Tensor:
+    """torchattacks' L2 attack of Carlini and Wagner (2017), with its 3.5.1 defaults.
+
+    It has no radius: an image that is never fooled comes back as it was, and the size of the
+    others is what the attack needed. It stops on the batch's summed cost, so the result
+    depends on the batch size.
+
+    Raises:
+        DataError: pixels outside [0, 1].
+    """
+    with frozen(model) as inner, torch.enable_grad():
+        attack = torchattacks.CW(inner, c=c, kappa=kappa, steps=steps, lr=lr)
+        adversarial: torch.Tensor = attack(_checked(pixels), labels)
+    return adversarial

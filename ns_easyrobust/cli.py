@@ -1,0 +1,63 @@
+"""``ns-easyrobust VERB``: the only place that prints and that turns errors into exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from typing import NamedTuple
+
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from . import options
+from .errors import UserError
+
+
+class _Verb(NamedTuple):
+    module: str  # holds add_arguments(parser) and run(args); imported when the verb is used
+    help: str
+
+
+VERBS = {
+    "demo": _Verb("demo", "the main job on small real data: pretrain, finetune four ways, attack, compare"),
+    "train": _Verb("train", "finetune with --aug nullspace, an EasyRobust-style training script"),
+    "benchmark": _Verb("benchmark", "evaluate a checkpoint, with EasyRobust's benchmark flags"),
+    "report": _Verb("report", "set records beside each other: text, Markdown, CSV, plot"),
+    "noise": _Verb("noise_file", "synthesize nullspace noise for a checkpoint, measure it and save it"),
+    "nullspace": _Verb("nullspace_table", "exact nullspace of the patch embedding: dimensions, as in Table 1"),
+    "export": _Verb("export", "convert a checkpoint between EasyRobust's and timm's layouts"),
+}
+
+
+def _usage() -> str:
+    lines = ["usage: ns-easyrobust VERB [flags]    (VERB --help lists its flags)", ""]
+    return "\n".join(lines + [f"  {name:10} {verb.help}" for name, verb in VERBS.items()])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; the exit code is 0, 2 for a user's mistake, 130 for Ctrl-C."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
+    name, *flags = argv
+    if name not in VERBS:
+        print(f"ns-easyrobust: expected a verb ({', '.join(VERBS)}), found {name!r}. See --help.", file=sys.stderr)
+        return UserError.exit_code
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        verb = importlib.import_module(f".{VERBS[name].module}", __package__)
+        parser = options.Dashes(prog=f"ns-easyrobust {name}", description=VERBS[name].help)
+        verb.add_arguments(parser)
+        parse = getattr(verb, "parse", argparse.ArgumentParser.parse_args)
+        args = parse(parser, flags)
+        with logging_redirect_tqdm():  # log lines above the progress bars, not through them
+            verb.run(args)
+    except UserError as error:
+        print(f"ns-easyrobust {name}: {error.line}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"ns-easyrobust {name}: interrupted", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,72 @@
+"""Ranks, broadcasts and means over ranks; every function is a no-op on one process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+
+
+def active() -> bool:
+    """Whether a process group of more than one rank is running."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def rank() -> int:
+    """This process's rank; 0 on one process."""
+    return dist.get_rank() if active() else 0
+
+
+def world_size() -> int:
+    """Number of ranks; 1 on one process."""
+    return dist.get_world_size() if active() else 1
+
+
+def barrier() -> None:
+    """Wait for every rank."""
+    if active():
+        dist.barrier()
+
+
+def broadcast(tensor: torch.Tensor, source: int = 0) -> torch.Tensor:
+    """``tensor`` as rank ``source`` has it, written in place and returned."""
+    if active():
+        dist.broadcast(tensor, source)
+    return tensor
+
+
+def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
+    """Sum of ``tensor`` over ranks, written in place and returned."""
+    if active():
+        dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
+    return tensor
+
+
+def mean_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
+    """Mean of ``tensor`` over ranks, written in place and returned."""
+    if active():
+        sum_over_ranks(tensor).div_(world_size())
+    return tensor
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[torch.device]:
+    """Join torchrun's process group (nccl on GPUs, gloo on CPU) and leave it at the end.
+
+    Yields the device of this rank: ``cuda:LOCAL_RANK`` under torchrun with GPUs.
+    Without torchrun's environment nothing happens and ``device`` comes back.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1 or dist.is_initialized():
+        yield device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()

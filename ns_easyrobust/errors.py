@@ -1,0 +1,59 @@
+"""The errors that a user can cause.
+
+Each carries one line: what was expected, what was found, what to do. The
+command line prints that line and exits with code 2; a library user catches
+:class:`UserError` or one of its kinds.
+"""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something the user can mend. ``str(error)`` is one line.
+
+    It is built from a single string so that a data worker can hand it to the
+    main process: ``torch.utils.data`` rebuilds a worker's exception as
+    ``type(error)(traceback_text)``, and :attr:`line` finds the message again.
+    """
+
+    exit_code = 2
+
+    @property
+    def line(self) -> str:
+        """The message as one line, also when the error crossed a process border."""
+        text = str(self.args[0]) if self.args else type(self).__name__
+        marker = f"{type(self).__name__}: "
+        if "Original Traceback" in text and marker in text:
+            text = text.rsplit(marker, 1)[1]
+        return " ".join(text.split())
+
+    def __str__(self) -> str:
+        return self.line
+
+
+class ModelError(UserError):
+    """A model that does not fit: no patch embedding, several, a compiled one."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing, damaged, unsafe or for another model."""
+
+
+class DataError(UserError):
+    """A data folder or an image that is not what was expected."""
+
+
+class NoiseError(UserError):
+    """Noise of another shape, or a synthesis that cannot go on."""
+
+
+class TrainingError(UserError):
+    """A training run that cannot start or cannot go on."""
+
+
+class OutputError(UserError):
+    """An output folder or file that cannot or must not be written."""
+
+
+class OptionError(UserError):
+    """A setting outside its range, or two that exclude each other."""

@@ -1,0 +1,94 @@
+"""The verb ``noise``: synthesize nullspace noise for a checkpoint, measure it, save it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from .augment import add_noise_args, config_from_args
+from .checkpoints import load_model
+from .data import FolderPart, Preprocessing, image_folder
+from .distributed import process_group, rank, world_size
+from .errors import OutputError
+from .noise import Noise, Step, measure, synthesize
+from .options import add_machine_arguments, add_model_arguments
+from .streams import endless, split_indices
+from .train import pick_device
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Model, images, settings of the synthesis, and where the noise goes."""
+    add_model_arguments(parser)
+    add_machine_arguments(parser)
+    add_noise_args(parser)
+    parser.add_argument("--ckpt-path", required=True, metavar="FILE_OR_URL", help="checkpoint, any form")
+    parser.add_argument("--use-ema", action="store_true", help="take the checkpoint's moving average")
+    parser.add_argument("--data-dir", required=True, metavar="DIR", help="image folder, e.g. ImageNet's train/")
+    parser.add_argument("-b", "--batch-size", type=int, default=128, metavar="N", help="default: 128")
+    parser.add_argument("--held-out", type=int, default=256, metavar="N", help="images kept back to judge the noise on")
+    parser.add_argument("--input-size", type=int, default=224, metavar="N", help="image side (default: 224)")
+    parser.add_argument("--crop-pct", type=float, default=0.875, metavar="F", help="centre crop (default: 0.875)")
+    parser.add_argument("--output", default="noise.pt", metavar="FILE", help="default: noise.pt")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing --output")
+
+
+def _row(name: str, noise: Noise, measured: Any) -> str:
+    return (
+        f"{name:22} {noise.norm:10.4g} {measured.mse_probability:16.4g} {measured.mse_probability_upper:12.4g} "
+        f"{100 * measured.agreement:10.1f}%"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Synthesize, compare with its permutation on held-out images, save."""
+    if Path(args.output).exists() and not args.overwrite:
+        raise OutputError(f"{args.output} exists: expected a new file. Pass --overwrite or another --output.")
+    with process_group(pick_device(args.device)) as device:
+        model = load_model(
+            args.model,
+            args.ckpt_path,
+            ema=args.use_ema,
+            num_classes=args.num_classes,
+            mean=args.mean,
+            std=args.std,
+        ).to(device)
+        folder = image_folder(args.data_dir, Preprocessing(args.input_size, args.crop_pct).transform())
+        held, rest = split_indices(len(folder), min(args.held_out, len(folder) // 2), args.seed)
+        loader: DataLoader[Any] = DataLoader(folder, args.batch_size, num_workers=args.workers)
+        mine = FolderPart(folder, held[rank() :: world_size()], folder.transform)
+        judged_on: DataLoader[Any] = DataLoader(mine, args.batch_size, num_workers=args.workers)
+        stream = endless(loader, seed=args.seed, rank=rank(), world_size=world_size(), indices=rest)
+        config = config_from_args(args)
+        with tqdm(total=config.max_steps, desc="noise", disable=None if rank() == 0 else True) as bar:
+
+            def show(step: Step) -> None:
+                bar.set_postfix(norm=f"{step.norm:.4g}", mse_probability=f"{step.mse_probability:.4g}", refresh=False)
+                bar.update()
+
+            noise = synthesize(
+                model,
+                stream,
+                config,
+                held_out=judged_on,
+                on_step=show,
+                generator=torch.Generator().manual_seed(args.seed),
+            )
+        control = noise.permuted(torch.Generator().manual_seed(args.seed))
+        control_measured = measure(model, judged_on, control.value)
+        if rank() == 0:
+            noise.save(args.output)
+            assert noise.held_out is not None
+            print(
+                f"{noise.steps} steps, {'stopped under' if noise.stopped else 'never under'} eps = {config.eps:g} on a "
+                f"minibatch of {args.batch_size}; on {noise.held_out.n} held-out images "
+                f"{'converged' if noise.converged else 'not converged'} (95% upper bound against eps)"
+            )
+            print(f"{'':22} {'norm':>10} {'mse_probability':>16} {'upper (95%)':>12} {'agreement':>11}")
+            print(_row(f"noise ({config.solver})", noise, noise.held_out))
+            print(_row("its permutation", control, control_measured))
+            print(f"saved to {args.output}")

@@ -1,0 +1,205 @@
+"""The flags of ``train``: EasyRobust's and timm's names, a YAML file that sets them, and their checks."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .augment import add_nullspace_args
+from .errors import OptionError
+
+SELECTIONS = ("train-holdout", "val", "last")
+
+
+class Dashes(argparse.ArgumentParser):
+    """A parser that takes ``--data_dir`` for ``--data-dir`` and ends in one line on a mistake.
+
+    EasyRobust spells some flags with underscores and timm most with dashes; both are taken.
+    """
+
+    def _get_option_tuples(self, option_string: str) -> list[Any]:
+        return []  # no abbreviations: --aug must not become --aug-repeats
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if args is not None:
+            args = [_dashed(arg) for arg in args]
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> Any:
+        raise OptionError(f"{message}. See {self.prog} --help.")
+
+
+def _dashed(arg: str) -> str:
+    if not arg.startswith("--"):
+        return arg
+    flag, equals, value = arg.partition("=")
+    return flag.replace("_", "-") + equals + value
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags by which every command names a model."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", "-m", required=True, metavar="NAME", help="architecture, by its name in timm")
+    group.add_argument("--num-classes", type=int, default=1000, metavar="N", help="classes of the data and the model")
+    group.add_argument("--mean", type=float, nargs="+", help="normalisation, where the checkpoint has none")
+    group.add_argument("--std", type=float, nargs="+", help="normalisation, where the checkpoint has none")
+
+
+def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Device, workers and seed."""
+    group = parser.add_argument_group("machine")
+    group.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto: cuda if there is one")
+    group.add_argument("-j", "--workers", type=int, default=4, metavar="N", help="data loading processes (default: 4)")
+    group.add_argument("--seed", type=int, default=42, metavar="S", help="of everything random (default: 42)")
+
+
+def build_parser(parser: argparse.ArgumentParser | None = None) -> argparse.ArgumentParser:
+    """The parser of ``ns-easyrobust train``; flags go into ``parser`` if one is given."""
+    parser = parser or Dashes(prog="ns-easyrobust train")
+    parser.add_argument("-c", "--config", metavar="FILE", help="YAML file that sets flags; the command line wins")
+    add_model_arguments(parser)
+    add_machine_arguments(parser)
+    add_nullspace_args(parser)
+
+    data = parser.add_argument_group("data")
+    data.add_argument("--data-dir", required=True, metavar="DIR", help="holds train/ and val/, one folder a class")
+    data.add_argument("--train-split", default="train", metavar="NAME")
+    data.add_argument("--val-split", default="val", metavar="NAME", help="EasyRobust's 'validation' means val/")
+    data.add_argument("-b", "--batch-size", type=int, default=128, metavar="N", help="images a process and step")
+    data.add_argument("-vb", "--validation-batch-size", type=int, metavar="N", help="default: the training batch")
+    data.add_argument("--img-size", type=int, metavar="N", help="image side (default: the model's)")
+    data.add_argument("--crop-pct", type=float, metavar="F", help="validation crop (default: the model's)")
+    data.add_argument("--interpolation", default="", metavar="NAME", help="validation (default: the model's)")
+    data.add_argument("--pin-mem", action="store_true", help="pin host memory for the copy to the GPU")
+
+    start = parser.add_argument_group("start")
+    start.add_argument("--initial-checkpoint", default="", metavar="PATH", help="file or URL to finetune from")
+    start.add_argument("--pretrained", action="store_true", help="timm's weights, where there is no checkpoint")
+
+    optim = parser.add_argument_group("optimizer and schedule (timm's)")
+    optim.add_argument("--opt", default="adamw", metavar="NAME")
+    optim.add_argument("--opt-eps", type=float, metavar="F")
+    optim.add_argument("--opt-betas", type=float, nargs="+", metavar="F")
+    optim.add_argument("--momentum", type=float, default=0.9, metavar="F")
+    optim.add_argument("--weight-decay", type=float, default=0.05, metavar="F")
+    optim.add_argument("--decay-tokens", action="store_true", help="decay class token and position embedding too")
+    optim.add_argument("--clip-grad", type=float, metavar="NORM")
+    optim.add_argument("--clip-mode", default="norm", choices=("norm", "value", "agc"))
+    optim.add_argument("--sched", default="cosine", metavar="NAME")
+    optim.add_argument("--lr", type=float, default=1e-5, metavar="F")
+    optim.add_argument("--min-lr", type=float, default=1e-6, metavar="F")
+    optim.add_argument("--warmup-lr", type=float, default=1e-6, metavar="F")
+    optim.add_argument("--warmup-epochs", type=int, default=0, metavar="N")
+    optim.add_argument("--cooldown-epochs", type=int, default=0, metavar="N")
+    optim.add_argument("--decay-epochs", type=float, default=30, metavar="N")
+    optim.add_argument("--decay-rate", "--dr", type=float, default=0.1, metavar="F")
+    optim.add_argument("--epochs", type=int, default=20, metavar="N")
+    optim.add_argument(
+        "--epoch-steps", type=int, default=0, metavar="N", help="steps of an epoch; 0: once through the images"
+    )
+    optim.add_argument("--max-steps", type=int, default=0, metavar="N", help="end after N steps; 0: after --epochs")
+
+    aug = parser.add_argument_group("image augmentation (timm's)")
+    aug.add_argument("--no-aug", action="store_true", help="no image augmentation at all")
+    aug.add_argument("--scale", type=float, nargs=2, default=(0.08, 1.0), metavar="F")
+    aug.add_argument("--ratio", type=float, nargs=2, default=(3 / 4, 4 / 3), metavar="F")
+    aug.add_argument("--hflip", type=float, default=0.5, metavar="P")
+    aug.add_argument("--vflip", type=float, default=0.0, metavar="P")
+    aug.add_argument("--color-jitter", type=float, default=0.4, metavar="F")
+    aug.add_argument("--aa", metavar="POLICY", help="e.g. rand-m9-mstd0.5-inc1")
+    aug.add_argument("--train-interpolation", default="random", metavar="NAME")
+    aug.add_argument("--reprob", type=float, default=0.0, metavar="P", help="random erasing")
+    aug.add_argument("--remode", default="pixel", choices=("const", "rand", "pixel"))
+    aug.add_argument("--recount", type=int, default=1, metavar="N")
+    aug.add_argument("--erase-outside", action="store_true", help="let erased pixels leave [0, 1], as the paper's code")
+    aug.add_argument("--mixup", type=float, default=0.0, metavar="ALPHA")
+    aug.add_argument("--cutmix", type=float, default=0.0, metavar="ALPHA")
+    aug.add_argument("--cutmix-minmax", type=float, nargs=2, metavar="F")
+    aug.add_argument("--mixup-prob", type=float, default=1.0, metavar="P")
+    aug.add_argument("--mixup-switch-prob", type=float, default=0.5, metavar="P")
+    aug.add_argument("--mixup-mode", default="batch", choices=("batch", "pair", "elem"))
+    aug.add_argument("--mixup-off-epoch", type=int, default=0, metavar="N")
+    aug.add_argument("--smoothing", type=float, default=0.0, metavar="F")
+    aug.add_argument("--drop", type=float, default=0.0, metavar="P")
+    aug.add_argument("--drop-path", type=float, metavar="P")
+
+    run = parser.add_argument_group("run")
+    run.add_argument("--model-ema", action="store_true", help="keep and evaluate a moving average of the weights")
+    run.add_argument("--model-ema-decay", type=float, default=0.9998, metavar="F")
+    run.add_argument("--amp", action="store_true", help="mixed precision")
+    run.add_argument("--amp-dtype", default="float16", choices=("float16", "bfloat16"))
+    run.add_argument("--channels-last", action="store_true")
+    run.add_argument("--output", default="output/train", metavar="DIR")
+    run.add_argument("--experiment", default="", metavar="NAME", help="folder in --output (default: date and model)")
+    run.add_argument("--log-interval", type=int, default=50, metavar="N")
+    run.add_argument("--val-interval", type=int, default=1, metavar="N", help="epochs between evaluations")
+    run.add_argument(
+        "--select",
+        default="train-holdout",
+        choices=SELECTIONS,
+        help="images that choose model_best: some kept out of training, val/ (the test set, as EasyRobust and the "
+        "paper's code), or none (default: train-holdout)",
+    )
+    run.add_argument("--holdout", type=float, default=0.05, metavar="F", help="share of train/ kept out, 10000 at most")
+    return parser
+
+
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    """Flags of ``train`` from YAML (``-c``) and ``argv``, which wins.
+
+    Raises:
+        OptionError: an unknown flag or key, or values that exclude each other.
+    """
+    return parse_with(build_parser(), argv)
+
+
+def parse_with(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    """:func:`parse_args` for a parser that holds the flags already."""
+    first = Dashes(add_help=False)
+    first.add_argument("-c", "--config")
+    config = first.parse_known_args(argv)[0].config
+    args: argparse.Namespace = parser.parse_args([*(_yaml_flags(Path(config), parser) if config else []), *argv])
+    _check(args)
+    return args
+
+
+def _yaml_flags(path: Path, parser: argparse.ArgumentParser) -> list[str]:
+    """A YAML file's settings as flags, so that they pass the same checks."""
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path}: expected a YAML file of flags, found none that can be read ({error}).") from error
+    if not isinstance(settings, dict):
+        raise OptionError(f"{path}: expected 'flag: value' lines, found a {type(settings).__name__}.")
+    known = {action.dest: action for action in parser._actions}
+    settings = {str(key).replace("-", "_"): value for key, value in settings.items()}
+    if unknown := sorted(set(settings) - set(known)):
+        raise OptionError(f"{path}: expected names of flags, found {', '.join(unknown)}. See train --help.")
+    flags: list[str] = []
+    for key, value in settings.items():
+        if value is None or value is False:
+            continue
+        flags.append(known[key].option_strings[-1])
+        if value is not True:
+            flags += [str(item) for item in (value if isinstance(value, list) else [value])]
+    return flags
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.pretrained and args.initial_checkpoint:
+        raise OptionError("--pretrained and --initial-checkpoint exclude each other: expected one start, found two.")
+    for name in ("epochs", "batch_size", "num_classes", "log_interval", "val_interval", "ns_interval"):
+        if getattr(args, name) < 1:
+            raise OptionError(f"--{name.replace('_', '-')}: expected a number >= 1, found {getattr(args, name)}.")
+    for name in ("epoch_steps", "max_steps", "workers"):
+        if getattr(args, name) < 0:
+            raise OptionError(f"--{name.replace('_', '-')}: expected a number >= 0, found {getattr(args, name)}.")
+    if not 0 < args.holdout < 1:
+        raise OptionError(f"--holdout: expected a share between 0 and 1, found {args.holdout}.")
+    if (args.mean is None) != (args.std is None):
+        raise OptionError("--mean and --std: expected both or neither.")
+    if args.val_split == "validation":
+        args.val_split = "val"

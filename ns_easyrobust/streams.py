@@ -1,0 +1,181 @@
+"""Endless, reproducible minibatches: the same images whatever the number of ranks and workers.
+
+A sample's augmentation is seeded by (seed, epoch, index), so it depends neither on the
+worker that happens to load it nor on what the training loop drew before; and the global
+batch is cut before it is dealt to ranks, so two ranks with batch B see together what one
+process with batch 2B sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+
+from .errors import DataError
+from .randomness import isolated, mix
+
+Key = tuple[int, int]  # (index, epoch): what a Stream yields and SeededSamples takes
+
+
+class SeededSamples(Dataset[Any]):
+    """``dataset`` with every random augmentation drawn from a seed of its own.
+
+    Items are asked for by (index, epoch); Python's, numpy's and torch's global generators
+    are seeded for the call and restored after it.
+    """
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Key) -> Any:
+        index, epoch = key
+        with isolated(mix(self.seed, epoch, index)):
+            return self.dataset[index]
+
+
+class Stream(Sampler[list[Key]]):
+    """An endless batch sampler: epoch after epoch, each a fresh permutation, short tails dropped.
+
+    Args:
+        size: number of items.
+        batch_size: items a rank gets in one batch.
+        seed: the same on every rank.
+        rank, world_size: which share of each global batch is ours.
+        start: number of batches to skip, to go on where an earlier stream stopped.
+    """
+
+    def __init__(
+        self, size: int, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1, start: int = 0
+    ) -> None:
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.rank, self.world_size, self.start = rank, world_size, start
+        self.batches_per_epoch = size // (batch_size * world_size)
+        if self.batches_per_epoch < 1:
+            raise DataError(
+                f"too few images for one batch: expected at least {batch_size} x {world_size} processes, "
+                f"found {size}. Lower the batch size."
+            )
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch, step = divmod(self.start, self.batches_per_epoch)
+        share = self.batch_size * self.world_size
+        while True:
+            generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+            order = torch.randperm(self.size, generator=generator).tolist()
+            for batch in range(step, self.batches_per_epoch):
+                members = order[batch * share : (batch + 1) * share][self.rank :: self.world_size]
+                yield [(index, epoch) for index in members]
+            epoch, step = epoch + 1, 0
+
+
+def _parts(loader: DataLoader[Any]) -> tuple[Any, int]:
+    """Dataset and per-rank batch size of a user's loader.
+
+    Raises:
+        DataError: an iterable dataset, or batches of no fixed size.
+    """
+    dataset: Any = loader.dataset
+    size = loader.batch_size if loader.batch_size is not None else getattr(loader.batch_sampler, "batch_size", None)
+    if isinstance(dataset, IterableDataset) or not isinstance(size, int):
+        raise DataError(
+            "the loader cannot be copied: expected a map-style dataset and a fixed batch size, found "
+            f"{type(dataset).__name__} with batch size {size}. Pass a list of batches instead."
+        )
+    return (dataset.dataset if isinstance(dataset, SeededSamples) else dataset), size
+
+
+def split_indices(size: int, part: int, seed: int) -> tuple[list[int], list[int]]:
+    """A seeded random ``part`` of range(size), and the rest, both sorted."""
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(mix(seed, size))).tolist()
+    return sorted(order[:part]), sorted(order[part:])
+
+
+def endless(
+    loader: DataLoader[Any],
+    *,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    start: int = 0,
+    indices: Sequence[int] | None = None,
+) -> Iterator[Any]:
+    """Batches like ``loader``'s own (dataset, collate function, batch size, workers), without touching it.
+
+    Iterating a loader twice at a time is not safe: a second iterator of a loader with
+    persistent workers resets the first. This builds a private one, with a private generator.
+
+    Args:
+        indices: restrict to these items of the dataset.
+    """
+    dataset, batch_size = _parts(loader)
+    if indices is not None:
+        dataset = torch.utils.data.Subset(dataset, list(indices))
+    batch_size = max(1, min(batch_size, len(dataset) // world_size))
+    stream = Stream(len(dataset), batch_size, seed=seed, rank=rank, world_size=world_size, start=start)
+    return iter(
+        DataLoader(
+            SeededSamples(dataset, seed),
+            batch_sampler=stream,
+            num_workers=loader.num_workers,
+            collate_fn=loader.collate_fn,
+            pin_memory=loader.pin_memory,
+            worker_init_fn=loader.worker_init_fn,
+            multiprocessing_context=loader.multiprocessing_context,
+            generator=torch.Generator().manual_seed(seed),
+        )
+    )
+
+
+def fixed_batches(loader: DataLoader[Any], indices: Sequence[int], *, seed: int) -> list[Any]:
+    """The items ``indices`` of ``loader``'s dataset as a list of batches, one fixed augmentation each."""
+    dataset, batch_size = _parts(loader)
+    samples = SeededSamples(dataset, seed)
+    collate: Any = loader.collate_fn
+    starts = range(0, len(indices), batch_size)
+    return [collate([samples[i, 0] for i in indices[s : s + batch_size]]) for s in starts]
+
+
+def cycle(batches: Iterable[Any], start: int = 0) -> Iterator[Any]:
+    """``batches`` over and over, without the first ``start``.
+
+    Raises:
+        DataError: it is empty, or a one-shot iterator that ran out.
+    """
+    position = 0
+    while True:
+        before = position
+        for batch in batches:
+            position += 1
+            if position > start:
+                yield batch
+        if position == before:
+            raise DataError(
+                f"batches ran out after {position}: expected images that can be iterated again, found a one-shot "
+                "or empty iterable. Pass a list or a DataLoader."
+            )
+
+
+def images_of(batch: Any, device: torch.device) -> torch.Tensor:
+    """The images (B, C, H, W) of a batch, which is images or (images, labels, ...), on ``device``.
+
+    Raises:
+        DataError: it is not a floating-point tensor of four dimensions.
+    """
+    images = batch[0] if isinstance(batch, list | tuple) else batch
+    if not (isinstance(images, torch.Tensor) and images.ndim == 4 and images.is_floating_point()):
+        found = (
+            f"{images.dtype} of shape {tuple(images.shape)}"
+            if isinstance(images, torch.Tensor)
+            else type(images).__name__
+        )
+        raise DataError(
+            f"batches: expected images as a float tensor (B, C, H, W) or (images, labels), found {found}. "
+            "Put ToTensor (and what else the model expects) into the transform."
+        )
+    return images.to(device, non_blocking=True)

@@ -1,0 +1,246 @@
+"""Transformer anatomy: where the patch embedding is, and how noise gets onto its output.
+
+This is the only file that knows how a vision transformer is put together. The
+encoder's input is the output of the one submodule called ``patch_embed``: value
+(B, N, D) for a ViT, before the class token and the position embedding join.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from .errors import ModelError, NoiseError, OptionError
+
+_logger = logging.getLogger(__name__)
+_FITS = "fits: one patch embedding named 'patch_embed' (ViT, DeiT, BEiT, Swin, MAE-ViT, RVT, FAN)"
+
+
+class Normalize(nn.Module):
+    """Channel-wise (x - mean) / std on (B, C, H, W), with EasyRobust's buffer names.
+
+    Args:
+        mean, std: one number a channel, in units of pixels in [0, 1].
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        if len(mean) != len(std) or not all(s > 0 for s in std):
+            raise OptionError(
+                f"mean and std: expected one number a channel and std > 0, found mean={list(mean)} "
+                f"std={list(std)}. Give both with as many numbers as the model has channels."
+            )
+        self.register_buffer("mean", torch.tensor([float(m) for m in mean]))
+        self.register_buffer("std", torch.tensor([float(s) for s in std]))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return (pixels - self.mean[:, None, None]) / self.std[:, None, None]
+
+    def extra_repr(self) -> str:
+        return f"mean={self.mean.tolist()}, std={self.std.tolist()}"
+
+
+class NormalizedModel(nn.Sequential):
+    """``Sequential(Normalize, vit)``: pixels in [0, 1] to logits, keys ``0.mean``, ``0.std``, ``1.*``.
+
+    A plain ``nn.Sequential`` hides the transformer's own hints to timm's optimizers, so
+    that class token and position embedding would be decayed. They are handed through here.
+    """
+
+    @property
+    def mean(self) -> list[float]:
+        """The normalisation's mean, one number a channel."""
+        return list(self[0].get_buffer("mean").tolist())
+
+    @property
+    def std(self) -> list[float]:
+        """The normalisation's standard deviation, one number a channel."""
+        return list(self[0].get_buffer("std").tolist())
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        inner = getattr(self[1], "no_weight_decay", None)
+        return {f"1.{name}" for name in inner()} if inner is not None else set()
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """timm 1.x's layer groups, with every pattern moved under ``1.``."""
+        inner: dict[str, Any] = self[1].group_matcher(coarse=coarse)  # type: ignore[operator]
+        return {group: _move_under(patterns) for group, patterns in inner.items()}
+
+
+def _move_under(patterns: Any) -> Any:
+    if isinstance(patterns, str):
+        return patterns.replace("^", r"^1\.", 1)
+    return [(_move_under(pattern), *rest) for pattern, *rest in patterns]
+
+
+def with_normalization(vit: nn.Module, mean: Sequence[float], std: Sequence[float]) -> NormalizedModel:
+    """The model every command works on: ``vit`` behind its input normalisation."""
+    return NormalizedModel(Normalize(mean, std), vit)
+
+
+def find_normalize(model: nn.Module) -> nn.Module | None:
+    """The normalisation in front of the transformer (ours or EasyRobust's), or None.
+
+    It is recognised by its two buffers ``mean`` and ``std``, EasyRobust's names.
+    """
+    inner = unwrap(model)
+    if isinstance(inner, nn.Sequential) and len(inner) == 2:
+        names = {name for name, _ in inner[0].named_buffers()}
+        if {"mean", "std"} <= names:
+            return inner[0]
+    return None
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module inside DistributedDataParallel, DataParallel and ``torch.compile``.
+
+    Raises:
+        ModelError: the module was compiled in place (``model.compile()``), where a later
+            hook would be ignored without a word.
+    """
+    while True:
+        if getattr(model, "_compiled_call_impl", None) is not None:
+            raise ModelError(
+                f"{type(model).__name__} was compiled in place with .compile(): hooks set later are "
+                "ignored there. Use model = torch.compile(model), which keeps the eager module."
+            )
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            if not getattr(model, "_ns_said_eager", False):
+                _logger.info("torch.compile'd model: nullspace branches run eagerly on its original module")
+                object.__setattr__(model, "_ns_said_eager", True)
+            model = inner
+        else:
+            return model
+
+
+def find_patch_embed(model: nn.Module) -> nn.Module:
+    """The one submodule named ``patch_embed``, wherever it is wrapped.
+
+    Raises:
+        ModelError: there is none, there are several, or it lies in a compiled submodule.
+    """
+    inner = unwrap(model)
+    found = [name for name, _ in inner.named_modules() if name.rsplit(".", 1)[-1] == "patch_embed"]
+    core: nn.Module = inner[1] if find_normalize(inner) is not None else inner  # type: ignore[index]
+    name = type(core).__name__
+    if not found:
+        parts = ", ".join(child for child, _ in core.named_children()) or "no submodules"
+        raise ModelError(f"{name} has no patch embedding: found {parts}; {_FITS}.")
+    if len(found) > 1:
+        raise ModelError(f"{name} has {len(found)} patch embeddings: found {', '.join(found)}; {_FITS}.")
+    if "_orig_mod" in found[0].split("."):
+        raise ModelError(
+            f"{name}: the patch embedding lies in a compiled part ({found[0]}), where hooks are ignored. "
+            "Compile the outermost module instead: model = torch.compile(model)."
+        )
+    return inner.get_submodule(found[0])
+
+
+def _tokens_of(output: Any) -> torch.Tensor:
+    """The token tensor in a patch embedding's output (FAN and XCiT return it with the grid size)."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+@contextmanager
+def _patch_embed_hook(model: nn.Module, hook: Any) -> Iterator[None]:
+    """Register ``hook(tokens) -> tokens or None`` on the patch embedding for the body.
+
+    Raises:
+        ModelError: no forward of this model ran in the body, so the hook never fired.
+    """
+    fired = 0
+
+    def forward_hook(module: nn.Module, args: Any, output: Any) -> Any:
+        nonlocal fired
+        fired += 1
+        tokens = hook(_tokens_of(output))
+        if tokens is None:
+            return None
+        return (tokens, *output[1:]) if isinstance(output, tuple) else tokens
+
+    handle = find_patch_embed(model).register_forward_hook(forward_hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+    if not fired:
+        raise ModelError(
+            "the hook on patch_embed did not fire: expected a forward of this very model inside "
+            "encoder_noise(), found none. Call the unwrapped eager module that the noise was set on."
+        )
+
+
+@contextmanager
+def encoder_noise(model: nn.Module, value: torch.Tensor) -> Iterator[nn.Module]:
+    """While the body runs, ``value`` is added to the output of ``patch_embed``.
+
+    The encoder's forward is the model's own; the sum equals adding ``value`` by hand bit
+    for bit. Outside autocast ``value`` takes the tokens' dtype.
+
+    Args:
+        model: bare transformer, Sequential with normalisation, or either wrapped.
+        value: (1, *tokens) or (B, *tokens), for a ViT (1, N, D); may require grad.
+
+    Yields:
+        The unwrapped eager module to call; a forward through DDP would break models with buffers.
+
+    Raises:
+        NoiseError: ``value`` has another shape than the tokens.
+        ModelError: no fitting patch embedding, or no forward ran in the body.
+    """
+
+    def add(tokens: torch.Tensor) -> torch.Tensor:
+        if value.shape[1:] != tokens.shape[1:] or value.shape[0] not in (1, tokens.shape[0]):
+            raise NoiseError(
+                f"noise does not fit this model: expected shape (1, {', '.join(map(str, tokens.shape[1:]))}), "
+                f"found {tuple(value.shape)}. Synthesize it for this architecture and image size."
+            )
+        if torch.is_autocast_enabled(tokens.device.type):
+            return tokens + value
+        return tokens + value.to(tokens.dtype)
+
+    with _patch_embed_hook(model, add):
+        yield unwrap(model)
+
+
+def token_shape(model: nn.Module, images: torch.Tensor) -> tuple[int, ...]:
+    """Shape (1, *tokens) of encoder noise for ``images`` (B, C, H, W); one eval forward of one image."""
+    shapes: list[torch.Size] = []
+    with frozen(model) as inner, torch.no_grad(), _patch_embed_hook(inner, lambda t: shapes.append(t.shape)):
+        inner(images[:1])
+    return (1, *shapes[0][1:])
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[nn.Module]:
+    """Eval mode and no parameter gradients for the body; undone exactly, also after an error.
+
+    Each module gets its own training flag back, and each parameter its ``requires_grad``;
+    ``.grad`` is never touched. Yields the unwrapped module.
+    """
+    inner = unwrap(model)
+    training = [(module, module.training) for module in inner.modules()]
+    requires_grad = [(parameter, parameter.requires_grad) for parameter in inner.parameters()]
+    try:
+        for module, _ in training:
+            module.training = False
+        for parameter, _ in requires_grad:
+            parameter.requires_grad_(False)
+        yield inner
+    finally:
+        for module, mode in training:
+            module.training = mode
+        for parameter, flag in requires_grad:
+            parameter.requires_grad_(flag)

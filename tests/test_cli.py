@@ -1,0 +1,175 @@
+"""Bad input through the real command: one line on stderr, exit code 2, nothing overwritten."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import small_vit
+from PIL import Image
+
+from ns_easyrobust import cli
+from ns_easyrobust.checkpoints import save_model
+from ns_easyrobust.records import read_records
+
+MODEL = ["--model", "vit_micro_patch8_32", "--num-classes", "10"]
+
+
+class Payload:
+    def __reduce__(self):
+        return (os.mkdir, ("it_ran",))
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def checkpoint(work):
+    return save_model(small_vit(), work / "good.pth.tar") or work / "good.pth.tar"
+
+
+def fails(capsys, *words) -> str:
+    """Run a command that must fail; its one line."""
+    capsys.readouterr()
+    assert cli.main([str(word) for word in words]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ns-easyrobust ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def train(digits_dir, *more):
+    return ["train", *MODEL, "--data-dir", digits_dir, "-j", "0", "--output", "out", "--experiment", "x", *more]
+
+
+def test_no_verb_and_unknown_verb(capsys):
+    assert cli.main([]) == 0
+    assert "benchmark" in capsys.readouterr().out
+    assert cli.main(["traim"]) == 2
+    assert "expected a verb (demo, train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", sorted(cli.VERBS))
+def test_every_verb_has_help(verb, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([verb, "--help"])
+    assert stopped.value.code == 0
+    assert f"ns-easyrobust {verb}" in capsys.readouterr().out
+
+
+def test_models_that_do_not_fit(capsys, digits_dir, work):
+    line = fails(capsys, *train(digits_dir, "--model", "resnet18", "--img-size", "32", "--aug", "nullspace"))
+    assert "resnet18" in line or "ResNet has no patch embedding" in line
+    assert "vit_micro_patch8_32" in fails(capsys, *train(digits_dir, "--model", "vit_micro_patch8_33"))
+
+
+def test_wrong_class_count(capsys, digits_dir, work, checkpoint):
+    assert "found 10. Pass --num-classes 10" in fails(capsys, *train(digits_dir, "--num-classes", "12"))
+    line = fails(capsys, *train(digits_dir, "--num-classes", "12", "--initial-checkpoint", checkpoint))
+    assert "--num-classes 10" in line
+
+
+def test_broken_data_folders(capsys, digits_dir, work):
+    assert "nowhere" in fails(capsys, *train("nowhere"))
+    (work / "empty" / "train").mkdir(parents=True)
+    assert "found no folders" in fails(capsys, *train("empty"))
+    shutil.copytree(digits_dir, "holes")
+    shutil.rmtree("holes/train/3")
+    os.mkdir("holes/train/3")
+    assert "found 1 without: 3" in fails(capsys, *train("holes"))
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_corrupt_image(capsys, digits_dir, work, workers):
+    shutil.copytree(digits_dir, "data")
+    for image in (work / "data" / "train" / "5").iterdir():
+        image.write_bytes(b"\x89PNG torn")
+    line = fails(capsys, *train("data", "-j", workers, "--max-steps", "3"))
+    assert "data/train/5/" in line
+    assert "cannot be decoded" in line
+
+
+@pytest.mark.parametrize("kind", ["truncated", "html", "hostile", "other architecture", "missing", "empty"])
+def test_bad_checkpoints(capsys, digits_dir, work, checkpoint, kind):
+    bad, words = work / "bad.pth.tar", "expected"
+    if kind == "truncated":
+        bad.write_bytes(checkpoint.read_bytes()[:5000])
+    elif kind == "html":
+        bad.write_text("<!DOCTYPE html><html>sign in</html>")
+        words = "HTML"
+    elif kind == "hostile":
+        bad.write_bytes(pickle.dumps({"state_dict": Payload()}, protocol=2))
+        words = "mkdir"
+    elif kind == "empty":
+        bad.touch()
+    elif kind == "other architecture":
+        save_model(small_vit(arch="vit_micro_patch4_32"), bad)
+    benchmark = ["benchmark", *MODEL, "--ckpt_path", bad, "--data_dir", digits_dir, "--device", "cpu"]
+    for command in (train(digits_dir, "--initial-checkpoint", bad), benchmark):
+        line = fails(capsys, *command)
+        assert words in line
+        assert "bad.pth.tar" in line
+    assert not (work / "it_ran").exists()
+    assert not (work / "results.jsonl").exists()
+
+
+def test_unwritable_and_used_output(capsys, digits_dir, work, checkpoint):
+    (work / "file").write_text("in the way")
+    assert "cannot write" in fails(capsys, *train(digits_dir, "--output", "file"))
+    (work / "out" / "x").mkdir(parents=True)
+    (work / "out" / "x" / "last.pth.tar").write_text("precious")
+    assert "already holds a run" in fails(capsys, *train(digits_dir))
+    assert (work / "out" / "x" / "last.pth.tar").read_text() == "precious"
+    (work / "noise.pt").write_text("precious")
+    line = fails(capsys, "noise", *MODEL, "--ckpt_path", checkpoint, "--data_dir", digits_dir / "train")
+    assert "Pass --overwrite" in line
+    assert (work / "noise.pt").read_text() == "precious"
+
+
+def test_nan_weights(capsys, digits_dir, work):
+    model = small_vit()
+    model[1].head.weight.data[0, 0] = float("nan")
+    torch.save({"state_dict": model.state_dict()}, work / "nan.pth.tar")
+    assert "head.weight" in fails(capsys, *train(digits_dir, "--initial-checkpoint", work / "nan.pth.tar"))
+
+
+def test_benchmark_report_and_noise_do_their_jobs(capsys, digits_dir, work, trained):
+    save_model(trained, work / "trained.pth.tar")
+    data = ["--data_dir", digits_dir, "--input-size", "32", "--crop-pct", "1", "-j", "0", "-b", "100"]
+    common = [*MODEL, "--ckpt_path", work / "trained.pth.tar", "--device", "cpu"]
+    words = ["benchmark", *common, *data, "--suite", "val", "fgsm", "--epsilon", "8/255", "--label", "vit"]
+    assert cli.main([str(word) for word in words]) == 0
+    records = read_records("results.jsonl")
+    assert [(r.suite, r.n) for r in records] == [("imagenet-val", 500), ("fgsm", 500)]
+    assert records[0].value > 70 > records[1].value
+    assert records[0].weights == "state_dict"
+    assert cli.main(["report", "results.jsonl", "--output", "report"]) == 0
+    assert {"results.md", "results.csv", "results.png"} <= {path.name for path in (work / "report").iterdir()}
+    words = ["noise", *common, "--data_dir", digits_dir / "train", "--input-size", "32", "--crop-pct", "1"]
+    words += ["-j", "0", "-b", "64", "--ns-max-steps", "40"]
+    assert cli.main([str(word) for word in words]) == 0
+    out = capsys.readouterr().out
+    assert "its permutation" in out
+    assert "saved to noise.pt" in out
+
+
+def test_the_module_runs_as_a_program(work):
+    done = subprocess.run([sys.executable, "-m", "ns_easyrobust", "train"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "--model" in done.stderr
+
+
+def test_underscores_and_dashes_are_both_taken(capsys, work):
+    image = Image.new("RGB", (8, 8))
+    (work / "d" / "imagenet-val" / "a").mkdir(parents=True)
+    image.save(work / "d" / "imagenet-val" / "a" / "0.png")
+    for flag in ("--ckpt_path", "--ckpt-path"):
+        assert "missing.pth" in fails(capsys, "benchmark", *MODEL, "--data_dir", "d", flag, "missing.pth")

@@ -1,0 +1,79 @@
+"""Two real processes under torchrun against one that is fed the same total batches."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ns_easyrobust import distributed
+from ns_easyrobust.checkpoints import read_checkpoint
+
+SCRIPT = Path(__file__).parent / "run_rank.py"
+
+
+def test_one_process_is_a_no_op():
+    value = torch.arange(3.0)
+    assert (distributed.rank(), distributed.world_size(), distributed.active()) == (0, 1, False)
+    for collective in (distributed.broadcast, distributed.sum_over_ranks, distributed.mean_over_ranks):
+        assert torch.equal(collective(value), torch.arange(3.0))
+    with distributed.process_group(torch.device("cpu")) as device:
+        assert device == torch.device("cpu")
+        assert not torch.distributed.is_initialized()
+
+
+def launch(processes: int, notes: Path, flags: list[str]) -> list[dict]:
+    notes.mkdir()
+    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
+    program = torchrun if processes > 1 else [sys.executable]
+    done = subprocess.run(
+        [*program, str(SCRIPT), str(notes), *flags, "--output", str(notes)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(notes / f"rank{rank}.pt", weights_only=True) for rank in range(processes)]
+
+
+@pytest.mark.parametrize("arch", ["vit_micro_patch8_32", "swin_micro_patch2_32"])
+def test_two_ranks_equal_one_process_with_their_total_batch(arch, digits_dir, tmp_path):
+    flags = ["--model", arch, "--num-classes", "10", "--data_dir", str(digits_dir), "-j", "0", "--device", "cpu"]
+    flags += ["--aug", "nullspace", "--ns-max-steps", "6", "--ns-eps", "1e-6", "--ns-interval", "2", "--hflip", "0"]
+    flags += ["--epoch-steps", "3", "--epochs", "1", "--lr", "1e-3", "--drop-path", "0", "--experiment", "run"]
+    first, second = launch(2, tmp_path / "two", [*flags, "-b", "8"])
+    (alone,) = launch(1, tmp_path / "one", [*flags, "-b", "16"])
+
+    def rows(found, step):
+        return {image.numpy().tobytes() for image in found["seen"][step]}
+
+    for step in range(3):  # different shards, together the batch of one process
+        assert not rows(first, step) & rows(second, step)
+        assert rows(first, step) | rows(second, step) == rows(alone, step)
+    assert all(torch.equal(value, second["weights"][name]) for name, value in first["weights"].items())
+    assert torch.equal(first["noise"], second["noise"])
+    assert [entry["synthesis_steps"] for entry in first["history"]] == [6, 6]
+    torch.testing.assert_close(first["noise"], alone["noise"], rtol=1e-3, atol=1e-3)
+    for ours, theirs in zip(first["history"], alone["history"], strict=True):
+        assert ours["mse_probability"] == pytest.approx(theirs["mse_probability"], rel=1e-2)
+        assert ours["held_out_mse_probability"] == pytest.approx(theirs["held_out_mse_probability"], rel=1e-2)
+    for name, value in first["weights"].items():
+        torch.testing.assert_close(value, alone["weights"][name], rtol=1e-3, atol=1e-3, msg=name)
+    saved = read_checkpoint(tmp_path / "two" / "run" / "last.pth.tar").weights().state
+    assert all(torch.equal(value, first["weights"][f"1.{name}"]) for name, value in saved.items())
+
+
+def test_a_users_mistake_ends_all_ranks_with_code_2_and_one_line(tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    flags = ["train", "--model", "vit_micro_patch8_32", "--data-dir", "nowhere", "--device", "cpu"]
+    done = subprocess.run(
+        [*torchrun, "-m", "ns_easyrobust", *flags],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode != 0
+    assert "exitcode  : 2" in done.stderr
+    assert "nowhere/train: expected a folder" in done.stderr

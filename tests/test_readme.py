@@ -1,0 +1,42 @@
+"""The README's example runs as it stands, and what it names exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import ns_easyrobust
+from ns_easyrobust import cli
+from ns_easyrobust.options import build_parser
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    return [text for name, text in fenced if name == language]
+
+
+def test_the_example_runs_and_the_noise_is_smaller_than_its_permutation(capsys):
+    (example,) = [block for block in blocks("python") if block.startswith("import")]
+    assert len(example.splitlines()) == 12
+    exec(compile(example, "README.md", "exec"), {})
+    found = [float(x) for x in re.findall(r"mse_probability=([0-9.e-]+)", capsys.readouterr().out)]
+    assert len(found) == 2
+    assert found[0] < found[1]
+
+
+def test_commands_and_flags_exist():
+    named = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
+    assert named == set(cli.VERBS)
+    train = next(block for block in blocks("") if "ns-easyrobust train" in block).split("ns-easyrobust benchmark")[0]
+    words = shlex.split(train.replace("\\\n", " ").split("ns-easyrobust train", 1)[1])
+    known = {text for action in build_parser()._actions for text in action.option_strings}
+    assert {word.replace("_", "-") for word in words if word.startswith("-")} <= known
+
+
+def test_files_and_public_names_exist():
+    root = Path(__file__).parent.parent
+    assert all((root / "ns_easyrobust" / name).exists() for name in re.findall(r"`(\w+\.py)`", README))
+    assert all(hasattr(ns_easyrobust, name) for name in ns_easyrobust.__all__)
