@@ -7,8 +7,15 @@ __version__ = "0.1.0"
 
 from .augment import NullspaceAugmentation, add_nullspace_args
 from .checkpoints import load_model, save_model
+from .evaluate import (
+    evaluate_imagenet_c,
+    evaluate_imagenet_cw,
+    evaluate_imagenet_fgsm,
+    evaluate_imagenet_val,
+)
 from .linear import patch_nullspace
-from .noise import Influence, Noise, NoiseConfig, measure, synthesize
+from .noise import Influence, Noise, NoiseConfig
+from .synthesis import measure, synthesize
 from .vit import encoder_noise
 
 __all__ = [
@@ -18,6 +25,10 @@ __all__ = [
     "NullspaceAugmentation",
     "add_nullspace_args",
     "encoder_noise",
+    "evaluate_imagenet_c",
+    "evaluate_imagenet_cw",
+    "evaluate_imagenet_fgsm",
+    "evaluate_imagenet_val",
     "load_model",
     "measure",
     "patch_nullspace",

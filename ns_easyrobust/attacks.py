@@ -1,13 +1,13 @@
 """Attacks: pixels (B, C, H, W) in [0, 1] and labels (B,) in, adversarial pixels out.
 
 FGSM and CW are torchattacks'; its attacks call ``.backward()``, so they run inside
-``frozen()`` and leave the model's gradients and modes alone.
+``frozen()`` and leave the model's gradients and modes alone. It is imported where it is
+used: it brings in scipy and requests, which nothing else needs.
 """
 
 from __future__ import annotations
 
 import torch
-import torchattacks
 from torch import nn
 
 from .errors import DataError, OptionError
@@ -34,6 +34,8 @@ def fgsm(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, *, epsilo
     """
     if not epsilon >= 0:
         raise OptionError(f"fgsm: expected epsilon >= 0 in pixels of [0, 1], found {epsilon}.")
+    import torchattacks
+
     with frozen(model) as inner, torch.enable_grad():
         adversarial: torch.Tensor = torchattacks.FGSM(inner, eps=epsilon)(_checked(pixels), labels)
     return adversarial
@@ -58,6 +60,8 @@ def cw(
     Raises:
         DataError: pixels outside [0, 1].
     """
+    import torchattacks
+
     with frozen(model) as inner, torch.enable_grad():
         attack = torchattacks.CW(inner, c=c, kappa=kappa, steps=steps, lr=lr)
         adversarial: torch.Tensor = attack(_checked(pixels), labels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Any, ClassVar
 
@@ -13,10 +13,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from .distributed import broadcast, rank, world_size
-from .errors import OptionError
-from .noise import Noise, NoiseConfig, OnStep, measure, synthesize
+from .errors import DataError, OptionError
+from .noise import Noise, NoiseConfig
 from .randomness import draw_seed, isolated, mix
-from .streams import cycle, endless, fixed_batches, split_indices
+from .streams import cycle, endless, fixed_batches, parts_of, split_indices
+from .synthesis import OnStep, measure, synthesize
 from .vit import encoder_noise, find_patch_embed, unwrap
 
 _logger = logging.getLogger(__name__)
@@ -46,23 +47,26 @@ class NullspaceAugmentation:
         for input, target in loader:
             loss = loss_fn(model(input), target) + ns.loss(input, target, loss_fn)
 
-    Constructing it and synthesizing noise change neither the loop's data, nor its random
+    Call backward once, on the sum: under DDP a backward of this loss alone would not average
+    the gradients over ranks. Constructing it and synthesizing noise change neither the loop's data, nor its random
     numbers, nor the model; the noisy forward draws its dropout from a stream of its own.
 
     Args:
         model: what the loop trains: transformer, Sequential with normalisation, DDP, compiled.
         batches: the training loader, or a list of batches. A loader is never iterated: a private
-            copy is built from its dataset, collate function and batch size, and up to 256 images
-            (a tenth at most) are kept back from synthesis to judge each noise on. Under several
-            ranks, a loader's dataset is dealt to them; a list must already be this rank's share.
+            copy is built from its dataset (what a SubsetRandomSampler reaches of it), collate
+            function, batch size and workers, and up to 256 images (a tenth at most) are kept
+            back from synthesis to judge each noise on. Under several ranks, a loader's dataset
+            is dealt to them; a list must already be this rank's share.
         config: settings of the synthesis.
-        interval: calls of :meth:`loss` that share one noise; S of App. C.
+        interval: calls of :meth:`loss` that share one noise; S of App. C where a step is one call.
         held_out: batches to judge the noise on, instead of images kept back.
         generator: where all seeds come from (rank 0's counts); seed 0 by default.
         on_step: called with each synthesis :class:`~ns_easyrobust.noise.Step`, for progress bars.
 
     Raises:
         ModelError: the model has no single patch embedding.
+        DataError: a loader that cannot be copied.
         OptionError: ``interval`` < 1.
     """
 
@@ -81,7 +85,14 @@ class NullspaceAugmentation:
     ) -> None:
         if interval < 1:
             raise OptionError(f"--ns-interval: expected a number of steps >= 1, found {interval}.")
-        find_patch_embed(model)  # an unfit model is refused now, not after an epoch
+        find_patch_embed(model)  # what does not fit is refused now, not after an epoch
+        if isinstance(batches, DataLoader):
+            parts_of(batches)
+        elif hasattr(batches, "loader"):
+            raise DataError(
+                f"{type(batches).__name__} wraps a loader and normalises its batches: expected a DataLoader, whose "
+                "dataset can be read apart. Build it with use_prefetcher=False, or pass a list of batches."
+            )
         self.model, self.batches, self.interval, self.on_step = model, batches, interval, on_step
         self.config = config or NoiseConfig()
         if self.solver is not None:
@@ -91,8 +102,10 @@ class NullspaceAugmentation:
         self.history: list[dict[str, Any]] = []
         self._seed = int(broadcast(torch.tensor(draw_seed(generator), device=self._device())))
         self._calls = self._position = 0  # calls of loss(); batches that syntheses have used
-        self._held_out = held_out
+        self._held_out = held_out  # what the caller gave, or what _open_stream keeps back
+        self._keeps_back = held_out is None and isinstance(batches, DataLoader)
         self._stream: Iterator[Any] | None = None
+        self._value: torch.Tensor | None = None  # of self.noise, on the model's device
 
     def _device(self) -> torch.device:
         return next(unwrap(self.model).parameters()).device
@@ -104,10 +117,9 @@ class NullspaceAugmentation:
         """Batches for synthesis from where the last one stopped; sets the held-out images aside."""
         if not isinstance(self.batches, DataLoader):
             return cycle(self.batches, start=self._position)
-        size = len(self.batches.dataset)  # type: ignore[arg-type]
-        indices: list[int] | None = None
-        if self._held_out is None and (part := min(_HELD_OUT, size // 10)):
-            kept_back, indices = split_indices(size, part, self._seed)
+        indices: Sequence[int] = parts_of(self.batches).indices
+        if self._keeps_back and (part := min(_HELD_OUT, len(indices) // 10)):
+            kept_back, indices = split_indices(indices, part, self._seed)
             mine = kept_back[rank() :: world_size()]
             self._held_out = fixed_batches(self.batches, mine, seed=self._seed)
         return endless(
@@ -137,6 +149,7 @@ class NullspaceAugmentation:
     def refresh(self) -> Noise:
         """Synthesize a new noise for the model as it is now, and note it in ``history``."""
         self.noise = noise = self._make_noise()
+        self._value = None
         held_out = noise.held_out
         self.history.append(
             {
@@ -182,8 +195,9 @@ class NullspaceAugmentation:
         assert self.noise is not None
         seed = mix(self._seed_for(_FORWARD, self._calls), rank())
         self._calls += 1
-        value = self.noise.value.to(input.device, non_blocking=True)
-        with encoder_noise(self.model, value) as inner, isolated(seed, input.device):
+        if self._value is None:
+            self._value = self.noise.value.to(self._device())
+        with encoder_noise(self.model, self._value) as inner, isolated(seed, input.device):
             return loss_fn(inner(input), target)
 
     def state_dict(self) -> dict[str, Any]:
@@ -201,8 +215,8 @@ class NullspaceAugmentation:
         self._seed, self._calls, self._position = state["seed"], state["calls"], state["position"]
         self.noise = None if state["noise"] is None else Noise.from_state_dict(state["noise"])
         self.history = [dict(entry) for entry in state["history"]]
-        self._stream = None
-        if isinstance(self._held_out, list) and isinstance(self.batches, DataLoader):
+        self._stream = self._value = None
+        if self._keeps_back:
             self._held_out = None  # kept back by the former seed: set aside anew
 
 
@@ -258,7 +272,7 @@ def add_nullspace_args(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=40,
         metavar="N",
-        help="training steps that share one noise; S in App. C (default: 40)",
+        help="losses that share one noise, one a step; S in App. C (default: 40)",
     )
     add_noise_args(parser)
 

@@ -7,52 +7,30 @@ import os
 import shutil
 from pathlib import Path
 
-from .checkpoints import load_model, read_checkpoint
-from .data import INTERPOLATIONS, Preprocessing
+from .data import Preprocessing
 from .distributed import process_group, rank
-from .errors import OptionError
-from .evaluate import SUITES, Recorder, run_suites
-from .files import one_line_for_os_errors, sha256_of
-from .options import add_machine_arguments, add_model_arguments
+from .errors import DataError, OptionError
+from .evaluate import SUITES, run_suites
+from .files import one_line_for_os_errors
+from .judging import Recorder
+from .options import add_checkpoint_arguments, add_machine_arguments, add_model_arguments, whole, within
+from .prepare import checkpoint_model, pick_device
 from .records import describe_machine, latest, read_records
-from .report import Table
-from .train import pick_device
-
-_INTERPOLATION_NUMBERS = {"2": "bilinear", "3": "bicubic"}  # EasyRobust passes PIL's numbers
-
-
-def _interpolation(text: str) -> str:
-    name = _INTERPOLATION_NUMBERS.get(text, text)
-    if name not in INTERPOLATIONS:
-        raise argparse.ArgumentTypeError(f"expected one of {', '.join(INTERPOLATIONS)}, found {text!r}")
-    return name
-
-
-def _fraction(text: str) -> float:
-    """A radius such as 0.0039 or 1/255."""
-    top, _, bottom = text.partition("/")
-    try:
-        return float(top) / float(bottom or 1)
-    except (ValueError, ZeroDivisionError):
-        raise argparse.ArgumentTypeError(f"expected a number or a fraction such as 1/255, found {text!r}") from None
+from .tables import Table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """EasyRobust's flags of benchmark.py, and which suites to run."""
     add_model_arguments(parser)
     add_machine_arguments(parser)
-    parser.add_argument("--ckpt-path", required=True, metavar="FILE_OR_URL", help="checkpoint, any form")
-    parser.add_argument("--use-ema", action="store_true", help="take the checkpoint's moving average")
+    add_checkpoint_arguments(parser)
     parser.add_argument("--data-dir", required=True, metavar="DIR", help="folder with imagenet-val/, imagenet-c/")
-    parser.add_argument("-b", "--batch-size", type=int, default=64, metavar="N", help="default: 64")
-    parser.add_argument("--input-size", type=int, default=224, metavar="N", help="image side (default: 224)")
-    parser.add_argument("--crop-pct", type=float, default=0.875, metavar="F", help="centre crop (default: 0.875)")
-    parser.add_argument("--interpolation", type=_interpolation, default="bicubic", metavar="NAME")
+    parser.add_argument("-b", "--batch-size", type=whole(1), default=64, metavar="N", help="default: 64")
     parser.add_argument("--suite", nargs="+", default=list(SUITES), choices=SUITES, help="default: all")
     parser.add_argument(
-        "--epsilon", nargs="+", type=_fraction, default=[1 / 255], metavar="E", help="FGSM's radii (default: 1/255)"
+        "--epsilon", nargs="+", type=within(0), default=[1 / 255], metavar="E", help="FGSM's radii (default: 1/255)"
     )
-    parser.add_argument("--cw-radius", nargs="*", type=_fraction, default=[], metavar="R", help="CW's L2 radii")
+    parser.add_argument("--cw-radius", nargs="*", type=within(0), default=[], metavar="R", help="CW's L2 radii")
     parser.add_argument("--records", default="results.jsonl", metavar="FILE", help="results are added to this file")
     parser.add_argument("--label", metavar="NAME", help="the row's name in tables (default: the checkpoint's path)")
 
@@ -60,15 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Evaluate, append records, print this checkpoint's table."""
     with process_group(pick_device(args.device)) as device:
-        checkpoint = read_checkpoint(args.ckpt_path)
-        model = load_model(
-            args.model,
-            args.ckpt_path,
-            ema=args.use_ema,
-            num_classes=args.num_classes,
-            mean=args.mean,
-            std=args.std,
-        ).to(device)
+        model, checkpoint = checkpoint_model(args, device)
         path = Path(args.records)
         with one_line_for_os_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,10 +51,10 @@ def run(args: argparse.Namespace) -> None:
                 "label": label,
                 "model": args.model,
                 "checkpoint": args.ckpt_path,
-                "checkpoint_sha256": sha256_of(checkpoint.path),
+                "checkpoint_sha256": checkpoint.sha256(),
                 "weights": model.weights_name,
                 "ema": args.use_ema,
-                "seed": 0,
+                "seed": args.seed,
                 "machine": describe_machine(device),
             },
             protocol={
@@ -94,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
                 "dtype": "float32",
             },
         )
-        run_suites(
+        ran = run_suites(
             model,
             args.data_dir,
             args.suite,
@@ -104,10 +74,13 @@ def run(args: argparse.Namespace) -> None:
             radii=args.cw_radius,
             records=recorder,
             workers=args.workers,
+            seed=args.seed,
         )
-        if rank() == 0 and path.exists():
-            print(
-                Table([record for record in latest(read_records(path)) if record.label == label]).to_text(
-                    width=shutil.get_terminal_size((120, 24)).columns
-                )
+        if not ran:
+            raise DataError(
+                f"{args.data_dir}: expected the folders of --suite {' '.join(args.suite)}, found none. "
+                "Nothing was evaluated; check --data_dir."
             )
+        if rank() == 0:
+            mine = [record for record in latest(read_records(path)) if record.label == label]
+            print(Table(mine).to_text(width=shutil.get_terminal_size((120, 24)).columns))

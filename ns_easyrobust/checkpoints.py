@@ -21,7 +21,7 @@ from .downloads import check_sha256, fetch, is_url
 from .errors import CheckpointError, OptionError
 from .files import sha256_of
 from .layouts import EMA, LAYOUTS, NORMALIZATION, RAW, plain, write_layout
-from .models import build
+from .models import build, published_url
 from .readers import read_file
 from .vit import NormalizedModel, with_normalization
 from .weights import (
@@ -205,16 +205,20 @@ def load_model(
     checkpoint = path if isinstance(path, Checkpoint) or path is None else read_checkpoint(path, sha256=sha256)
     if isinstance(path, Checkpoint):
         check_sha256(path.path, sha256)
-    if path is not None:
-        model_kwargs.pop("pretrained", None)  # each weight comes from the checkpoint
+    pretrained = model_kwargs.pop("pretrained", False) and checkpoint is None
     vit = build(arch, num_classes=num_classes, **model_kwargs)
-    weights, name = None, "pretrained" if model_kwargs.get("pretrained") else "random"
+    weights, name = None, "pretrained" if pretrained else "random"
     if checkpoint is not None:
         weights, name = _load_into(vit, checkpoint, ema, arch)
+    elif pretrained and (url := published_url(vit)) is not None:
+        # timm 0.5.4 would unpickle what it downloads, and tell two files of one name apart by nothing
+        weights, _ = _load_into(vit, read_checkpoint(url), ema, arch)
+    elif pretrained:
+        vit = build(arch, num_classes=num_classes, pretrained=True, **model_kwargs)
     used_mean, used_std, origin = resolve_normalization(vit, weights, mean=mean, std=std)
     model = with_normalization(vit, used_mean, used_std)
-    model.normalization_origin = origin  # type: ignore[assignment]
-    model.weights_name = name  # type: ignore[assignment]
+    model.normalization_origin = origin
+    model.weights_name = name
     return model
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import sys
 from typing import NamedTuple
 
@@ -45,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     if name not in VERBS:
         print(f"ns-easyrobust: expected a verb ({', '.join(VERBS)}), found {name!r}. See --help.", file=sys.stderr)
         return UserError.exit_code
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING  # each line once under torchrun
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     try:
         verb = importlib.import_module(f".{VERBS[name].module}", __package__)
         parser = options.Dashes(prog=f"ns-easyrobust {name}", description=VERBS[name].help)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import shlex
 import time
 from pathlib import Path
@@ -21,7 +22,8 @@ from .data import image_folder
 from .digits import write_digits
 from .errors import OutputError, TrainingError
 from .figures import image_sheet, noise_history
-from .linear import valid_nullspace_noise
+from .options import whole
+from .unseen import valid_nullspace_noise
 
 MODEL = ["--model", "vit_micro_patch8_32", "--num-classes", "10"]
 SEED = ["--seed", "0"]
@@ -38,15 +40,18 @@ KINDS = ("none", "random", "permuted", "nullspace")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where the demo's files go."""
-    parser.add_argument("--output", default="output/demo", metavar="DIR", help="a new folder (default: output/demo)")
-    parser.add_argument("-j", "--workers", type=int, default=2, metavar="N", help="data loading processes (default: 2)")
+    parser.add_argument("--output", metavar="DIR", help="a new folder (default: output/demo, output/demo-2, ...)")
+    parser.add_argument("-j", "--workers", type=whole(0), default=2, metavar="N", help="data loaders (default: 2)")
 
 
 def _command(verb: str, *flags: Any) -> None:
     """Print ``ns-easyrobust verb flags`` and run it in this process."""
     words = [verb, *map(str, flags)]
     print(f"\n$ ns-easyrobust {shlex.join(words)}", flush=True)
-    if cli.main(words) != 0:
+    code = cli.main(words)
+    if code == 130:
+        raise KeyboardInterrupt
+    if code != 0:
         raise TrainingError(f"the demo's command {verb!r} failed: its message is above.")
 
 
@@ -69,6 +74,8 @@ def _history(run: Path) -> list[dict[str, Any]]:
 
 def _print_rounds(name: str, history: list[dict[str, Any]]) -> None:
     print(f"\nnoises of --aug {name}: stopped = under eps on its minibatch, converged = on held-out images too (95%)")
+    if name == "permuted":
+        print("(steps are those of the nullspace noise that was then permuted)")
     print(f"{'round':>6} {'steps':>6} {'stopped':>8} {'converged':>10} {'norm':>8} {'mse_probability':>16}")
     for number, entry in enumerate(history, start=1):
         words = {True: "yes", False: "no", None: "-"}
@@ -91,23 +98,31 @@ def _unseen_noise_sheet(checkpoint: Path, images_dir: Path, path: Path) -> Path:
     permuted = noise.flatten(1)[:, order].view_as(noise)
     with torch.no_grad():
         clean = model(images)
-        change, control = ((model(images + v) - clean).abs().amax(1).tolist() for v in (noise, permuted))
+        noisy, control = images + noise, (images + permuted).clamp(0, 1)
+        changes = [(model(shown) - clean).abs().amax(1).tolist() for shown in (noisy, control)]
     label = [f"predicted {digit}" for digit in clean.argmax(1).tolist()]
     rows = [
         (images, "images", label),
-        ((images + noise).clamp(0, 1), "with nullspace noise", [f"logits change by {c:.1e}" for c in change]),
-        ((images + permuted).clamp(0, 1), "with that noise permuted", [f"logits change by {c:.2g}" for c in control]),
+        (noisy, "with nullspace noise", [f"logits change by {c:.1e}" for c in changes[0]]),
+        (control, "with that noise permuted", [f"logits change by {c:.2g}" for c in changes[1]]),
     ]
     return image_sheet(rows, path, "Noise that the patch embedding maps to zero")
+
+
+def _free_folder(path: Path) -> Path:
+    """``path``, or the first of path-2, path-3, ... that does not exist."""
+    numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(folder for folder in itertools.chain([path], numbered) if not folder.exists())
 
 
 def run(args: argparse.Namespace) -> None:
     """Pretrain, finetune four ways, evaluate, report."""
     # A ViT this small runs no faster on several threads, and they would fight the data workers.
     torch.set_num_threads(1)
-    root, started = Path(args.output), time.monotonic()
-    if root.exists() and any(root.iterdir()):
-        raise OutputError(f"{root} exists: expected a new or empty folder. Pass --output DIR, or move it away.")
+    started = time.monotonic()
+    root = Path(args.output) if args.output else _free_folder(Path("output/demo"))
+    if root.exists() and not (root.is_dir() and not any(root.iterdir())):
+        raise OutputError(f"{root} exists: expected a new or empty folder. Pass another --output, or move it away.")
     print(f"writing scikit-learn's 1797 handwritten digits to {root / 'digits'}")
     data, results = write_digits(root / "digits"), root / "results.jsonl"
     where = ["--data-dir", data, "-j", args.workers, *SEED]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -57,7 +57,9 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
     """Join torchrun's process group (nccl on GPUs, gloo on CPU) and leave it at the end.
 
     Yields the device of this rank: ``cuda:LOCAL_RANK`` under torchrun with GPUs.
-    Without torchrun's environment nothing happens and ``device`` comes back.
+    Without torchrun's environment nothing happens and ``device`` comes back. After an error the
+    group is left standing: to leave it can wait for ranks that wait for this one, and torchrun
+    ends them all once this process has gone.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1 or dist.is_initialized():
         yield device
@@ -66,7 +68,24 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield device
-    finally:
-        dist.destroy_process_group()
+    yield device
+    dist.destroy_process_group()
+
+
+def on_first_rank(action: Callable[[], object], device: torch.device) -> None:
+    """Run ``action`` on rank 0 while the others wait; where it fails, all end.
+
+    Raises:
+        Exception: on rank 0, what ``action`` raised; SystemExit (code 2) on the others, silently.
+    """
+    failure: Exception | None = None
+    if rank() == 0:
+        try:
+            action()
+        except Exception as error:
+            failure = error
+    failed = broadcast(torch.tensor(int(failure is not None), device=device))
+    if failure is not None:
+        raise failure
+    if failed.item():
+        raise SystemExit(2)

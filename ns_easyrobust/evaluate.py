@@ -1,31 +1,23 @@
-"""Evaluations with EasyRobust's signatures: top-1 in percent, records and one bit an image beside it.
-
-Every image counts once. Batches are cut once and dealt to ranks, each with a seed of its
-own, so the number of processes changes no result.
-"""
+"""Evaluations with EasyRobust's signatures: top-1 in percent, and a record of it where one is asked for."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
-from tqdm.auto import tqdm
 
 from . import attacks
 from .data import Preprocessing, describe_transform, image_folder
-from .distributed import rank, sum_over_ranks, world_size
+from .distributed import world_size
 from .errors import DataError, ModelError, OptionError
-from .randomness import isolated, mix
-from .records import Record, append_record, images_digest, save_right
-from .vit import find_normalize, frozen, unwrap
+from .judging import Judged, Recorder, judge
+from .vit import find_normalize
 
 _logger = logging.getLogger(__name__)
 
@@ -49,109 +41,6 @@ ALEXNET_ERROR = {
 }
 SEVERITIES = range(1, 6)
 SUITES = ("val", "fgsm", "cw", "c")
-
-Attack = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Recorder:
-    """Where results go, and what every record of one evaluated checkpoint has in common.
-
-    Attributes:
-        path: the results file.
-        common: fields of :class:`~ns_easyrobust.records.Record` that say which weights these are.
-        protocol: what every evaluation shares (mean, std and where they came from, dtype).
-    """
-
-    path: Path
-    common: dict[str, Any]
-    protocol: dict[str, Any] = field(default_factory=dict)
-
-    def add(self, judged: Judged, suite: str, protocol: dict[str, Any]) -> None:
-        """Append a top-1 record and its bits."""
-        label = self.common["label"]
-        self.add_value(
-            suite,
-            "top1",
-            judged.top1,
-            n=judged.n,
-            correct=int(judged.right.sum()),
-            protocol=protocol,
-            images=images_digest(judged.paths),
-            right=save_right(self.path.parent, f"{label}-{suite}", judged.paths, judged.right),
-        )
-
-    def add_value(self, suite: str, metric: str, value: float, *, protocol: dict[str, Any], **rest: Any) -> None:
-        """Append a record of any metric."""
-        append_record(
-            self.path,
-            Record(suite=suite, metric=metric, value=value, protocol=self.protocol | protocol, **self.common, **rest),
-        )
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Which images were right.
-
-    Attributes:
-        paths: relative to the data folder.
-        right: (n,) bool.
-        l2: (n,) L2 norm of what an attack added, in pixels of [0, 1]; zeros without one.
-    """
-
-    paths: list[str]
-    right: torch.Tensor
-    l2: torch.Tensor
-
-    @property
-    def n(self) -> int:
-        return len(self.right)
-
-    @property
-    def top1(self) -> float:
-        """Percent right."""
-        return 100 * int(self.right.sum()) / self.n
-
-
-def _judge(
-    model: nn.Module,
-    folder: ImageFolder,
-    batch_size: int,
-    *,
-    share: bool,
-    attack: Attack | None = None,
-    seed: int = 0,
-    workers: int = 4,
-    title: str = "",
-) -> Judged:
-    """Run ``model`` once over every image, after ``attack``; with ``share``, batches are dealt to ranks."""
-    if batch_size < 1:
-        raise OptionError(f"batch size: expected at least 1, found {batch_size}.")
-    n, device = len(folder), next(unwrap(model).parameters()).device
-    batches = [list(range(i, min(i + batch_size, n))) for i in range(0, n, batch_size)]
-    mine = batches[rank() :: world_size()] if share else batches
-    right, l2 = torch.zeros(n, device=device), torch.zeros(n, dtype=torch.float64, device=device)
-    with frozen(model) as inner:
-        loader: DataLoader[Any] = DataLoader(
-            folder, batch_sampler=mine, num_workers=workers, generator=torch.Generator().manual_seed(seed)
-        )
-        bar = tqdm(zip(mine, loader, strict=True), title, len(mine), disable=None if rank() == 0 else True, leave=False)
-        for members, (pixels, labels) in bar:
-            pixels, labels = pixels.to(device), labels.to(device)
-            attacked = pixels
-            if attack is not None:
-                with isolated(mix(seed, members[0]), device):
-                    attacked = attack(inner, pixels, labels)
-            with torch.no_grad():
-                logits = inner(attacked)
-            if not torch.isfinite(logits).all():
-                raise ModelError(f"{title}: expected finite logits, found nan or inf. Check the checkpoint.")
-            right[members] = (logits.argmax(-1) == labels).float()
-            l2[members] = (attacked - pixels).double().flatten(1).norm(dim=1)
-    if share:
-        sum_over_ranks(right), sum_over_ranks(l2)
-    paths = [str(Path(path).relative_to(folder.root)) for path, _ in folder.samples]
-    return Judged(paths, right.bool().cpu(), l2.cpu())
 
 
 def _open(model: nn.Module, data_dir: str | Path, transform: Any) -> ImageFolder | None:
@@ -180,6 +69,7 @@ def evaluate_imagenet_val(
     *,
     records: Recorder | None = None,
     workers: int = 4,
+    seed: int = 0,
 ) -> float | None:
     """Top-1 in percent on a folder with one folder a class; None where it is missing.
 
@@ -188,6 +78,8 @@ def evaluate_imagenet_val(
         test_transform: default: shorter side to 256 bicubic, centre crop 224, [0, 1].
         dist: share the batches over torchrun's processes.
         records: where to keep the result.
+        workers: data loading processes.
+        seed: of what an attack draws, the same for any number of processes.
 
     Raises:
         ModelError: no normalisation inside the model and no ``test_transform``.
@@ -196,7 +88,7 @@ def evaluate_imagenet_val(
     folder = _open(model, data_dir, test_transform)
     if folder is None:
         return None
-    judged = _judge(model, folder, test_batchsize, share=dist, workers=workers, title="imagenet-val")
+    judged = judge(model, folder, test_batchsize, share=dist, workers=workers, seed=seed, title="imagenet-val")
     if records is not None:
         records.add(judged, "imagenet-val", _protocol(folder, test_batchsize))
     return judged.top1
@@ -212,6 +104,7 @@ def evaluate_imagenet_fgsm(
     epsilon: float = 1 / 255,
     records: Recorder | None = None,
     workers: int = 4,
+    seed: int = 0,
 ) -> float | None:
     """Top-1 in percent under FGSM of L-infinity radius ``epsilon`` (pixels of [0, 1]; the paper's is 1/255).
 
@@ -220,12 +113,13 @@ def evaluate_imagenet_fgsm(
     folder = _open(model, data_dir, test_transform)
     if folder is None:
         return None
-    judged = _judge(
+    judged = judge(
         model,
         folder,
         test_batchsize,
         share=dist,
         workers=workers,
+        seed=seed,
         title=f"fgsm {255 * epsilon:g}/255",
         attack=lambda inner, pixels, labels: attacks.fgsm(inner, pixels, labels, epsilon=epsilon),
     )
@@ -248,6 +142,7 @@ def evaluate_imagenet_cw(
     lr: float = 0.01,
     records: Recorder | None = None,
     workers: int = 4,
+    seed: int = 0,
 ) -> float | None:
     """Top-1 in percent under torchattacks' CW (L2), whose perturbation is unbounded.
 
@@ -266,18 +161,19 @@ def evaluate_imagenet_cw(
             wrong = inner(pixels).argmax(-1) != labels
         return torch.where(wrong[:, None, None, None], pixels, adversarial)
 
-    judged = _judge(
+    judged = judge(
         model,
         folder,
         test_batchsize,
         share=dist,
         workers=workers,
+        seed=seed,
         title="cw",
         attack=attack,
     )
     if records is not None:
         protocol = _protocol(folder, test_batchsize, norm="l2", **settings)
-        records.add(judged, "cw", protocol | {"radius": None})
+        records.add(judged, "cw", protocol | {"radius": "unbounded"})
         for radius in radii:
             within = Judged(judged.paths, judged.right | (judged.l2 > radius), judged.l2)
             records.add(within, "cw", protocol | {"radius": radius})
@@ -306,6 +202,7 @@ def evaluate_imagenet_c(
     *,
     records: Recorder | None = None,
     workers: int = 4,
+    seed: int = 0,
 ) -> tuple[float, float | None] | None:
     """Mean top-1 in percent over the corruption folders present, and mCE as a fraction (EasyRobust's units).
 
@@ -323,7 +220,7 @@ def evaluate_imagenet_c(
             folder = _open(model, root / name / str(severity), transform)
             assert folder is not None
             title = f"{name} {severity}"
-            parts.append(_judge(model, folder, test_batchsize, share=dist, workers=workers, title=title))
+            parts.append(judge(model, folder, test_batchsize, share=dist, workers=workers, seed=seed, title=title))
             if records is not None:
                 protocol = _protocol(folder, test_batchsize, corruption=name, severity=severity)
                 records.add(parts[-1], "imagenet-c", protocol)
@@ -355,20 +252,23 @@ def run_suites(
     radii: Sequence[float],
     records: Recorder,
     workers: int,
-) -> None:
-    """Every evaluation named in ``suites`` (of :data:`SUITES`) under EasyRobust's folder names."""
+    seed: int = 0,
+) -> int:
+    """Every evaluation named in ``suites`` (of :data:`SUITES`) under EasyRobust's folder names; how many ran."""
     root, dist = Path(data_dir), world_size() > 1
     val = root / "imagenet-val"
-    common: dict[str, Any] = {"dist": dist, "records": records, "workers": workers}
+    common: dict[str, Any] = {"dist": dist, "records": records, "workers": workers, "seed": seed}
+    results: list[Any] = []
     for suite in suites:
         if suite == "val":
-            evaluate_imagenet_val(model, val, batch_size, transform, **common)
+            results.append(evaluate_imagenet_val(model, val, batch_size, transform, **common))
         elif suite == "fgsm":
             for epsilon in epsilons:
-                evaluate_imagenet_fgsm(model, val, batch_size, transform, epsilon=epsilon, **common)
+                results.append(evaluate_imagenet_fgsm(model, val, batch_size, transform, epsilon=epsilon, **common))
         elif suite == "cw":
-            evaluate_imagenet_cw(model, val, batch_size, transform, radii=radii, **common)
+            results.append(evaluate_imagenet_cw(model, val, batch_size, transform, radii=radii, **common))
         elif suite == "c":
-            evaluate_imagenet_c(model, root / "imagenet-c", batch_size, transform, **common)
+            results.append(evaluate_imagenet_c(model, root / "imagenet-c", batch_size, transform, **common))
         else:
             raise OptionError(f"--suite: expected one of {', '.join(SUITES)}, found {suite!r}.")
+    return sum(result is not None for result in results)

@@ -79,7 +79,7 @@ def _copy(value: torch.Tensor) -> torch.Tensor:
     return value.detach().cpu().contiguous().clone()
 
 
-def plain(value: Any, where: str, *, tensors: bool = True) -> Any:
+def plain(value: Any, where: str, *, tensors: bool = True, depth: int = 50) -> Any:
     """``value`` in types that ``torch.load(weights_only=True)`` knows without an allow-list.
 
     Namespaces become dicts, numpy scalars Python's, paths and devices strings.
@@ -88,12 +88,15 @@ def plain(value: Any, where: str, *, tensors: bool = True) -> Any:
         value: what to store, nested at will.
         where: its name in errors.
         tensors: whether tensors count as plain.
+        depth: how far it may nest; a value that holds itself never ends.
 
     Raises:
         OptionError: naming what in it cannot be stored.
     """
     if value is None or type(value) in (bool, int, float, str, bytes):
         return value
+    if not depth:
+        raise OptionError(f"{where[:80]}: expected values nested 50 deep at most, found more. Leave it out.")
     if isinstance(value, np.generic):  # before float: np.float64 is one
         return plain(value.item(), where)
     if isinstance(value, torch.Tensor) and tensors:
@@ -101,9 +104,9 @@ def plain(value: Any, where: str, *, tensors: bool = True) -> Any:
     if isinstance(value, argparse.Namespace):
         value = vars(value)
     if isinstance(value, Mapping):
-        return {plain(k, where): plain(v, f"{where}.{k}", tensors=tensors) for k, v in value.items()}
+        return {plain(k, where): plain(v, f"{where}.{k}", tensors=tensors, depth=depth - 1) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        items = [plain(item, f"{where}[{i}]", tensors=tensors) for i, item in enumerate(value)]
+        items = [plain(item, f"{where}[{i}]", tensors=tensors, depth=depth - 1) for i, item in enumerate(value)]
         return items if isinstance(value, list) else tuple(items)
     if isinstance(value, Path | torch.device | torch.dtype):
         return str(value)

@@ -19,12 +19,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from .errors import DataError, ModelError, OptionError
+from .errors import ModelError, OptionError
 from .vit import find_normalize, find_patch_embed, unwrap
 
 SPACES = ("normalised", "pixel")
-RESIDUE = 1e-6  # of valid_nullspace_noise: a patch's part outside the nullspace, relative to its norm
-_PUSH_EVERY = 25  # steps between two doublings of the noise; settled by then, on digits
 _FITS = "needs one unpadded, ungrouped convolution of the pixels whose square kernel equals its stride"
 
 
@@ -169,10 +167,10 @@ def patch_nullspace(model: nn.Module, *, space: str = "normalised", rtol: float 
         ModelError: no linear patch embedding, or a bare transformer, which has no pixel space.
         OptionError: ``space`` or ``rtol`` out of range.
     """
-    return _decompose(model, space, rtol)[1]
+    return decompose(model, space, rtol)[1]
 
 
-def _decompose(model: nn.Module, space: str, rtol: float | None) -> tuple[torch.Tensor, torch.Tensor]:
+def decompose(model: nn.Module, space: str, rtol: float | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Orthonormal rows (rank, C*p*p) that the projection sees, and (nullity, C*p*p) that it does not."""
     weight = find_projection(model).weight
     matrix = _matrix(weight, space, _std_of(model, space, None))
@@ -239,7 +237,7 @@ def _rank(values: torch.Tensor, rtol: float) -> int:
     return int((values > rtol * values[0]).sum())
 
 
-def _to_patches(images: torch.Tensor, patch_size: int, input_dim: int) -> torch.Tensor:
+def to_patches(images: torch.Tensor, patch_size: int, input_dim: int) -> torch.Tensor:
     """(B, C, H, W) to (B, N, C*p*p), patches row by row as the convolution visits them."""
     p = patch_size
     if isinstance(p, bool) or not isinstance(p, int) or p < 1:
@@ -259,8 +257,8 @@ def _to_patches(images: torch.Tensor, patch_size: int, input_dim: int) -> torch.
     return grid.permute(0, 2, 4, 1, 3, 5).reshape(b, -1, input_dim)
 
 
-def _to_images(patches: torch.Tensor, patch_size: int, image_shape: Sequence[int]) -> torch.Tensor:
-    """Inverse of :func:`_to_patches`: (B, N, C*p*p) to (B, C, H, W)."""
+def to_images(patches: torch.Tensor, patch_size: int, image_shape: Sequence[int]) -> torch.Tensor:
+    """Inverse of :func:`to_patches`: (B, N, C*p*p) to (B, C, H, W)."""
     (c, h, w), p = image_shape, patch_size
     grid = patches.reshape(-1, h // p, w // p, c, p, p)
     return grid.permute(0, 3, 1, 4, 2, 5).reshape(-1, c, h, w)
@@ -292,12 +290,12 @@ def sample_nullspace(
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise OptionError(f"n: expected a whole number >= 1, found {n!r}.")
     empty = torch.empty(1, *image_shape, device="meta")  # its shape is checked as an image's is
-    patches = _to_patches(empty, patch_size, basis.shape[1]).shape[1]
+    patches = to_patches(empty, patch_size, basis.shape[1]).shape[1]
     basis = basis.to(generator.device, torch.float64)
     coefficients = torch.randn(
         n, patches, len(basis), generator=generator, device=generator.device, dtype=torch.float64
     )
-    return _to_images(coefficients @ basis, patch_size, image_shape)
+    return to_images(coefficients @ basis, patch_size, image_shape)
 
 
 def project_to_nullspace(basis: torch.Tensor, perturbation: torch.Tensor, patch_size: int) -> torch.Tensor:
@@ -316,84 +314,7 @@ def project_to_nullspace(basis: torch.Tensor, perturbation: torch.Tensor, patch_
     """
     if not perturbation.is_floating_point():
         raise OptionError(f"perturbation: expected floating point, found {perturbation.dtype}. Convert it.")
-    patches = _to_patches(perturbation, patch_size, basis.shape[1]).double()
+    patches = to_patches(perturbation, patch_size, basis.shape[1]).double()
     rows = basis.to(patches)
-    projected = _to_images((patches @ rows.T) @ rows, patch_size, perturbation.shape[1:])
+    projected = to_images((patches @ rows.T) @ rows, patch_size, perturbation.shape[1:])
     return projected.to(perturbation.dtype)
-
-
-def valid_nullspace_noise(
-    model: nn.Module, images: torch.Tensor, *, generator: torch.Generator, iterations: int = 200
-) -> torch.Tensor:
-    """Nullspace noise as large as valid pixels allow: ``images + noise`` stays in [0, 1].
-
-    Scaling a sample of Eq. 2 down would leave next to nothing where pixels are 0 or 1, as backgrounds
-    are. Instead a sample is projected to the box [-x, 1 - x] and to the nullspace in turn and doubled
-    every 25 steps, which drives it towards the box's corners; Douglas-Rachford steps then settle it
-    where box and nullspace meet, mostly to machine precision. On digits and a small trained ViT its
-    root mean square is 0.37, that of scaled samples 0.03.
-
-    A patch that has not settled gets no noise: little but zero fits there into both box and nullspace.
-    All-black patches can be such, above all where the nullity is below half of C*p*p.
-
-    Args:
-        model: normalisation in front, wrapped or not; its pixel-space nullspace is used.
-        images: (B, C, H, W) in [0, 1], floating point; sides that are multiples of the patch size.
-        generator: where the sample comes from.
-        iterations: steps of each of the two phases.
-
-    Returns:
-        (B, C, H, W), in ``images``' dtype and on its device; ``images + noise`` lies in [0, 1]
-        exactly. Before the rounding to that dtype at most 1e-6 of each patch's norm
-        (:data:`RESIDUE`) is outside the nullspace.
-
-    Raises:
-        ModelError: no linear patch embedding, or no normalisation in front.
-        DataError: ``images`` are not (B, C, H, W) of pixels in [0, 1].
-        OptionError: sides that are no multiples of the patch size, or ``iterations`` < 1.
-    """
-    _check_pixels(images)
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
-        raise OptionError(f"iterations: expected a whole number >= 1, found {iterations!r}.")
-    patch_size = find_projection(model).kernel_size[0]
-    seen, basis = _decompose(model, "pixel", None)
-    pixels = _to_patches(images.double(), patch_size, basis.shape[1])
-    low, high = -pixels, 1 - pixels
-    seen = seen.to(pixels)
-    sample = sample_nullspace(basis, images.shape[1:], patch_size, generator=generator, n=len(images))
-    noise = _to_patches(sample.to(pixels), patch_size, basis.shape[1])
-
-    def into_box(patches: torch.Tensor) -> torch.Tensor:
-        return patches.clamp(low, high)
-
-    def into_nullspace(patches: torch.Tensor) -> torch.Tensor:
-        return patches - (patches @ seen.T) @ seen
-
-    for step in range(iterations):
-        if step % _PUSH_EVERY == 0:
-            noise = 2 * noise
-        noise = into_nullspace(into_box(noise))
-    # Douglas-Rachford: where the two sets meet properly it ends after finitely many steps, where
-    # alternating projections only creep; it would not have made the noise large.
-    for _ in range(iterations):
-        inside = into_box(noise)
-        noise = noise + into_nullspace(2 * inside - noise) - inside
-    noise = into_box(noise)
-    residue = (noise - into_nullspace(noise)).norm(dim=-1, keepdim=True)
-    noise = torch.where(residue <= RESIDUE * noise.norm(dim=-1, keepdim=True), noise, 0.0)
-    # Rounding cannot leave the box: -x is exact, and x plus the rounded 1 - x rounds to 1.
-    return _to_images(noise, patch_size, images.shape[1:]).to(images.dtype)
-
-
-def _check_pixels(images: torch.Tensor) -> None:
-    if images.dim() != 4 or 0 in images.shape or not images.is_floating_point():
-        raise DataError(
-            f"images: expected floating-point pixels (B, C, H, W), found {images.dtype} of shape "
-            f"{tuple(images.shape)}. Stack them and divide by 255."
-        )
-    low, high = (float(bound) for bound in images.aminmax())  # NaN if there is one
-    if not (low >= 0 and high <= 1):
-        raise DataError(
-            f"images: expected pixels in [0, 1], found values from {low:g} to {high:g}. Give them before "
-            "normalisation; it is part of the model."
-        )

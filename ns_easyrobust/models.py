@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -28,7 +29,8 @@ def build(arch: str, *, num_classes: int = 1000, pretrained: bool = False, **kwa
         arch: a name in timm's registry, or one of EasyRobust's models, whose package is
             imported only when timm does not know the name.
         num_classes: outputs K of the head.
-        pretrained: load timm's weights for this name (a download).
+        pretrained: have timm fetch its weights from a hub; where timm names an address,
+            :func:`ns_easyrobust.checkpoints.load_model` fetches and reads it safely instead.
         kwargs: handed to the architecture's factory; those that are None are dropped.
 
     Raises:
@@ -81,8 +83,18 @@ def _import_easyrobust_models(arch: str) -> None:
     )
 
 
+def published_url(model: nn.Module) -> str | None:
+    """The address that timm names for the weights of a model it built; None where it names none."""
+    url = _config(model).get("url")
+    return url if isinstance(url, str) and url.startswith("http") else None
+
+
+def _config(model: nn.Module) -> Mapping[str, Any]:
+    return getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
+
+
 def _has_weights(model: nn.Module) -> bool:
-    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
+    config = _config(model)
     return any(config.get(key) for key in ("url", "hf_hub", "hf_hub_id", "file", "state_dict"))
 
 

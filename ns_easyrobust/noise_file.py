@@ -11,28 +11,27 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from .augment import add_noise_args, config_from_args
-from .checkpoints import load_model
 from .data import FolderPart, Preprocessing, image_folder
 from .distributed import process_group, rank, world_size
 from .errors import OutputError
-from .noise import Noise, Step, measure, synthesize
-from .options import add_machine_arguments, add_model_arguments
+from .files import one_line_for_os_errors
+from .noise import Noise, Step
+from .options import add_checkpoint_arguments, add_machine_arguments, add_model_arguments, whole
+from .prepare import checkpoint_model, pick_device
 from .streams import endless, split_indices
-from .train import pick_device
+from .synthesis import measure, synthesize
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Model, images, settings of the synthesis, and where the noise goes."""
     add_model_arguments(parser)
     add_machine_arguments(parser)
+    add_checkpoint_arguments(parser)
     add_noise_args(parser)
-    parser.add_argument("--ckpt-path", required=True, metavar="FILE_OR_URL", help="checkpoint, any form")
-    parser.add_argument("--use-ema", action="store_true", help="take the checkpoint's moving average")
     parser.add_argument("--data-dir", required=True, metavar="DIR", help="image folder, e.g. ImageNet's train/")
-    parser.add_argument("-b", "--batch-size", type=int, default=128, metavar="N", help="default: 128")
-    parser.add_argument("--held-out", type=int, default=256, metavar="N", help="images kept back to judge the noise on")
-    parser.add_argument("--input-size", type=int, default=224, metavar="N", help="image side (default: 224)")
-    parser.add_argument("--crop-pct", type=float, default=0.875, metavar="F", help="centre crop (default: 0.875)")
+    parser.add_argument("-b", "--batch-size", type=whole(1), default=128, metavar="N", help="default: 128")
+    parser.add_argument("--held-out", type=whole(1), default=256, metavar="N", help="images to judge the noise on")
+    parser.add_argument("--start", metavar="FILE", help="a saved noise to go on from, or to judge (--ns-max-steps 0)")
     parser.add_argument("--output", default="noise.pt", metavar="FILE", help="default: noise.pt")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing --output")
 
@@ -48,17 +47,15 @@ def run(args: argparse.Namespace) -> None:
     """Synthesize, compare with its permutation on held-out images, save."""
     if Path(args.output).exists() and not args.overwrite:
         raise OutputError(f"{args.output} exists: expected a new file. Pass --overwrite or another --output.")
+    with one_line_for_os_errors(Path(args.output)):
+        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+    start = Noise.load(args.start).value if args.start else None
     with process_group(pick_device(args.device)) as device:
-        model = load_model(
-            args.model,
-            args.ckpt_path,
-            ema=args.use_ema,
-            num_classes=args.num_classes,
-            mean=args.mean,
-            std=args.std,
-        ).to(device)
-        folder = image_folder(args.data_dir, Preprocessing(args.input_size, args.crop_pct).transform())
-        held, rest = split_indices(len(folder), min(args.held_out, len(folder) // 2), args.seed)
+        model, _ = checkpoint_model(args, device)
+        folder = image_folder(
+            args.data_dir, Preprocessing(args.input_size, args.crop_pct, args.interpolation).transform()
+        )
+        held, rest = split_indices(range(len(folder)), min(args.held_out, len(folder) // 2), args.seed)
         loader: DataLoader[Any] = DataLoader(folder, args.batch_size, num_workers=args.workers)
         mine = FolderPart(folder, held[rank() :: world_size()], folder.transform)
         judged_on: DataLoader[Any] = DataLoader(mine, args.batch_size, num_workers=args.workers)
@@ -74,6 +71,7 @@ def run(args: argparse.Namespace) -> None:
                 model,
                 stream,
                 config,
+                start=start,
                 held_out=judged_on,
                 on_step=show,
                 generator=torch.Generator().manual_seed(args.seed),

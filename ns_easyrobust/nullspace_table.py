@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .checkpoints import read_checkpoint, resolve_normalization
+from .checkpoints import load_model, read_checkpoint, resolve_normalization
 from .downloads import is_url
 from .errors import CheckpointError, ModelError, OptionError, OutputError
 from .files import write_text
@@ -141,7 +141,7 @@ def architecture_row(
     """
     with isolated(_SEED):
         try:
-            vit: nn.Module = build(name, pretrained=pretrained)
+            vit: nn.Module = load_model(name, pretrained=pretrained)[1] if pretrained else build(name)
         except ModelError as error:
             raise ModelError(f"{error.line} Or give the path of a checkpoint file.") from error
     find_projection(vit)  # refuse before asking for a normalisation that may not be there

@@ -8,35 +8,53 @@ process with batch 2B sees.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+)
 
 from .errors import DataError
 from .randomness import isolated, mix
 
-Key = tuple[int, int]  # (index, epoch): what a Stream yields and SeededSamples takes
+_logger = logging.getLogger(__name__)
+Key = tuple[int, int]  # (position, epoch): what a Stream yields and SeededSamples takes
 
 
 class SeededSamples(Dataset[Any]):
-    """``dataset`` with every random augmentation drawn from a seed of its own.
+    """``dataset``, or its items ``indices``, with every random augmentation drawn from a seed of its own.
 
-    Items are asked for by (index, epoch); Python's, numpy's and torch's global generators
-    are seeded for the call and restored after it.
+    Items are asked for by (position, epoch); Python's, numpy's and torch's global generators
+    are seeded for the call and restored after it. Other attributes are the dataset's, for
+    a ``worker_init_fn`` that looks for them.
     """
 
-    def __init__(self, dataset: Any, seed: int) -> None:
+    def __init__(self, dataset: Any, seed: int, indices: Sequence[int] | None = None) -> None:
         self.dataset, self.seed = dataset, seed
+        self.indices = range(len(dataset)) if indices is None else indices
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.indices)
 
     def __getitem__(self, key: Key) -> Any:
-        index, epoch = key
+        position, epoch = key
+        index = self.indices[position]
         with isolated(mix(self.seed, epoch, index)):
             return self.dataset[index]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "dataset":  # __getitems__ knows no keys; unpickling has no dataset yet
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
 
 
 class Stream(Sampler[list[Key]]):
@@ -74,8 +92,16 @@ class Stream(Sampler[list[Key]]):
             epoch, step = epoch + 1, 0
 
 
-def _parts(loader: DataLoader[Any]) -> tuple[Any, int]:
-    """Dataset and per-rank batch size of a user's loader.
+class Parts(NamedTuple):
+    """What a private copy of a loader is made of."""
+
+    dataset: Any
+    indices: Sequence[int]  # the items that the loader's sampler can reach
+    batch_size: int  # of one rank
+
+
+def parts_of(loader: DataLoader[Any]) -> Parts:
+    """What a user's loader reads: a sampler that is restricted to ``indices`` keeps its restriction.
 
     Raises:
         DataError: an iterable dataset, or batches of no fixed size.
@@ -87,12 +113,19 @@ def _parts(loader: DataLoader[Any]) -> tuple[Any, int]:
             "the loader cannot be copied: expected a map-style dataset and a fixed batch size, found "
             f"{type(dataset).__name__} with batch size {size}. Pass a list of batches instead."
         )
-    return (dataset.dataset if isinstance(dataset, SeededSamples) else dataset), size
+    if isinstance(dataset, SeededSamples):
+        return Parts(dataset.dataset, dataset.indices, size)
+    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    reachable = getattr(sampler, "indices", None)  # SubsetRandomSampler, the usual split into train and val
+    if reachable is None and not isinstance(sampler, RandomSampler | SequentialSampler | DistributedSampler):
+        _logger.warning("%s is not copied: noise is synthesized on all of the dataset", type(sampler).__name__)
+    return Parts(dataset, range(len(dataset)) if reachable is None else list(reachable), size)
 
 
-def split_indices(size: int, part: int, seed: int) -> tuple[list[int], list[int]]:
-    """A seeded random ``part`` of range(size), and the rest, both sorted."""
-    order = torch.randperm(size, generator=torch.Generator().manual_seed(mix(seed, size))).tolist()
+def split_indices(items: Sequence[int], part: int, seed: int) -> tuple[list[int], list[int]]:
+    """A seeded random ``part`` of ``items``, and the rest, both sorted."""
+    generator = torch.Generator().manual_seed(mix(seed, len(items)))
+    order = [items[i] for i in torch.randperm(len(items), generator=generator).tolist()]
     return sorted(order[:part]), sorted(order[part:])
 
 
@@ -113,14 +146,13 @@ def endless(
     Args:
         indices: restrict to these items of the dataset.
     """
-    dataset, batch_size = _parts(loader)
-    if indices is not None:
-        dataset = torch.utils.data.Subset(dataset, list(indices))
-    batch_size = max(1, min(batch_size, len(dataset) // world_size))
-    stream = Stream(len(dataset), batch_size, seed=seed, rank=rank, world_size=world_size, start=start)
+    parts = parts_of(loader)
+    samples = SeededSamples(parts.dataset, seed, parts.indices if indices is None else indices)
+    batch_size = max(1, min(parts.batch_size, len(samples) // world_size))
+    stream = Stream(len(samples), batch_size, seed=seed, rank=rank, world_size=world_size, start=start)
     return iter(
         DataLoader(
-            SeededSamples(dataset, seed),
+            samples,
             batch_sampler=stream,
             num_workers=loader.num_workers,
             collate_fn=loader.collate_fn,
@@ -134,11 +166,15 @@ def endless(
 
 def fixed_batches(loader: DataLoader[Any], indices: Sequence[int], *, seed: int) -> list[Any]:
     """The items ``indices`` of ``loader``'s dataset as a list of batches, one fixed augmentation each."""
-    dataset, batch_size = _parts(loader)
-    samples = SeededSamples(dataset, seed)
+    parts = parts_of(loader)
+    samples = SeededSamples(parts.dataset, seed, indices)
     collate: Any = loader.collate_fn
-    starts = range(0, len(indices), batch_size)
-    return [collate([samples[i, 0] for i in indices[s : s + batch_size]]) for s in starts]
+    starts = range(0, len(indices), parts.batch_size)
+    with isolated(seed):  # a collate function may draw too
+        return [
+            collate([samples[position, 0] for position in range(s, min(s + parts.batch_size, len(indices)))])
+            for s in starts
+        ]
 
 
 def cycle(batches: Iterable[Any], start: int = 0) -> Iterator[Any]:
@@ -161,8 +197,11 @@ def cycle(batches: Iterable[Any], start: int = 0) -> Iterator[Any]:
             )
 
 
-def images_of(batch: Any, device: torch.device) -> torch.Tensor:
-    """The images (B, C, H, W) of a batch, which is images or (images, labels, ...), on ``device``.
+def images_of(batch: Any, like: torch.Tensor) -> torch.Tensor:
+    """The images (B, C, H, W) of a batch, which is images or (images, labels, ...), where and as ``like`` is.
+
+    Args:
+        like: a parameter of the model, for its device and dtype.
 
     Raises:
         DataError: it is not a floating-point tensor of four dimensions.
@@ -178,4 +217,4 @@ def images_of(batch: Any, device: torch.device) -> torch.Tensor:
             f"batches: expected images as a float tensor (B, C, H, W) or (images, labels), found {found}. "
             "Put ToTensor (and what else the model expects) into the transform."
         )
-    return images.to(device, non_blocking=True)
+    return images.to(like.device, like.dtype, non_blocking=True)

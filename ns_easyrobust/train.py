@@ -14,14 +14,14 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from timm.data import Mixup, resolve_data_config
-from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.data import Mixup
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.scheduler import create_scheduler
 from timm.utils import ModelEmaV2, dispatch_clip_grad, random_seed, update_summary
@@ -31,42 +31,18 @@ from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
 from .augment import NullspaceAugmentation, augmentation_from_args
-from .checkpoints import load_model, read_checkpoint, save_model
-from .data import FolderPart, Preprocessing, check_classes, image_folder, training_transform
-from .distributed import barrier, mean_over_ranks, process_group, rank, sum_over_ranks, world_size
+from .checkpoints import save_model
+from .distributed import mean_over_ranks, on_first_rank, process_group, rank, sum_over_ranks, world_size
 from .errors import OptionError, TrainingError
 from .files import new_run_folder, write_text
 from .noise import Step
 from .options import build_parser, parse_with
-from .streams import SeededSamples, Stream, split_indices
-from .vit import NormalizedModel, unwrap
+from .prepare import Data, build_data, build_mixup_and_loss, build_model, pick_device
+from .vit import unwrap
 
 _logger = logging.getLogger(__name__)
-_HOLDOUT_AT_MOST = 10_000
 add_arguments, parse = build_parser, parse_with
-_RUN_FILES = ("args.yaml", "summary.csv", "last.pth.tar", "model_best.pth.tar")
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of ``--device``.
-
-    Raises:
-        OptionError: ``cuda`` was asked for and there is none.
-    """
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise OptionError("--device cuda: expected a GPU that PyTorch can use, found none. Use --device cpu.")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
-
-
-@dataclass
-class _Data:
-    """What a run reads: an endless training stream and the images it is judged on."""
-
-    train: DataLoader[Any]
-    val: Any
-    holdout: Any  # None unless --select train-holdout
-    steps_per_epoch: int
+_RUN_FILES = ("args.yaml", "summary.csv", "last.pth.tar", "model_best.pth.tar", "noise.csv", "noise.pt")
 
 
 @dataclass
@@ -83,10 +59,11 @@ class _Run:
     mixup: Mixup | None
     loss_fn: nn.Module
     augmentation: NullspaceAugmentation | None
-    data: _Data
+    data: Data
     folder: Path
     last_step: int
     step: int = 0
+    started: float = field(default_factory=time.monotonic)
 
     @property
     def judged(self) -> nn.Module:
@@ -98,101 +75,13 @@ class _Run:
         return torch.autocast(self.device.type, dtype=dtype, enabled=self.args.amp)
 
 
-def _build_model(args: argparse.Namespace, device: torch.device) -> tuple[NormalizedModel, ModelEmaV2 | None]:
-    """The model from its raw weights, and the EMA from its own, where the checkpoint has them."""
-    random_seed(args.seed, 0)  # the same random weights on every rank, for the EMA's sake
-    options = {"num_classes": args.num_classes, "mean": args.mean, "std": args.std, "drop_rate": args.drop}
-    if args.drop_path is not None:
-        options["drop_path_rate"] = args.drop_path
-    if args.img_size is not None:
-        options["img_size"] = args.img_size
-    path = args.initial_checkpoint or None
-    if args.pretrained:
-        options["pretrained"] = True
-    model = load_model(args.model, path, **options).to(device)
-    if args.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    ema = None
-    if args.model_ema:
-        ema = ModelEmaV2(model, decay=args.model_ema_decay)
-        if path and read_checkpoint(path).has_ema:
-            ema.module.load_state_dict(load_model(args.model, path, ema=True, **options).state_dict())
-    return model, ema
-
-
-def _build_data(args: argparse.Namespace, model: NormalizedModel) -> _Data:
-    config = resolve_data_config({"img_size": args.img_size}, model=model[1])
-    size = config["input_size"][-1]
-    preprocessing = Preprocessing(
-        size, args.crop_pct or config["crop_pct"], args.interpolation or config["interpolation"]
-    )
-    root = Path(args.data_dir)
-    train, val = image_folder(root / args.train_split), image_folder(root / args.val_split)
-    for folder in (train, val):
-        check_classes(folder, args.num_classes)
-    if train.classes != val.classes:
-        odd = sorted(set(train.classes) ^ set(val.classes))
-        raise TrainingError(f"{root}: expected the same classes in train and val, found only in one: {odd[:5]}.")
-    held: list[int] = []
-    rest = list(range(len(train)))
-    if args.select == "train-holdout":
-        held, rest = split_indices(
-            len(train), max(1, min(_HOLDOUT_AT_MOST, round(args.holdout * len(train)))), args.seed
-        )
-    augmented = training_transform(
-        size,
-        model.mean,
-        model.std,
-        erase_prob=args.reprob,
-        erase_mode=args.remode,
-        erase_count=args.recount,
-        erase_outside=args.erase_outside,
-        no_aug=args.no_aug,
-        scale=args.scale,
-        ratio=args.ratio,
-        hflip=args.hflip,
-        vflip=args.vflip,
-        color_jitter=args.color_jitter,
-        auto_augment=args.aa,
-        interpolation=preprocessing.interpolation if args.no_aug else args.train_interpolation,
-    )
-    plain = preprocessing.transform()
-    stream = Stream(len(rest), args.batch_size, seed=args.seed, rank=rank(), world_size=world_size())
-    loader: DataLoader[Any] = DataLoader(
-        SeededSamples(FolderPart(train, rest, augmented), args.seed),
-        batch_sampler=stream,
-        num_workers=args.workers,
-        pin_memory=args.pin_mem,
-    )
-    return _Data(
-        train=loader,
-        val=FolderPart(val, range(len(val)), plain),
-        holdout=FolderPart(train, held, plain) if held else None,
-        steps_per_epoch=args.epoch_steps or stream.batches_per_epoch,
-    )
-
-
-def _build_mixup_and_loss(args: argparse.Namespace) -> tuple[Mixup | None, nn.Module]:
-    if args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None:
-        mixup = Mixup(
-            mixup_alpha=args.mixup,
-            cutmix_alpha=args.cutmix,
-            cutmix_minmax=args.cutmix_minmax,
-            prob=args.mixup_prob,
-            switch_prob=args.mixup_switch_prob,
-            mode=args.mixup_mode,
-            label_smoothing=args.smoothing,
-            num_classes=args.num_classes,
-        )
-        return mixup, SoftTargetCrossEntropy()
-    return None, LabelSmoothingCrossEntropy(args.smoothing) if args.smoothing else nn.CrossEntropyLoss()
-
-
 def _evaluate(run: _Run, dataset: Any) -> dict[str, float]:
     """Loss and top-1 (percent) of the judged weights on every image once, over all ranks."""
     model, batch = run.judged, run.args.validation_batch_size or run.args.batch_size
     mine = Subset(dataset, range(rank(), len(dataset), world_size()))
-    loader: DataLoader[Any] = DataLoader(mine, batch_size=batch, num_workers=run.args.workers)
+    loader: DataLoader[Any] = DataLoader(  # with a generator, or looking would move the loop's
+        mine, batch_size=batch, num_workers=run.args.workers, generator=torch.Generator().manual_seed(run.args.seed)
+    )
     total = torch.zeros(3, dtype=torch.float64, device=run.device)
     model.eval()
     with torch.no_grad(), run.autocast():
@@ -203,13 +92,21 @@ def _evaluate(run: _Run, dataset: Any) -> dict[str, float]:
             right = (logits.argmax(-1) == labels).sum()
             total += torch.stack([loss.double(), right.double(), torch.tensor(len(labels), device=run.device)])
     loss_sum, right_sum, n = sum_over_ranks(total).tolist()
+    if not math.isfinite(loss_sum):
+        raise _diverged(run, f"evaluation after step {run.step}: expected a finite loss, found {loss_sum}")
     return {"loss": loss_sum / n, "top1": 100 * right_sum / n}
+
+
+def _diverged(run: _Run, what: str) -> TrainingError:
+    good = run.folder / "last.pth.tar"
+    rest = f"Last weights that passed an epoch: {good}" if good.exists() else "Nothing was saved"
+    return TrainingError(f"{what}. Lower --lr, or check data and checkpoint. {rest}.")
 
 
 def _train_step(run: _Run, images: torch.Tensor, target: torch.Tensor) -> tuple[float, float]:
     """One update; the clean and the companion loss, averaged over ranks."""
     args = run.args
-    images, target = images.to(run.device), target.to(run.device)
+    images, target = images.to(run.device, non_blocking=True), target.to(run.device, non_blocking=True)
     if run.mixup is not None:
         images, target = run.mixup(images, target)
     if args.channels_last:
@@ -219,15 +116,13 @@ def _train_step(run: _Run, images: torch.Tensor, target: torch.Tensor) -> tuple[
         companion = torch.zeros_like(loss)
         if run.augmentation is not None:
             companion = run.augmentation.loss(images, target, run.loss_fn)  # Algorithm 1, lines 17-19
-    clean_value, companion_value = mean_over_ranks(torch.stack([loss.detach(), companion.detach()])).tolist()
-    if not math.isfinite(clean_value + companion_value):
-        good = run.folder / "last.pth.tar"
-        raise TrainingError(
-            f"step {run.step}: expected a finite loss, found clean {clean_value}, noisy {companion_value}. Lower --lr, "
-            f"or check data and checkpoint. {f'Last good weights: {good}' if good.exists() else 'Nothing was saved'}."
-        )
     run.optimizer.zero_grad()
     run.scaler.scale(loss + companion).backward()
+    # Read after the backward is queued, so that a GPU never waits; before the weights change.
+    clean_value, companion_value = mean_over_ranks(torch.stack([loss.detach(), companion.detach()])).tolist()
+    if not math.isfinite(clean_value + companion_value):
+        found = f"clean {clean_value}, noisy {companion_value}"
+        raise _diverged(run, f"step {run.step}: expected a finite loss, found {found}")
     if args.clip_grad is not None:
         run.scaler.unscale_(run.optimizer)
         dispatch_clip_grad(run.model.parameters(), value=args.clip_grad, mode=args.clip_mode)
@@ -251,9 +146,10 @@ def _train_epoch(run: _Run, epoch: int, stream: Iterator[Any], steps: int, bar: 
         run.scheduler.step_update(num_updates=run.step, metric=total_clean / (index + 1))
         bar.set_postfix(loss=f"{clean:.3f}", noisy=f"{companion:.3f}", refresh=False)
         bar.update()
-        if bar.disable and rank() == 0 and (index + 1) % run.args.log_interval == 0:
-            done = bar.total - run.step
-            _logger.info("step %d, %d to go: loss %.4f, noisy %.4f", run.step, done, clean, companion)
+        if bar.disable and (index + 1) % run.args.log_interval == 0:
+            left = (time.monotonic() - run.started) / run.step * (run.last_step - run.step)
+            of = f"step {run.step} of {run.last_step}, {left:.0f} s to go"
+            _logger.info("%s: loss %.4f, noisy %.4f", of, clean, companion)
     metrics = {"loss": total_clean / steps, "noisy_loss": total_companion / steps}
     if run.augmentation is not None and run.augmentation.history:
         latest = run.augmentation.history[-1]
@@ -297,6 +193,21 @@ def _write_noise_history(run: _Run) -> None:
     run.augmentation.noise.save(run.folder / "noise.pt")
 
 
+def _write(
+    run: _Run, epoch: int, trained: dict[str, float], judged: dict[str, float], score: float | None, best: float
+) -> None:
+    """An epoch's files; without a score (no evaluation in this epoch) only what a crash would cost."""
+    extra = {"epoch": epoch, "metric": score, "selected_on": run.args.select}
+    _save(run, "last.pth.tar", **extra)
+    if run.augmentation is not None:
+        _write_noise_history(run)
+    if judged:
+        first = not (run.folder / "summary.csv").exists()
+        update_summary(epoch, trained, judged, run.folder / "summary.csv", write_header=first)
+    if score is not None and score > best and judged:
+        _save(run, "model_best.pth.tar", **extra)
+
+
 def _fit(run: _Run, bar: Any) -> None:
     """Train, evaluate after every ``--val-interval`` epochs, keep the best and the last weights."""
     args = run.args
@@ -304,23 +215,15 @@ def _fit(run: _Run, bar: Any) -> None:
     while run.step < run.last_step:
         steps = min(run.data.steps_per_epoch, run.last_step - run.step)
         train_metrics = _train_epoch(run, epoch, stream, steps, bar)
+        metrics: dict[str, float] = {}
         if run.step >= run.last_step or (epoch + 1) % args.val_interval == 0:
             metrics = _evaluate(run, run.data.val)
             if run.data.holdout is not None:
                 metrics["holdout_top1"] = _evaluate(run, run.data.holdout)["top1"]
-            chosen_by = {"val": "top1", "train-holdout": "holdout_top1"}.get(args.select)
-            score = metrics[chosen_by] if chosen_by else float(epoch)
-            if rank() == 0:
-                first = not (run.folder / "summary.csv").exists()
-                update_summary(epoch, train_metrics, metrics, run.folder / "summary.csv", write_header=first)
-                if run.augmentation is not None:
-                    _write_noise_history(run)
-                _save(run, "last.pth.tar", epoch=epoch, metric=score, selected_on=args.select)
-                if score > best:
-                    _save(run, "model_best.pth.tar", epoch=epoch, metric=score, selected_on=args.select)
-            best = max(best, score)
             _logger.info("epoch %d: %s", epoch, ", ".join(f"{key} {value:.4g}" for key, value in metrics.items()))
-            barrier()
+        score = {"val": metrics.get("top1"), "train-holdout": metrics.get("holdout_top1")}.get(args.select, epoch)
+        on_first_rank(partial(_write, run, epoch, train_metrics, metrics, score, best), run.device)
+        best = max(best, -math.inf if score is None else score)
         epoch += 1
         run.scheduler.step(epoch)
 
@@ -335,22 +238,24 @@ def train(args: argparse.Namespace) -> Path:
     with process_group(pick_device(args.device)) as device, ExitStack() as bars:
         name = args.experiment or f"{time.strftime('%Y%m%d-%H%M%S')}-{args.model}"
         folder = Path(args.output) / name
-        if rank() == 0:
-            new_run_folder(folder, _RUN_FILES)
-        model, ema = _build_model(args, device)
-        data = _build_data(args, model)
+        on_first_rank(lambda: new_run_folder(folder, _RUN_FILES), device)
+        model, ema = build_model(args, device)
+        data = build_data(args, model)
         # A plain Sequential hides what timm must not decay, as in the paper's code.
-        optimizer = create_optimizer_v2(
-            nn.Sequential(*model) if args.decay_tokens else model,
-            **optimizer_kwargs(cfg=args),
-        )
+        try:
+            optimizer = create_optimizer_v2(
+                nn.Sequential(*model) if args.decay_tokens else model, **optimizer_kwargs(cfg=args)
+            )
+        except (AssertionError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise OptionError(f"--opt {args.opt}: expected an optimizer of timm's, found: {reason}.") from error
         if args.max_steps:
             args.epochs = math.ceil(args.max_steps / data.steps_per_epoch)
         scheduler, epochs = create_scheduler(args, optimizer)
         trained: nn.Module = model
         if world_size() > 1:
             trained = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
-        mixup, loss_fn = _build_mixup_and_loss(args)
+        mixup, loss_fn = build_mixup_and_loss(args)
         random_seed(args.seed, rank())
         last_step = args.max_steps or epochs * data.steps_per_epoch
         bar = bars.enter_context(_bar(total=last_step, desc=f"train --aug {args.aug}"))
@@ -362,18 +267,14 @@ def train(args: argparse.Namespace) -> Path:
             generator=torch.Generator().manual_seed(args.seed),
             on_step=lambda tested: _show(synthesis, tested),
         )
-        if rank() == 0:
-            write_text(folder / "args.yaml", yaml.safe_dump(vars(args)))
-        barrier()
+        on_first_rank(lambda: write_text(folder / "args.yaml", yaml.safe_dump(vars(args))), device)
         run = _Run(
             args=args,
             device=device,
             model=trained,
             ema=ema,
             optimizer=optimizer,
-            scaler=torch.amp.GradScaler(
-                device.type, enabled=args.amp and args.amp_dtype == "float16" and device.type == "cuda"
-            ),
+            scaler=torch.amp.GradScaler(device.type, enabled=args.amp and args.amp_dtype == "float16"),
             scheduler=scheduler,
             mixup=mixup,
             loss_fn=loss_fn,

@@ -8,6 +8,7 @@ encoder's input is the output of the one submodule called ``patch_embed``: value
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -53,7 +54,14 @@ class NormalizedModel(nn.Sequential):
 
     A plain ``nn.Sequential`` hides the transformer's own hints to timm's optimizers, so
     that class token and position embedding would be decayed. They are handed through here.
+
+    Attributes:
+        normalization_origin: where mean and std came from, set by ``load_model``.
+        weights_name: the checkpoint's entry that was loaded, set by ``load_model``.
     """
+
+    normalization_origin: str
+    weights_name: str
 
     @property
     def mean(self) -> list[float]:
@@ -79,7 +87,8 @@ class NormalizedModel(nn.Sequential):
 
 def _move_under(patterns: Any) -> Any:
     if isinstance(patterns, str):
-        return patterns.replace("^", r"^1\.", 1)
+        anywhere = re.sub(r"(^|[|(])\^", r"\1", patterns)  # timm anchors its patterns, or some of their branches
+        return rf"^1\.(?:{anywhere})"
     return [(_move_under(pattern), *rest) for pattern, *rest in patterns]
 
 
@@ -228,12 +237,21 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
     """Eval mode and no parameter gradients for the body; undone exactly, also after an error.
 
     Each module gets its own training flag back, and each parameter its ``requires_grad``;
-    ``.grad`` is never touched. Yields the unwrapped module.
+    ``.grad`` is never touched. Gradient checkpointing is off meanwhile: its reentrant form
+    refuses gradients of an input alone. Yields the unwrapped module.
     """
     inner = unwrap(model)
     training = [(module, module.training) for module in inner.modules()]
     requires_grad = [(parameter, parameter.requires_grad) for parameter in inner.parameters()]
+    checkpointed = [
+        (module, flag)
+        for module, _ in training
+        for flag in ("use_checkpoint", "grad_checkpointing")  # Swin's in timm 0.5.4; every model's in timm 1.x
+        if getattr(module, flag, False) is True
+    ]
     try:
+        for module, flag in checkpointed:
+            setattr(module, flag, False)
         for module, _ in training:
             module.training = False
         for parameter, _ in requires_grad:
@@ -242,5 +260,7 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, mode in training:
             module.training = mode
-        for parameter, flag in requires_grad:
-            parameter.requires_grad_(flag)
+        for parameter, required in requires_grad:
+            parameter.requires_grad_(required)
+        for module, flag in checkpointed:
+            setattr(module, flag, True)

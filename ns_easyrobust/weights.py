@@ -93,13 +93,18 @@ def _numbers(values: Any) -> tuple[float, ...] | None:
 
 
 def check_finite(state: Mapping[str, torch.Tensor], source: str) -> None:
-    """Refuse weights with NaN or infinity, as a diverged run leaves them.
+    """Refuse weights with NaN or infinity, as a diverged run leaves them, and tensors without numbers.
 
     Raises:
         CheckpointError: with the name of the first.
     """
     for name, value in state.items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
+        if value.layout is not torch.strided or value.is_meta or value.is_quantized:
+            raise CheckpointError(
+                f"{source}: expected dense weights, found {name} sparse, quantized or without values. "
+                "Save the model's plain state dict."
+            )
+        if value.is_floating_point() and not bool(value.float().isfinite().all()):
             raise CheckpointError(
                 f"{source}: expected finite weights, found NaN or infinity in {name}. "
                 "The run that wrote it diverged; take an earlier checkpoint."

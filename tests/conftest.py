@@ -83,3 +83,10 @@ def trained(_trained_weights: Path) -> NormalizedModel:
     model = small_vit()
     model.load_state_dict(torch.load(_trained_weights, weights_only=True))
     return model.eval()
+
+
+@pytest.fixture
+def batches(digits) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Twenty batches of 64 digits that ``trained`` was trained on, with labels."""
+    images, labels = digits
+    return [(images[i : i + 64], labels[i : i + 64]) for i in range(0, 1280, 64)]

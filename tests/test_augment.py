@@ -34,8 +34,8 @@ def loader(digits):
     ("loss_fn", "soft"),
     [(nn.CrossEntropyLoss(), False), (LabelSmoothingCrossEntropy(0.1), False), (SoftTargetCrossEntropy(), True)],
 )
-def test_loss_is_the_loops_loss_with_the_noise_added(loader, loss_fn, soft):
-    model = small_vit().eval()
+def test_loss_is_the_loops_loss_with_the_noise_added(loader, trained, loss_fn, soft):
+    model = trained
     images, labels = next(iter(loader))
     target = torch.rand(16, 10).softmax(1) if soft else labels
     ns = NullspaceAugmentation(model, loader, QUICK)

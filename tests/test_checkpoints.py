@@ -22,7 +22,7 @@ import torch
 from timm.utils import CheckpointSaver, ModelEmaV2
 from torch import nn
 
-from ns_easyrobust import models
+from ns_easyrobust import checkpoints, models
 from ns_easyrobust.checkpoints import (
     export_checkpoint,
     load_model,
@@ -32,7 +32,7 @@ from ns_easyrobust.checkpoints import (
 )
 from ns_easyrobust.errors import CheckpointError, ModelError, OptionError, OutputError, UserError
 from ns_easyrobust.vit import with_normalization
-from ns_easyrobust.weights import weights_from
+from ns_easyrobust.weights import check_finite, weights_from
 
 ARCH, CLASSES = "vit_micro_patch8_32", 5
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -202,6 +202,44 @@ def test_metric_of_none_and_model_ema_entry(tmp_path):
     checkpoint = read_checkpoint(tmp_path / "c.pth")
     assert checkpoint.entries == ("state_dict", "model_ema")
     assert checkpoint.weights(ema=True).name == "model_ema"
+
+
+def test_pretrained_weights_are_read_as_safely_as_any(tmp_path, monkeypatch):
+    vit = models.build(ARCH, num_classes=CLASSES)
+    torch.save({"model": vit.state_dict()}, tmp_path / "good.pth")
+    monkeypatch.setattr(checkpoints, "published_url", lambda _: f"file://{tmp_path}/good.pth")
+    model = load_model(ARCH, num_classes=CLASSES, pretrained=True)
+    assert model.weights_name == "pretrained"
+    assert torch.equal(model[1].head.weight, vit.head.weight)
+    ran = tmp_path / "ran"
+
+    class Payload:
+        def __reduce__(self):
+            return (os.mkdir, (str(ran),))
+
+    torch.save({"model": Payload()}, tmp_path / "bad.pth")
+    monkeypatch.setattr(checkpoints, "published_url", lambda _: f"file://{tmp_path}/bad.pth")
+    with pytest.raises(CheckpointError, match="mkdir"):
+        load_model(ARCH, num_classes=CLASSES, pretrained=True)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("value", [torch.ones(2, 2).to_sparse(), torch.ones(2, device="meta")])
+def test_tensors_without_plain_numbers_are_one_line(value):
+    with pytest.raises(CheckpointError, match=r"expected dense weights, found head\.weight"):
+        check_finite({"head.weight": value}, "file")
+
+
+def test_nan_in_an_eight_bit_float_is_found():
+    with pytest.raises(CheckpointError, match=r"NaN or infinity in head\.weight"):
+        check_finite({"head.weight": torch.tensor([float("nan")]).to(torch.float8_e4m3fn)}, "file")
+
+
+def test_metadata_that_holds_itself_is_refused(tmp_path):
+    loop: dict = {}
+    loop["loop"] = loop
+    with pytest.raises(OptionError, match="nested 50 deep"):
+        save_model(with_normalization(models.build(ARCH), (0.5,) * 3, (0.5,) * 3), tmp_path / "c.pth", extra=loop)
 
 
 def test_a_checkpoint_makes_pretrained_weights_needless(tmp_path):

@@ -8,18 +8,19 @@ import torch
 from PIL import Image
 from torch import nn
 
+from ns_easyrobust.bits import load_right
 from ns_easyrobust.data import Preprocessing
 from ns_easyrobust.errors import DataError, ModelError
 from ns_easyrobust.evaluate import (
     ALEXNET_ERROR,
-    Recorder,
     evaluate_imagenet_c,
     evaluate_imagenet_cw,
     evaluate_imagenet_fgsm,
     evaluate_imagenet_val,
     mean_corruption_error,
 )
-from ns_easyrobust.records import load_right, read_records
+from ns_easyrobust.judging import Recorder
+from ns_easyrobust.records import read_records
 from ns_easyrobust.vit import Normalize
 
 PLAIN = Preprocessing(8, 1.0).transform()
@@ -112,7 +113,7 @@ def test_fgsm_and_cw_against_the_attack_on_its_own(trained, digits_dir, tmp_path
         (r.suite, r.metric, r.protocol.get("radius"), r.protocol.get("epsilon")): r for r in read_records(records.path)
     }
     assert found["fgsm", "top1", None, 16 / 255].value == strong
-    free, far, near = (found["cw", "top1", radius, None].value for radius in (None, 0.5, 0.1))
+    free, far, near = (found["cw", "top1", radius, None].value for radius in ("unbounded", 0.5, 0.1))
     assert cw == free <= far < near <= clean
     assert 0 < found["cw", "mean_l2", None, None].value < 5
     assert found["cw", "mean_l2", None, None].n == pytest.approx((clean - cw) / 100 * 500)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ import timm
 import torch
 from conftest import small_vit
 
-from ns_easyrobust import cli, nullspace_table
+from ns_easyrobust import checkpoints, cli, nullspace_table
 from ns_easyrobust.checkpoints import save_model
 from ns_easyrobust.errors import CheckpointError, OptionError
 from ns_easyrobust.nullspace_table import PUBLISHED, architecture_row, checkpoint_row
@@ -152,28 +151,20 @@ def test_mistakes_end_in_one_line(capsys, flags, message):
     assert re.search(message, line)
 
 
-def test_pretrained_weights(monkeypatch, capsys):
+def test_pretrained_weights(tmp_path, monkeypatch, capsys):
     """Those that arrive are told from random ones; those that do not are one line."""
-    create = timm.create_model
-
-    def downloaded(name, pretrained, **options):
-        assert pretrained
-        model = create(name, **options)
-        with torch.no_grad():  # as trained: two directions lost
-            model.patch_embed.proj.weight[-2:] = model.patch_embed.proj.weight[:2]
-        return model
-
-    def offline(name, **options):
-        raise URLError("no route to host")
-
-    monkeypatch.setattr(timm, "create_model", downloaded)
+    model = timm.create_model("vit_tiny_patch16_224")
+    with torch.no_grad():  # as trained: two directions lost
+        model.patch_embed.proj.weight[-2:] = model.patch_embed.proj.weight[:2]
+    torch.save({"model": model.state_dict()}, tmp_path / "published.pth")
+    monkeypatch.setattr(checkpoints, "published_url", lambda vit: f"file://{tmp_path}/published.pth")
     assert verb("--pretrained", "vit_tiny_patch16_224") == 0
     output = capsys.readouterr().out
     assert cells(output, "vit_tiny")[1:7] == ["pretrained", "16", "768", "192", "578", "576"]
     assert "random" not in output
-    monkeypatch.setattr(timm, "create_model", offline)
+    monkeypatch.setattr(checkpoints, "published_url", lambda vit: "http://127.0.0.1:9/none.pth")
     assert verb("--pretrained", "vit_tiny_patch16_224") == 2
-    assert "no route to host" in capsys.readouterr().err
+    assert "refused" in capsys.readouterr().err
 
 
 def test_csv(tmp_path, capsys):
