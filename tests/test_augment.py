@@ -7,7 +7,15 @@ import torch
 from conftest import small_vit
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from ns_easyrobust.augment import (
     AUGMENTATIONS,
@@ -18,8 +26,9 @@ from ns_easyrobust.augment import (
     augmentation_from_args,
     register_augmentation,
 )
-from ns_easyrobust.errors import ModelError, OptionError
+from ns_easyrobust.errors import DataError, ModelError, OptionError
 from ns_easyrobust.noise import NoiseConfig
+from ns_easyrobust.randomness import isolated
 from ns_easyrobust.vit import encoder_noise
 
 QUICK = NoiseConfig(max_steps=3, eps=1e-9)
@@ -176,8 +185,15 @@ def test_mixed_precision(loader):
     model = small_vit()
     images, labels = next(iter(loader))
     ns = NullspaceAugmentation(model, loader, QUICK)
+    seen = []
+
+    def loss_fn(logits, target):
+        seen.append(logits.dtype)
+        return nn.functional.cross_entropy(logits, target)
+
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = nn.functional.cross_entropy(model(images), labels) + ns.loss(images, labels, nn.functional.cross_entropy)
+        loss = loss_fn(model(images), labels) + ns.loss(images, labels, loss_fn)
+    assert seen == [torch.bfloat16, torch.bfloat16]
     loss.backward()
     assert torch.isfinite(model[1].head.weight.grad).all()
     exact = NullspaceAugmentation(small_vit(), loader, QUICK)
@@ -235,3 +251,90 @@ def test_subsets_and_small_sets_are_fine(digits):
     dataset = Subset(TensorDataset(*digits), range(5))  # smaller than the batch
     ns = NullspaceAugmentation(small_vit(), DataLoader(dataset, batch_size=16), QUICK)
     assert ns.refresh().steps == 3
+
+
+class Prefetching:
+    """timm's PrefetchLoader in outline: a loader inside, normalised batches outside."""
+
+    def __init__(self, loader):
+        self.loader = loader
+
+    def __iter__(self):
+        return iter(self.loader)
+
+
+class Streamed(IterableDataset):
+    def __iter__(self):
+        yield torch.zeros(3, 32, 32)
+
+
+@pytest.mark.parametrize("make", [lambda data: Prefetching(DataLoader(data)), lambda data: DataLoader(Streamed())])
+def test_loaders_that_cannot_be_copied_are_refused_at_once(digits, make):
+    with pytest.raises(DataError, match="a list of batches"):
+        NullspaceAugmentation(small_vit(), make(TensorDataset(*digits)))
+
+
+def test_a_samplers_subset_is_kept(digits):
+    """SubsetRandomSampler is the usual split into train and val: nothing of val may be seen."""
+    images = torch.arange(100).float().view(-1, 1, 1, 1).expand(-1, 3, 32, 32) / 100
+    dataset = TensorDataset(images, torch.zeros(100))
+    loader = DataLoader(dataset, 10, sampler=SubsetRandomSampler(range(30, 80)))
+    ns = NullspaceAugmentation(small_vit(), loader, NoiseConfig(max_steps=8, eps=1e-9))
+    stream = ns._open_stream()
+    used = {round(float(x) * 100) for _ in range(8) for x in next(stream)[0][:, 0, 0, 0]}
+    judged_on = {round(float(x) * 100) for batch in ns._held_out for x in batch[0][:, 0, 0, 0]}
+    assert used | judged_on == set(range(30, 80))
+    assert len(judged_on) == 5
+
+
+def test_an_unknown_sampler_is_said_in_the_log(digits, caplog):
+    sampler = WeightedRandomSampler([1.0] * 200, 200)
+    loader = DataLoader(TensorDataset(*(part[:200] for part in digits)), 10, sampler=sampler)
+    NullspaceAugmentation(small_vit(), loader, QUICK)
+    assert "WeightedRandomSampler is not copied" in caplog.text
+
+
+def test_a_drawing_collate_and_a_loader_to_judge_on_leave_the_loop_alone(digits):
+    def collate(samples):
+        images, labels = torch.utils.data.default_collate(samples)
+        return images[torch.randperm(len(images))], labels
+
+    dataset = TensorDataset(*(part[:200] for part in digits))
+    loader = DataLoader(dataset, 10, shuffle=True, collate_fn=collate)
+    for kind in (NullspaceAugmentation, PermutedNoiseAugmentation):
+        for held_out in (None, DataLoader(dataset, 50, shuffle=True)):
+            torch.manual_seed(1)
+            expected = torch.rand(3)
+            torch.manual_seed(1)
+            kind(small_vit_of_its_own(), loader, QUICK, held_out=held_out).refresh()
+            assert torch.equal(torch.rand(3), expected)
+
+
+def small_vit_of_its_own():
+    with isolated(0):
+        return small_vit()
+
+
+def test_what_the_caller_gave_to_judge_on_survives_a_restart(loader, digits):
+    mine = [digits[0][300:307]]
+    first = NullspaceAugmentation(small_vit(), loader, QUICK, held_out=mine)
+    first.refresh()
+    second = NullspaceAugmentation(small_vit(), loader, QUICK, held_out=mine)
+    second.load_state_dict(first.state_dict())
+    assert second.refresh().held_out.n == 7
+
+
+def test_gradient_checkpointing_and_half_precision(loader):
+    model = small_vit(arch="swin_micro_patch2_32")
+    for layer in model[1].layers:
+        if hasattr(layer, "use_checkpoint"):
+            layer.use_checkpoint = True
+        layer.grad_checkpointing = True
+    images, labels = next(iter(loader))
+    ns = NullspaceAugmentation(model, loader, QUICK)
+    ns.loss(images, labels, nn.functional.cross_entropy).backward()
+    assert all(layer.grad_checkpointing for layer in model[1].layers)
+    half = small_vit().bfloat16()
+    ns = NullspaceAugmentation(half, loader, QUICK)
+    assert torch.isfinite(ns.loss(images.bfloat16(), labels, nn.functional.cross_entropy))
+    assert ns.noise.value.dtype == torch.float32

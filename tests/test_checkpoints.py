@@ -662,9 +662,9 @@ class NormalizeByChannelMeanStd(nn.Module):
         return tensor.sub(self.mean[None, :, None, None]).div(self.std[None, :, None, None])
 
 
-def easyrobust_benchmark_model(ckpt_path, use_ema):
+def easyrobust_benchmark_model(ckpt_path, use_ema, arch=ARCH, classes=CLASSES):
     """benchmarks/benchmark.py:74-101 at its defaults, statement by statement, without .cuda()."""
-    model = timm.models.create_model(ARCH, pretrained=False, num_classes=CLASSES)
+    model = timm.models.create_model(arch, pretrained=False, num_classes=classes)
     normalize = NormalizeByChannelMeanStd(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
     ckpt = torch.load(ckpt_path)
     if use_ema:

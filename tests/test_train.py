@@ -2,19 +2,24 @@ from __future__ import annotations
 
 import csv
 import math
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from conftest import small_vit
+from test_checkpoints import easyrobust_benchmark_model
 from timm.utils import ModelEmaV2
 
 import ns_easyrobust.train as module
 from ns_easyrobust.checkpoints import read_checkpoint, save_model
+from ns_easyrobust.data import Preprocessing
 from ns_easyrobust.errors import OptionError, OutputError, TrainingError
+from ns_easyrobust.evaluate import evaluate_imagenet_val
 from ns_easyrobust.noise import Noise
 from ns_easyrobust.options import parse_args
 from ns_easyrobust.train import train
+from ns_easyrobust.vit import unwrap
 
 
 @pytest.fixture
@@ -117,11 +122,69 @@ def test_the_authors_decayed_tokens_are_a_flag(flags):
     torch.testing.assert_close(decayed_head, head)
 
 
-def test_bfloat16_trains(flags):
-    folder = train(
-        parse_args([*flags, "--amp", "--amp-dtype", "bfloat16", "--aug", "nullspace", "--ns-max-steps", "2"])
-    )
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_mixed_precision_reaches_both_branches_and_the_scaler(flags, dtype, monkeypatch):
+    seen, scales = [], []
+
+    def watched(run, images, target):
+        handle = unwrap(run.model)[1].head.register_forward_hook(lambda m, args, output: seen.append(output.dtype))
+        result = original(run, images, target)
+        handle.remove()
+        scales.append(run.scaler.is_enabled())
+        return result
+
+    original = module._train_step
+    monkeypatch.setattr(module, "_train_step", watched)
+    amp = ["--amp", "--amp-dtype", dtype, "--aug", "random", "--ns-interval", "100", "--ns-max-steps", "1"]
+    folder = train(parse_args([*flags, *amp, "--max-steps", "3"]))
+    low = getattr(torch, dtype)
+    assert seen[-2:] == [low, low]
+    assert scales == [dtype == "float16"] * 3
     assert math.isfinite(float(rows(folder)[-1]["train_loss"]))
+
+
+def test_looking_does_not_change_the_run(flags):
+    states = []
+    for interval in ("1", "2"):
+        more = ["--drop-path", "0.3", "--mixup", "0.5", "--val-interval", interval, "--experiment", interval]
+        folder = train(parse_args([*flags, *more, "--aug", "random"]))
+        states.append(torch.load(folder / "last.pth.tar", weights_only=True)["state_dict"])
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_every_epoch_saves_its_weights_and_noise(flags, monkeypatch):
+    def stopped(run, images, target):
+        if run.step == 4:
+            raise KeyboardInterrupt
+        return original(run, images, target)
+
+    original = module._train_step
+    monkeypatch.setattr(module, "_train_step", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train(parse_args([*flags, "--val-interval", "100", "--aug", "random", "--ns-interval", "4"]))
+    folder = Path(flags[flags.index("--output") + 1]) / "run"
+    assert read_checkpoint(folder / "last.pth.tar").metadata["step"] == 4
+    assert (folder / "noise.csv").exists()
+    assert not (folder / "summary.csv").exists()
+
+
+def test_weights_that_evaluate_to_nan_are_not_saved(flags):
+    with pytest.raises(TrainingError, match="Nothing was saved"):
+        train(parse_args([*flags, "--lr", "1e30", "--max-steps", "1"]))
+
+
+def test_saved_checkpoints_load_in_easyrobusts_benchmark(flags, digits_dir):
+    """Acceptance: raw and EMA, with torch.load's defaults, at the same accuracy as in summary.csv."""
+    more = ["--model-ema", "--model-ema-decay", "0.9", "--no-aug", "--lr", "3e-3", "--epoch-steps", "60"]
+    folder = train(parse_args([*flags, *more, "--select", "val"]))
+    raw, ema = (
+        easyrobust_benchmark_model(folder / "last.pth.tar", use_ema, "vit_micro_patch8_32", 10)
+        for use_ema in (False, True)
+    )
+    top1 = evaluate_imagenet_val(ema, digits_dir / "val", 100, Preprocessing(32, 1.0).transform(), workers=0)
+    assert top1 == pytest.approx(float(rows(folder)[-1]["eval_top1"]), abs=0.5)
+    assert 20 < top1 < 100
+    assert not torch.equal(raw[1].head.weight, ema[1].head.weight)
 
 
 def test_nan_stops_with_the_step_and_the_last_good_weights(flags, monkeypatch):
@@ -155,6 +218,21 @@ def test_settings_come_from_yaml_and_the_command_line_wins(tmp_path, digits_dir)
     assert (args.lr, args.ns_limit, args.scale, args.aug, args.batch_size) == (1e-3, 5.0, [0.5, 1.0], "random", 128)
 
 
+@pytest.mark.parametrize("wrong", [["--opt", "best"], ["--aa", "best"]])
+def test_names_that_timm_does_not_know(flags, wrong):
+    with pytest.raises(OptionError, match="of timm's"):
+        train(parse_args([*flags, *wrong]))
+
+
+def test_switches_of_a_recipe_can_be_undone(tmp_path, flags):
+    (tmp_path / "recipe.yaml").write_text("amp: true\nmodel_ema: false\nno_aug: true\n")
+    recipe = ["-c", str(tmp_path / "recipe.yaml"), *flags]
+    args = parse_args(recipe)
+    assert (args.amp, args.model_ema, args.no_aug) == (True, False, True)
+    args = parse_args([*recipe, "--no-amp", "--model-ema", "-j4", "-b64"])
+    assert (args.amp, args.model_ema, args.workers, args.batch_size) == (False, True, 4, 64)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -173,6 +251,8 @@ def test_bad_yaml(tmp_path, text, message):
 @pytest.mark.parametrize(
     "wrong",
     [
+        ["-b", "33", "--mixup", "1"], ["-vb", "0"], ["--sched", "plateau"], ["--lr", "nan"], ["--seed", "-1"],
+        ["--opt-betas", "0.9"], ["--scale", "2", "3"], ["--smoothing", "1.5"],
         ["--epochs", "0"], ["--max-steps", "-1"], ["--holdout", "2"], ["--mean", "0.5"], ["--aug", "best"],
         ["--pretrained", "--initial-checkpoint", "x"], ["--no-such-flag"], ["--lr", "fast"],
     ],
@@ -191,9 +271,7 @@ def test_gpu_asked_for_and_absent(flags):
 
 @pytest.mark.parametrize("name", ["paper_strong", "paper_weak"])
 def test_recipes_are_the_papers_and_run(flags, name, monkeypatch):
-    import pathlib
-
-    recipe = pathlib.Path(__file__).parent.parent / "benchmarks" / "recipes" / f"{name}.yaml"
+    recipe = Path(__file__).parent.parent / "benchmarks" / "recipes" / f"{name}.yaml"
     args = parse_args(["-c", str(recipe), "--model", "vit_small_patch16_224", "--data-dir", "x"])
     assert (args.ns_limit, args.ns_lr, args.ns_eps, args.ns_max_steps, args.batch_size) == (3, 0.1, 0.03, 3000, 128)
     assert (args.epochs, args.epoch_steps, args.ns_interval, args.lr, args.opt) == (20, 40, 40, 1e-5, "adamw")
