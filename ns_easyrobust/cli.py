@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
-import os
 import sys
 from typing import NamedTuple
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from . import options
+from .distributed import is_first
 from .errors import UserError
 
 
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     if name not in VERBS:
         print(f"ns-easyrobust: expected a verb ({', '.join(VERBS)}), found {name!r}. See --help.", file=sys.stderr)
         return UserError.exit_code
-    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING  # each line once under torchrun
+    level = logging.INFO if is_first() else logging.WARNING  # each line once under torchrun
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     try:
         verb = importlib.import_module(f".{VERBS[name].module}", __package__)

@@ -25,10 +25,9 @@ def world_size() -> int:
     return dist.get_world_size() if active() else 1
 
 
-def barrier() -> None:
-    """Wait for every rank."""
-    if active():
-        dist.barrier()
+def is_first() -> bool:
+    """Whether this process speaks for all, also before and after the group stands (torchrun's RANK)."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def broadcast(tensor: torch.Tensor, source: int = 0) -> torch.Tensor:

@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 
 from .augment import NullspaceAugmentation, augmentation_from_args
 from .checkpoints import save_model
-from .distributed import mean_over_ranks, on_first_rank, process_group, rank, sum_over_ranks, world_size
+from .distributed import is_first, mean_over_ranks, on_first_rank, process_group, rank, sum_over_ranks, world_size
 from .errors import OptionError, TrainingError
 from .files import new_run_folder, write_text
 from .noise import Step
@@ -290,5 +290,5 @@ def train(args: argparse.Namespace) -> Path:
 def run(args: argparse.Namespace) -> None:
     """The verb ``train``."""
     folder = train(args)
-    if rank() == 0:
+    if is_first():
         print(f"run folder: {folder}")

@@ -15,6 +15,7 @@ from PIL import Image
 
 from ns_easyrobust import cli
 from ns_easyrobust.checkpoints import save_model
+from ns_easyrobust.noise import Noise
 from ns_easyrobust.records import read_records
 
 MODEL = ["--model", "vit_micro_patch8_32", "--num-classes", "10"]
@@ -40,8 +41,10 @@ def fails(capsys, *words) -> str:
     """Run a command that must fail; its one line."""
     capsys.readouterr()
     assert cli.main([str(word) for word in words]) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ns-easyrobust ")]
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith("ns-easyrobust ")]
     assert len(lines) == 1
+    assert "Traceback" not in captured.err + captured.out
     return lines[0]
 
 
@@ -131,6 +134,46 @@ def test_unwritable_and_used_output(capsys, digits_dir, work, checkpoint):
     line = fails(capsys, "noise", *MODEL, "--ckpt_path", checkpoint, "--data_dir", digits_dir / "train")
     assert "Pass --overwrite" in line
     assert (work / "noise.pt").read_text() == "precious"
+
+
+def test_a_run_that_diverges(capsys, digits_dir, work):
+    line = fails(capsys, *train(digits_dir, "--lr", "1e30", "--min-lr", "1e30", "--max-steps", "3", "-b", "16"))
+    assert "expected a finite loss" in line
+    assert "Nothing was saved" in line
+
+
+def test_a_benchmark_that_would_measure_nothing_or_the_wrong_labels(capsys, digits_dir, work, checkpoint):
+    words = ["benchmark", *MODEL, "--ckpt_path", checkpoint, "--device", "cpu", "-j", "0", "--input-size", "32"]
+    line = fails(capsys, *words, "--data_dir", "nowhere")
+    assert "Nothing was evaluated" in line
+    shutil.copytree(digits_dir / "imagenet-val", "few/imagenet-val")
+    shutil.rmtree("few/imagenet-val/9")
+    assert "10 outputs, found 9" in fails(capsys, *words, "--data_dir", "few")
+    assert not (work / "results.jsonl").exists()
+
+
+def test_saved_noise_is_taken_up_again_and_refused_by_another_model(capsys, digits_dir, work, checkpoint):
+    common = ["--device", "cpu", "-j", "0", "-b", "16", "--input-size", "32", "--held-out", "16"]
+    noise = ["noise", *MODEL, "--ckpt-path", checkpoint, "--data-dir", digits_dir / "train", *common]
+    assert cli.main([str(word) for word in [*noise, "--ns-max-steps", "2"]]) == 0
+    again = [*noise, "--start", "noise.pt", "--ns-max-steps", "0", "--output", "again.pt"]
+    assert cli.main([str(word) for word in again]) == 0
+    assert torch.equal(Noise.load("again.pt").value, Noise.load("noise.pt").value)
+    save_model(small_vit(arch="vit_micro_patch4_32"), "other.pth.tar")
+    other = ["noise", "--model", "vit_micro_patch4_32", "--num-classes", "10", "--ckpt-path", "other.pth.tar"]
+    other += ["--data-dir", digits_dir / "train", *common, "--start", "noise.pt", "--output", "other.pt"]
+    assert "expected finite values of shape (1, 64, 192), found shape (1, 16, 64)" in fails(capsys, *other)
+    assert not (work / "other.pt").exists()
+
+
+def test_interrupting_the_demo_is_no_mistake(capsys, work, monkeypatch):
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ns_easyrobust.train.train", interrupted)
+    assert cli.main(["demo"]) == 130
+    assert cli.main(["demo"]) == 130  # into another folder
+    assert {path.name for path in (work / "output").iterdir()} == {"demo", "demo-2"}
 
 
 def test_nan_weights(capsys, digits_dir, work):

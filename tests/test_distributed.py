@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 from ns_easyrobust import distributed
-from ns_easyrobust.checkpoints import read_checkpoint
+from ns_easyrobust.checkpoints import read_checkpoint, save_model
+from ns_easyrobust.records import read_records
 
 SCRIPT = Path(__file__).parent / "run_rank.py"
 
@@ -63,17 +65,57 @@ def test_two_ranks_equal_one_process_with_their_total_batch(arch, digits_dir, tm
     assert all(torch.equal(value, first["weights"][f"1.{name}"]) for name, value in saved.items())
 
 
+def torchrun(processes: int, where: Path, *words) -> subprocess.CompletedProcess[str]:
+    """``torchrun -m ns_easyrobust words``, or the plain module for one process."""
+    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"] if processes > 1 else []
+    program = [sys.executable, *launcher, "-m", "ns_easyrobust", *map(str, words)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(program, cwd=where, env=environment, capture_output=True, text=True, check=False, timeout=200)
+
+
+def test_two_ranks_evaluate_each_image_once(trained, digits_dir, tmp_path):
+    """Records, bits and mean L2 of a shared evaluation are those of one process; batches need not divide evenly."""
+    save_model(trained, tmp_path / "c.pth.tar")
+    flags = ["--model", "vit_micro_patch8_32", "--num-classes", "10", "--ckpt-path", "c.pth.tar", "--device", "cpu"]
+    flags += ["--data-dir", digits_dir, "--input-size", "32", "--crop-pct", "1", "-b", "200", "-j", "0"]
+    flags += ["--suite", "val", "fgsm", "cw", "--epsilon", "8/255", "--cw-radius", "0.5"]
+    found = []
+    for processes in (1, 2):
+        done = torchrun(processes, tmp_path, "benchmark", *flags, "--records", f"{processes}.jsonl")
+        assert done.returncode == 0, done.stderr[-2000:]
+        found.append(read_records(tmp_path / f"{processes}.jsonl"))
+    assert [r.suite for r in found[0]] == ["imagenet-val", "fgsm", "cw", "cw", "cw"]
+    for alone, shared in zip(*found, strict=True):
+        assert (alone.value, alone.n, alone.correct, alone.images) == (
+            pytest.approx(shared.value, rel=1e-5),
+            shared.n,
+            shared.correct,
+            shared.images,
+        )
+        if alone.right_path is not None:
+            assert alone.right == shared.right  # the name carries a hash of the bits
+
+
+def test_train_under_torchrun_leaves_one_run_and_refuses_to_overwrite_it(digits_dir, tmp_path):
+    flags = ["--model", "vit_micro_patch8_32", "--num-classes", "10", "--data-dir", digits_dir, "--device", "cpu"]
+    flags += ["-j", "0", "-b", "8", "--max-steps", "2", "--aug", "nullspace", "--ns-max-steps", "3"]
+    words = ["train", *flags, "--output", "out", "--experiment", "x"]
+    first = torchrun(2, tmp_path, *words)
+    assert first.returncode == 0, first.stderr[-2000:]
+    assert first.stdout.count("run folder: out/x") == 1
+    assert first.stderr.count("noise 1: 3 synthesis steps") == 1
+    before = (tmp_path / "out" / "x" / "last.pth.tar").read_bytes()
+    second = torchrun(2, tmp_path, *words)
+    assert second.returncode != 0
+    lines = [line for line in second.stderr.splitlines() if line.startswith("ns-easyrobust")]
+    assert len(lines) == 1
+    assert "already holds a run" in lines[0]
+    assert "Connection closed" not in second.stderr
+    assert (tmp_path / "out" / "x" / "last.pth.tar").read_bytes() == before
+
+
 def test_a_users_mistake_ends_all_ranks_with_code_2_and_one_line(tmp_path):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    flags = ["train", "--model", "vit_micro_patch8_32", "--data-dir", "nowhere", "--device", "cpu"]
-    done = subprocess.run(
-        [*torchrun, "-m", "ns_easyrobust", *flags],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    done = torchrun(2, tmp_path, "train", "--model", "vit_micro_patch8_32", "--data-dir", "nowhere", "--device", "cpu")
     assert done.returncode != 0
     assert "exitcode  : 2" in done.stderr
     assert "nowhere/train: expected a folder" in done.stderr

@@ -40,3 +40,9 @@ def test_files_and_public_names_exist():
     root = Path(__file__).parent.parent
     assert all((root / "ns_easyrobust" / name).exists() for name in re.findall(r"`(\w+\.py)`", README))
     assert all(hasattr(ns_easyrobust, name) for name in ns_easyrobust.__all__)
+
+
+def test_the_demos_table_is_the_one_that_report_rendered():
+    rendered = (Path(__file__).parent.parent / "docs" / "demo" / "results.md").read_text(encoding="utf-8")
+    assert rendered.split("\n\n")[0] in README
+    assert all((Path(__file__).parent.parent / name).exists() for name in re.findall(r"docs/demo/[\w.]+", README))

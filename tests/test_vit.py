@@ -8,6 +8,7 @@ from conftest import small_vit
 from torch import nn
 
 from ns_easyrobust.errors import ModelError, NoiseError, OptionError
+from ns_easyrobust.models import build
 from ns_easyrobust.vit import (
     Normalize,
     encoder_noise,
@@ -148,6 +149,41 @@ def test_tuple_valued_patch_embedding(images):
         noisy = model(images)
     expected = model.head((images.flatten(2).transpose(1, 2) + value).mean(1))
     assert torch.equal(noisy, expected)
+
+
+def zoo(name: str) -> nn.Module:
+    """Small members of the families that README names."""
+    if name == "beit":
+        return timm.models.beit.Beit(img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=4, num_classes=10)
+    if name == "mae":
+        return build("mae_vit_base_patch16", num_classes=10)
+    return build({"rvt": "rvt_tiny", "fan": "fan_tiny_12_p16_224"}.get(name, name), num_classes=10)
+
+
+@pytest.mark.parametrize(
+    "name", ["swin_micro_patch2_32", "deit_tiny_distilled_patch16_224", "beit", "rvt", "fan", "mae"]
+)
+def test_the_families_take_noise_as_if_their_embedding_added_it(name):
+    """The other derivation: the patch embedding's own forward replaced by one that adds the value."""
+    if name in ("rvt", "fan", "mae") and not timm.__version__.startswith("0."):
+        pytest.skip("EasyRobust's own models are written for timm 0.5.4")
+    torch.manual_seed(0)
+    model = zoo(name).eval()
+    images = torch.rand(1, 3, *((32, 32) if "micro" in name or name == "beit" else (224, 224)))
+    value = torch.randn(token_shape(model, images))
+    with torch.no_grad(), encoder_noise(model, value):
+        hooked = model(images)
+    embed, original = find_patch_embed(model), find_patch_embed(model).forward
+
+    def adding(*args, **kwargs):
+        output = original(*args, **kwargs)
+        return (output[0] + value, *output[1:]) if isinstance(output, tuple) else output + value
+
+    with torch.no_grad():
+        clean = model(images)
+        embed.forward = adding
+        assert torch.equal(hooked, model(images))
+    assert not torch.allclose(hooked, clean, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(1, 17, 64), (1, 16, 65), (2, 16, 64), (16, 64)])
