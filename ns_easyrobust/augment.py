@@ -175,6 +175,12 @@ class NullspaceAugmentation:
             else f"; held out (n={held_out.n}): {held_out.mse_probability:.4g}, at most "
             f"{held_out.mse_probability_upper:.4g} at 95%",
         )
+        if noise.stopped and not noise.steps:
+            _logger.warning(
+                "noise %d is its random start, which this model hardly reacts to: nothing was optimised. "
+                "Start from a trained checkpoint, or raise --ns-limit.",
+                len(self.history),
+            )
         return noise
 
     def loss(

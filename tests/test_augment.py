@@ -173,6 +173,14 @@ def test_goes_on_from_its_state(loader, trained, tmp_path):
     assert second.history == whole.history
 
 
+def test_an_untouched_start_is_said_in_the_log(loader, trained, caplog):
+    NullspaceAugmentation(trained, loader, NoiseConfig(limit=1e-3)).refresh()
+    assert "nothing was optimised" in caplog.text
+    caplog.clear()
+    NullspaceAugmentation(trained, loader, QUICK).refresh()
+    assert "nothing was optimised" not in caplog.text
+
+
 def test_a_list_of_batches_will_do(digits):
     batches = [digits[0][:8], digits[0][8:16]]
     ns = NullspaceAugmentation(small_vit(), batches, QUICK)
