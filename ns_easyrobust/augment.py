@@ -87,7 +87,8 @@ class NullspaceAugmentation:
             raise OptionError(f"--ns-interval: expected a number of steps >= 1, found {interval}.")
         find_patch_embed(model)  # what does not fit is refused now, not after an epoch
         if isinstance(batches, DataLoader):
-            parts_of(batches)
+            if (ignored := parts_of(batches).ignored) is not None:
+                _logger.warning("%s is not followed: noise is synthesized on all of the dataset", ignored)
         elif hasattr(batches, "loader"):
             raise DataError(
                 f"{type(batches).__name__} wraps a loader and normalises its batches: expected a DataLoader, whose "

@@ -21,7 +21,7 @@ from .downloads import check_sha256, fetch, is_url
 from .errors import CheckpointError, OptionError
 from .files import sha256_of
 from .layouts import EMA, LAYOUTS, NORMALIZATION, RAW, plain, write_layout
-from .models import build, published_url
+from .models import build, published_classes, published_url
 from .readers import read_file
 from .vit import NormalizedModel, with_normalization
 from .weights import (
@@ -212,7 +212,12 @@ def load_model(
         weights, name = _load_into(vit, checkpoint, ema, arch)
     elif pretrained and (url := published_url(vit)) is not None:
         # timm 0.5.4 would unpickle what it downloads, and tell two files of one name apart by nothing
+        published = published_classes(vit)
+        vit = build(arch, num_classes=published, **model_kwargs)
         weights, _ = _load_into(vit, read_checkpoint(url), ema, arch)
+        if published != num_classes:
+            _logger.info("%s: a new head for %d classes in place of %d", arch, num_classes, published)
+            vit.reset_classifier(num_classes)  # type: ignore[operator]
     elif pretrained:
         vit = build(arch, num_classes=num_classes, pretrained=True, **model_kwargs)
     used_mean, used_std, origin = resolve_normalization(vit, weights, mean=mean, std=std)

@@ -33,7 +33,7 @@ PRETRAIN = ["--epochs", "30", "--batch-size", "64", "--lr", "1e-3", "--min-lr", 
 # App. C: noise with A = 3, lr 0.1, eps 0.03 and 40 steps a round; 6 rounds instead of 20, at most 1000 steps each.
 FINETUNE = ["--epochs", "6", "--epoch-steps", "40", "--batch-size", "64", "--lr", "1e-4", "--min-lr", "1e-5"]
 NOISE = ["--ns-interval", "40", "--ns-limit", "3", "--ns-lr", "0.1", "--ns-eps", "0.03", "--ns-max-steps", "1000"]
-EVALUATION = ["--input-size", "32", "--crop-pct", "1", "-b", "100", "-j", "0"]
+EVALUATION = ["--input-size", "32", "--crop-pct", "1", "-b", "100", "-j", "0", *SEED]
 EVALUATION += ["--epsilon", "2/255", "8/255", "--cw-radius", "0.5"]
 KINDS = ("none", "random", "permuted", "nullspace")
 

@@ -89,6 +89,11 @@ def published_url(model: nn.Module) -> str | None:
     return url if isinstance(url, str) and url.startswith("http") else None
 
 
+def published_classes(model: nn.Module) -> int:
+    """How many classes the weights at :func:`published_url` tell apart."""
+    return int(_config(model).get("num_classes", 1000))
+
+
 def _config(model: nn.Module) -> Mapping[str, Any]:
     return getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
 

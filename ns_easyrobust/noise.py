@@ -140,18 +140,19 @@ class Noise:
         try:
             noise = Noise(
                 value=state["value"],
-                mse_probability=state["mse_probability"],
-                steps=state["steps"],
-                stopped=state["stopped"],
+                mse_probability=float(state["mse_probability"]),
+                steps=int(state["steps"]),
+                stopped=bool(state["stopped"]),
                 held_out=None if state["held_out"] is None else Influence(**state["held_out"]),
                 trace=tuple(Step(int(s), p, z, v) for s, p, z, v in state["trace"].tolist()),
                 config=NoiseConfig(**state["config"]),
             )
-        except (KeyError, TypeError, AttributeError) as error:
+            finite = bool(torch.isfinite(noise.value).all())
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise NoiseError(
                 f"noise file: expected the fields of this version, found another set ({error}). Synthesize it again."
             ) from error
-        if not torch.isfinite(noise.value).all():
+        if not finite:
             raise NoiseError("noise holds nan or inf: expected finite values. Synthesize it again.")
         return noise
 

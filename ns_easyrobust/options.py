@@ -95,7 +95,7 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sha256", metavar="HASH", help="refuse any other file")
     parser.add_argument("--use-ema", action="store_true", help="take the checkpoint's moving average")
     parser.add_argument("--input-size", type=whole(1), default=224, metavar="N", help="image side (default: 224)")
-    parser.add_argument("--crop-pct", type=within(0, 1), default=0.875, metavar="F", help="crop (default: 0.875)")
+    parser.add_argument("--crop-pct", type=within(0.01, 1), default=0.875, metavar="F", help="crop (default: 0.875)")
     parser.add_argument(
         "--interpolation", type=_interpolation, default="bicubic", metavar="NAME", help="default: bicubic"
     )
@@ -123,7 +123,7 @@ def build_parser(parser: argparse.ArgumentParser | None = None) -> argparse.Argu
     data.add_argument("-b", "--batch-size", type=whole(1), default=128, metavar="N", help="images a process and step")
     data.add_argument("-vb", "--validation-batch-size", type=whole(1), metavar="N", help="default: the training batch")
     data.add_argument("--img-size", type=whole(1), metavar="N", help="image side (default: the model's)")
-    data.add_argument("--crop-pct", type=within(0, 1), metavar="F", help="validation crop (default: the model's)")
+    data.add_argument("--crop-pct", type=within(0.01, 1), metavar="F", help="validation crop (default: the model's)")
     data.add_argument("--interpolation", choices=tuple(INTERPOLATIONS), help="validation (default: the model's)")
     data.add_argument(
         "--pin-mem",
@@ -149,12 +149,12 @@ def build_parser(parser: argparse.ArgumentParser | None = None) -> argparse.Argu
     optim.add_argument("--clip-grad", type=within(0), metavar="NORM")
     optim.add_argument("--clip-mode", default="norm", choices=("norm", "value", "agc"))
     optim.add_argument("--sched", default="cosine", choices=("cosine", "tanh", "step", "poly"))
-    optim.add_argument("--lr", type=within(0), default=1e-5, metavar="F")
-    optim.add_argument("--min-lr", type=within(0), default=1e-6, metavar="F")
-    optim.add_argument("--warmup-lr", type=within(0), default=1e-6, metavar="F")
+    optim.add_argument("--lr", type=within(0, 1e30), default=1e-5, metavar="F")
+    optim.add_argument("--min-lr", type=within(0, 1e30), default=1e-6, metavar="F")
+    optim.add_argument("--warmup-lr", type=within(0, 1e30), default=1e-6, metavar="F")
     optim.add_argument("--warmup-epochs", type=whole(0), default=0, metavar="N")
     optim.add_argument("--cooldown-epochs", type=whole(0), default=0, metavar="N")
-    optim.add_argument("--decay-epochs", type=within(0), default=30, metavar="N")
+    optim.add_argument("--decay-epochs", type=within(0.01), default=30, metavar="N")
     optim.add_argument("--decay-rate", "--dr", type=within(0), default=0.1, metavar="F")
     optim.add_argument("--epochs", type=whole(1), default=20, metavar="N")
     optim.add_argument(
@@ -264,6 +264,10 @@ def _check(args: argparse.Namespace) -> None:
         raise OptionError(f"--holdout: expected a share between 0 and 1, found {args.holdout}.")
     if (args.mean is None) != (args.std is None):
         raise OptionError("--mean and --std: expected both or neither.")
+    for name in ("scale", "ratio", "cutmix_minmax"):
+        pair = getattr(args, name)
+        if pair is not None and pair[0] > pair[1]:
+            raise OptionError(f"--{name.replace('_', '-')}: expected the smaller number first, found {list(pair)}.")
     mixes = args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
     if mixes and args.batch_size % 2:
         raise OptionError(f"--batch-size: expected an even number for mixup and cutmix, found {args.batch_size}.")

@@ -56,6 +56,19 @@ class Data:
     steps_per_epoch: int
 
 
+class Ema(ModelEmaV2):
+    """timm's moving average, with integer buffers copied.
+
+    timm 0.5.4 averages them too and cuts off the fraction, which shifts the
+    ``relative_position_index`` of Swin and BEiT: 41 of 256 entries after 3 updates at decay 0.9999.
+    """
+
+    def _update(self, model: nn.Module, update_fn: Any) -> None:
+        with torch.no_grad():
+            for mine, theirs in zip(self.module.state_dict().values(), model.state_dict().values(), strict=True):
+                mine.copy_(update_fn(mine, theirs.to(mine.device)) if mine.is_floating_point() else theirs)
+
+
 def build_model(args: argparse.Namespace, device: torch.device) -> tuple[NormalizedModel, ModelEmaV2 | None]:
     """The model from its raw weights, and the EMA from its own, where the checkpoint has them."""
     random_seed(args.seed, 0)  # the same random weights on every rank, for the EMA's sake
@@ -72,7 +85,7 @@ def build_model(args: argparse.Namespace, device: torch.device) -> tuple[Normali
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = None
     if args.model_ema:
-        ema = ModelEmaV2(model, decay=args.model_ema_decay)
+        ema = Ema(model, decay=args.model_ema_decay)
         if start is not None and start.has_ema:
             ema.module.load_state_dict(load_model(args.model, start, ema=True, **options).state_dict())
     return model, ema

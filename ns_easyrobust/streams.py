@@ -8,12 +8,12 @@ process with batch 2B sees.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     Dataset,
     DistributedSampler,
@@ -26,7 +26,6 @@ from torch.utils.data import (
 from .errors import DataError
 from .randomness import isolated, mix
 
-_logger = logging.getLogger(__name__)
 Key = tuple[int, int]  # (position, epoch): what a Stream yields and SeededSamples takes
 
 
@@ -98,6 +97,7 @@ class Parts(NamedTuple):
     dataset: Any
     indices: Sequence[int]  # the items that the loader's sampler can reach
     batch_size: int  # of one rank
+    ignored: str | None  # a sampler of the user's that a copy does not follow
 
 
 def parts_of(loader: DataLoader[Any]) -> Parts:
@@ -114,12 +114,16 @@ def parts_of(loader: DataLoader[Any]) -> Parts:
             f"{type(dataset).__name__} with batch size {size}. Pass a list of batches instead."
         )
     if isinstance(dataset, SeededSamples):
-        return Parts(dataset.dataset, dataset.indices, size)
-    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
-    reachable = getattr(sampler, "indices", None)  # SubsetRandomSampler, the usual split into train and val
-    if reachable is None and not isinstance(sampler, RandomSampler | SequentialSampler | DistributedSampler):
-        _logger.warning("%s is not copied: noise is synthesized on all of the dataset", type(sampler).__name__)
-    return Parts(dataset, range(len(dataset)) if reachable is None else list(reachable), size)
+        return Parts(dataset.dataset, dataset.indices, size, None)
+    chooses: Any = loader.sampler
+    if isinstance(loader.batch_sampler, BatchSampler):
+        chooses = loader.batch_sampler.sampler
+    elif loader.batch_sampler is not None:
+        chooses = loader.batch_sampler
+    reachable = getattr(chooses, "indices", None)  # SubsetRandomSampler, the usual split into train and val
+    plain = isinstance(chooses, RandomSampler | SequentialSampler | DistributedSampler)
+    ignored = None if plain or reachable is not None else type(chooses).__name__
+    return Parts(dataset, range(len(dataset)) if reachable is None else list(reachable), size, ignored)
 
 
 def split_indices(items: Sequence[int], part: int, seed: int) -> tuple[list[int], list[int]]:

@@ -99,7 +99,7 @@ def _evaluate(run: _Run, dataset: Any) -> dict[str, float]:
 
 def _diverged(run: _Run, what: str) -> TrainingError:
     good = run.folder / "last.pth.tar"
-    rest = f"Last weights that passed an epoch: {good}" if good.exists() else "Nothing was saved"
+    rest = f"Weights saved before that: {good}" if good.exists() else "Nothing was saved"
     return TrainingError(f"{what}. Lower --lr, or check data and checkpoint. {rest}.")
 
 
@@ -196,7 +196,9 @@ def _write_noise_history(run: _Run) -> None:
 def _write(
     run: _Run, epoch: int, trained: dict[str, float], judged: dict[str, float], score: float | None, best: float
 ) -> None:
-    """An epoch's files; without a score (no evaluation in this epoch) only what a crash would cost."""
+    """An epoch's files; without an evaluation in this epoch only what a crash would cost."""
+    if not all(bool(parameter.isfinite().all()) for parameter in run.model.parameters()):
+        raise _diverged(run, f"epoch {epoch}: expected finite weights, found nan or inf")
     extra = {"epoch": epoch, "metric": score, "selected_on": run.args.select}
     _save(run, "last.pth.tar", **extra)
     if run.augmentation is not None:
@@ -267,7 +269,8 @@ def train(args: argparse.Namespace) -> Path:
             generator=torch.Generator().manual_seed(args.seed),
             on_step=lambda tested: _show(synthesis, tested),
         )
-        on_first_rank(lambda: write_text(folder / "args.yaml", yaml.safe_dump(vars(args))), device)
+        settings = {key: value for key, value in vars(args).items() if key != "config"}  # what -c takes
+        on_first_rank(lambda: write_text(folder / "args.yaml", yaml.safe_dump(settings)), device)
         run = _Run(
             args=args,
             device=device,

@@ -295,11 +295,24 @@ def test_a_samplers_subset_is_kept(digits):
     assert len(judged_on) == 5
 
 
+class Custom:
+    batch_size = 2
+
+    def __iter__(self):
+        return iter([[30, 31], [32, 33]])
+
+    def __len__(self):
+        return 2
+
+
 def test_an_unknown_sampler_is_said_in_the_log(digits, caplog):
     sampler = WeightedRandomSampler([1.0] * 200, 200)
     loader = DataLoader(TensorDataset(*(part[:200] for part in digits)), 10, sampler=sampler)
-    NullspaceAugmentation(small_vit(), loader, QUICK)
-    assert "WeightedRandomSampler is not copied" in caplog.text
+    NullspaceAugmentation(small_vit(), loader, QUICK).refresh()
+    assert caplog.text.count("not followed") == 1
+    NullspaceAugmentation(small_vit(), DataLoader(loader.dataset, batch_sampler=Custom()), QUICK)
+    assert "Custom is not followed" in caplog.text
+    assert "WeightedRandomSampler is not followed" in caplog.text
 
 
 def test_a_drawing_collate_and_a_loader_to_judge_on_leave_the_loop_alone(digits):

@@ -188,9 +188,13 @@ def test_pretrained_weights_are_read_as_safely_as_any(tmp_path, monkeypatch):
     vit = models.build(ARCH, num_classes=CLASSES)
     torch.save({"model": vit.state_dict()}, tmp_path / "good.pth")
     monkeypatch.setattr(checkpoints, "published_url", lambda _: f"file://{tmp_path}/good.pth")
+    monkeypatch.setattr(checkpoints, "published_classes", lambda _: CLASSES)
     model = load_model(ARCH, num_classes=CLASSES, pretrained=True)
     assert model.weights_name == "pretrained"
     assert torch.equal(model[1].head.weight, vit.head.weight)
+    other = load_model(ARCH, num_classes=CLASSES + 2, pretrained=True)  # as timm: a new head, the rest as published
+    assert other[1].head.weight.shape[0] == CLASSES + 2
+    assert torch.equal(other[1].blocks[0].attn.qkv.weight, vit.blocks[0].attn.qkv.weight)
     ran = tmp_path / "ran"
 
     class Payload:

@@ -114,7 +114,7 @@ def test_train_under_torchrun_leaves_one_run_and_refuses_to_overwrite_it(digits_
     assert (tmp_path / "out" / "x" / "last.pth.tar").read_bytes() == before
 
 
-def test_a_users_mistake_ends_all_ranks_with_code_2_and_one_line(tmp_path):
+def test_a_users_mistake_ends_all_ranks_with_code_2(tmp_path):
     done = torchrun(2, tmp_path, "train", "--model", "vit_micro_patch8_32", "--data-dir", "nowhere", "--device", "cpu")
     assert done.returncode != 0
     assert "exitcode  : 2" in done.stderr

@@ -45,3 +45,14 @@ def test_foreign_files_are_refused_and_run_nothing(tmp_path, monkeypatch, conten
     assert not (tmp_path / "ran").exists()
     with pytest.raises(NoiseError, match="found nothing"):
         Noise.load("missing.pt")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"value": "x"}, {"trace": torch.zeros(2, 3)}, {"steps": "x"}, {"config": {"eps": 1, "new": 2}}, {"held_out": 3}],
+)
+def test_files_of_another_version_are_refused_in_one_line(tmp_path, change):
+    state = Noise(torch.randn(1, 2, 3), 0.02, 9, True, None, (), NoiseConfig()).state_dict()
+    torch.save(state | change, tmp_path / "noise.pt")
+    with pytest.raises(NoiseError, match="fields of this version"):
+        Noise.load(tmp_path / "noise.pt")

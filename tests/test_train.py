@@ -252,7 +252,8 @@ def test_bad_yaml(tmp_path, text, message):
     "wrong",
     [
         ["-b", "33", "--mixup", "1"], ["-vb", "0"], ["--sched", "plateau"], ["--lr", "nan"], ["--seed", "-1"],
-        ["--opt-betas", "0.9"], ["--scale", "2", "3"], ["--smoothing", "1.5"],
+        ["--opt-betas", "0.9"], ["--scale", "2", "3"], ["--smoothing", "1.5"], ["--scale", "1", "0.5"],
+        ["--crop-pct", "0"], ["--decay-epochs", "0"], ["--lr", "1e38"],
         ["--epochs", "0"], ["--max-steps", "-1"], ["--holdout", "2"], ["--mean", "0.5"], ["--aug", "best"],
         ["--pretrained", "--initial-checkpoint", "x"], ["--no-such-flag"], ["--lr", "fast"],
     ],
@@ -278,3 +279,31 @@ def test_recipes_are_the_papers_and_run(flags, name, monkeypatch):
     quick = ["--max-steps", "1", "--ns-max-steps", "2", "--epochs", "1"]
     folder = train(parse_args(["-c", str(recipe), *flags, *quick]))
     assert (folder / "last.pth.tar").exists()
+
+
+def test_the_ema_of_a_swin_keeps_its_position_index(flags):
+    swin = [
+        "--model",
+        "swin_micro_patch2_32",
+        "--model-ema",
+        "--model-ema-decay",
+        "0.9999",
+        "--lr",
+        "0",
+        "--opt",
+        "sgd",
+    ]
+    folder = train(parse_args([*flags, *swin, "--min-lr", "0", "--max-steps", "3"]))
+    saved = read_checkpoint(folder / "last.pth.tar")
+    raw, averaged = saved.weights().state, saved.weights(ema=True).state
+    indices = [name for name in raw if "relative_position_index" in name]
+    assert indices
+    assert all(torch.equal(raw[name], averaged[name]) for name in indices)
+
+
+def test_a_runs_settings_can_be_run_again(flags, tmp_path):
+    more = ["--max-steps", "2", "--amp", "--amp-dtype", "bfloat16", "--cutmix-minmax", "0.2", "0.8", "--aug", "random"]
+    first = train(parse_args([*flags, *more]))
+    again = train(parse_args(["-c", str(first / "args.yaml"), "--experiment", "again"]))
+    states = [torch.load(folder / "last.pth.tar", weights_only=True)["state_dict"] for folder in (first, again)]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
