@@ -42,6 +42,7 @@ from .vit import unwrap
 
 _logger = logging.getLogger(__name__)
 add_arguments, parse = build_parser, parse_with
+_SYNTHESIS_LOG = 500  # synthesis steps between two lines of the log
 _RUN_FILES = ("args.yaml", "summary.csv", "last.pth.tar", "model_best.pth.tar", "noise.csv", "noise.pt")
 
 
@@ -168,6 +169,9 @@ def _show(bar: Any, tested: Step) -> None:
         bar.reset()
     bar.set_postfix(norm=f"{tested.norm:.4g}", mse_probability=f"{tested.mse_probability:.4g}", refresh=False)
     bar.update()
+    if bar.disable and tested.step and tested.step % _SYNTHESIS_LOG == 0:
+        numbers = (tested.step, tested.norm, tested.mse_probability)
+        _logger.info("synthesis step %d: norm %.4g, mse_probability %.4g", *numbers)
 
 
 def _save(run: _Run, name: str, **extra: Any) -> None:
