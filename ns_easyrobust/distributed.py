@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -68,6 +69,9 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     yield device
+    # A gloo thread that still frees its last work waits for the GIL, and the group's destructor waits for that
+    # thread while it holds the GIL. Sleeping lets go of it.
+    time.sleep(0.2)
     dist.destroy_process_group()
 
 

@@ -38,11 +38,22 @@ def pick_device(name: str) -> torch.device:
 
 
 def checkpoint_model(args: argparse.Namespace, device: torch.device) -> tuple[NormalizedModel, Checkpoint]:
-    """The model of ``--model``, ``--ckpt-path``, ``--use-ema`` on ``device``, and the file it came from."""
+    """The model of ``--model``, ``--ckpt-path``, ``--use-ema`` on ``device``, and the file it came from.
+
+    Without ``--input-size`` the model's own image size is put there; another one is refused
+    where the architecture cannot take it.
+    """
     checkpoint = read_checkpoint(args.ckpt_path, sha256=args.sha256)
     model = load_model(
         args.model, checkpoint, ema=args.use_ema, num_classes=args.num_classes, mean=args.mean, std=args.std
     )
+    size = int(resolve_data_config({}, model=model[1])["input_size"][-1])
+    fixed = getattr(getattr(model[1], "patch_embed", None), "img_size", None)  # ViT and Swin assert theirs
+    if args.input_size is not None and isinstance(fixed, tuple) and fixed[-1] != args.input_size:
+        raise OptionError(
+            f"--input-size {args.input_size}: expected {fixed[-1]}, the only size {args.model} takes. Leave it out."
+        )
+    args.input_size = args.input_size or size
     return model.to(device), checkpoint
 
 

@@ -43,7 +43,7 @@ from .vit import unwrap
 _logger = logging.getLogger(__name__)
 add_arguments, parse = build_parser, parse_with
 _SYNTHESIS_LOG = 500  # synthesis steps between two lines of the log
-_RUN_FILES = ("args.yaml", "summary.csv", "last.pth.tar", "model_best.pth.tar", "noise.csv", "noise.pt")
+_RUN_FILES = ("summary.csv", "last.pth.tar", "model_best.pth.tar", "noise.csv", "noise.pt")
 
 
 @dataclass
