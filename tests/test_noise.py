@@ -36,7 +36,7 @@ class Payload:
         return (open, ("ran", "w"))
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>", pickle.dumps(Payload()), pickle.dumps({"a": 1})])
+@pytest.mark.parametrize("content", [b"", b"<html>", b"hello", pickle.dumps(Payload()), pickle.dumps({"a": 1})])
 def test_foreign_files_are_refused_and_run_nothing(tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "noise.pt").write_bytes(content)
