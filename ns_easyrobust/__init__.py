@@ -8,13 +8,25 @@ __version__ = "0.1.0"
 from .augment import NullspaceAugmentation, add_nullspace_args
 from .checkpoints import load_model, save_model
 from .evaluate import (
+    evaluate_damagenet,
+    evaluate_imagenet_a,
+    evaluate_imagenet_autoattack,
     evaluate_imagenet_c,
     evaluate_imagenet_cw,
     evaluate_imagenet_fgsm,
+    evaluate_imagenet_patchfool,
+    evaluate_imagenet_pgd,
+    evaluate_imagenet_r,
+    evaluate_imagenet_sketch,
+    evaluate_imagenet_v2,
     evaluate_imagenet_val,
+    evaluate_objectnet,
+    evaluate_stylized_imagenet,
 )
 from .linear import patch_nullspace
 from .noise import Influence, Noise, NoiseConfig
+from .patchfool import PatchFoolConfig, patchfool
+from .registration import register
 from .synthesis import measure, synthesize
 from .vit import encoder_noise
 
@@ -23,15 +35,28 @@ __all__ = [
     "Noise",
     "NoiseConfig",
     "NullspaceAugmentation",
+    "PatchFoolConfig",
     "add_nullspace_args",
     "encoder_noise",
+    "evaluate_damagenet",
+    "evaluate_imagenet_a",
+    "evaluate_imagenet_autoattack",
     "evaluate_imagenet_c",
     "evaluate_imagenet_cw",
     "evaluate_imagenet_fgsm",
+    "evaluate_imagenet_patchfool",
+    "evaluate_imagenet_pgd",
+    "evaluate_imagenet_r",
+    "evaluate_imagenet_sketch",
+    "evaluate_imagenet_v2",
     "evaluate_imagenet_val",
+    "evaluate_objectnet",
+    "evaluate_stylized_imagenet",
     "load_model",
     "measure",
     "patch_nullspace",
+    "patchfool",
+    "register",
     "save_model",
     "synthesize",
 ]

@@ -7,6 +7,8 @@ used: it brings in scipy and requests, which nothing else needs.
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import nn
 
@@ -14,7 +16,8 @@ from .errors import DataError, OptionError
 from .vit import frozen
 
 
-def _checked(pixels: torch.Tensor) -> torch.Tensor:
+def checked(pixels: torch.Tensor) -> torch.Tensor:
+    """``pixels`` themselves, if they are in [0, 1]; DataError if not."""
     if not (pixels.min() >= 0 and pixels.max() <= 1):
         raise DataError(
             f"attack: expected pixels in [0, 1], found [{pixels.min():.3g}, {pixels.max():.3g}]. "
@@ -37,7 +40,7 @@ def fgsm(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, *, epsilo
     import torchattacks
 
     with frozen(model) as inner, torch.enable_grad():
-        adversarial: torch.Tensor = torchattacks.FGSM(inner, eps=epsilon)(_checked(pixels), labels)
+        adversarial: torch.Tensor = torchattacks.FGSM(inner, eps=epsilon)(checked(pixels), labels)
     return adversarial
 
 
@@ -64,5 +67,69 @@ def cw(
 
     with frozen(model) as inner, torch.enable_grad():
         attack = torchattacks.CW(inner, c=c, kappa=kappa, steps=steps, lr=lr)
-        adversarial: torch.Tensor = attack(_checked(pixels), labels)
+        adversarial: torch.Tensor = attack(checked(pixels), labels)
+    return adversarial
+
+
+def pgd(
+    model: nn.Module,
+    pixels: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    epsilon: float = 1 / 255,
+    steps: int = 10,
+    step_size: float | None = None,
+    random_start: bool = True,
+) -> torch.Tensor:
+    """torchattacks' L-infinity PGD of Madry et al. (2018); the last iterate.
+
+    Args:
+        epsilon: radius in pixels of [0, 1].
+        step_size: in pixels of [0, 1]; None: epsilon / 4.
+
+    Raises:
+        DataError: pixels outside [0, 1]. OptionError: ``epsilon`` < 0 or no steps.
+    """
+    if not (epsilon >= 0 and steps >= 1):
+        raise OptionError(f"pgd: expected epsilon >= 0 and steps >= 1, found {epsilon} and {steps}.")
+    import torchattacks
+
+    with frozen(model) as inner, torch.enable_grad():
+        size = epsilon / 4 if step_size is None else step_size
+        attack = torchattacks.PGD(inner, eps=epsilon, alpha=size, steps=steps, random_start=random_start)
+        adversarial: torch.Tensor = attack(checked(pixels), labels)
+    return adversarial
+
+
+def autoattack(
+    model: nn.Module,
+    pixels: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    norm: str = "Linf",
+    epsilon: float = 4 / 255,
+    seed: int = 0,
+) -> torch.Tensor:
+    """EasyRobust's copy of the standard AutoAttack (Croce and Hein 2020), on the model's own device.
+
+    Args:
+        norm: "Linf" or "L2".
+        epsilon: radius in pixels of [0, 1].
+
+    Raises:
+        DataError: pixels outside [0, 1]. OptionError: another norm.
+    """
+    if norm not in ("Linf", "L2"):
+        raise OptionError(f"autoattack: expected the norm Linf or L2, found {norm!r}.")
+    from easyrobust.attacks import AutoAttack
+
+    tracer = sys.gettrace()  # AutoAttack's check for dynamic defences unsets it
+    try:
+        with frozen(model) as inner:
+            attack = AutoAttack(
+                inner, norm=norm, eps=epsilon, version="standard", device=pixels.device, seed=seed, verbose=False
+            )
+            adversarial: torch.Tensor = attack.run_standard_evaluation(checked(pixels), labels, bs=len(pixels))
+    finally:
+        sys.settrace(tracer)
     return adversarial

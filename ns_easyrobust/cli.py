@@ -23,7 +23,8 @@ class _Verb(NamedTuple):
 VERBS = {
     "demo": _Verb("demo", "the main job on small real data: pretrain, finetune four ways, attack, compare"),
     "train": _Verb("train", "finetune with --aug nullspace, an EasyRobust-style training script"),
-    "benchmark": _Verb("benchmark", "evaluate a checkpoint, with EasyRobust's benchmark flags"),
+    "doctor": _Verb("doctor", "say what a benchmark folder holds, before an evaluation finds out"),
+    "benchmark": _Verb("benchmark", "evaluate a checkpoint: the paper's whole table, EasyRobust's flags"),
     "report": _Verb("report", "set records beside each other: text, Markdown, CSV, plot"),
     "noise": _Verb("noise_file", "synthesize nullspace noise for a checkpoint, measure it and save it"),
     "nullspace": _Verb("nullspace_table", "exact nullspace of the patch embedding: dimensions, as in Table 1"),

@@ -6,9 +6,12 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+Plain = TypeVar("Plain")
 
 
 def active() -> bool:
@@ -36,6 +39,15 @@ def broadcast(tensor: torch.Tensor, source: int = 0) -> torch.Tensor:
     if active():
         dist.broadcast(tensor, source)
     return tensor
+
+
+def broadcast_object(value: Plain) -> Plain:
+    """A plain ``value`` as rank 0 has it."""
+    if active():
+        box = [value]
+        dist.broadcast_object_list(box, 0)
+        value = box[0]
+    return value
 
 
 def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,97 +1,167 @@
-"""Evaluations with EasyRobust's signatures: top-1 in percent, and a record of it where one is asked for."""
+"""Evaluations with EasyRobust's signatures: top-1 in percent, and a record of it where one is asked for.
+
+EasyRobust's names keep their return types and units; where its functions are wrong, the
+number here is right (README lists the differences). All take EasyRobust's five positionals.
+
+Keywords of all: ``records`` (a :class:`~ns_easyrobust.recorder.Recorder` or None), ``workers``
+(data loading processes, 4), ``seed`` (of what an attack draws, the same for any number of
+processes; 0), ``subset`` ("all", "first:N", "random:N", "robustbench"), ``dtype`` (autocast
+where it is not float32). All raise ModelError for a model without normalisation inside where
+no ``test_transform`` is given, and for logits that are not finite; DataError for a folder that is
+not what was expected and an image that cannot be decoded. All return None for a missing
+folder, with a warning that names it.
+"""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import nn
 from torchvision import transforms
-from torchvision.datasets import ImageFolder
 
-from . import attacks
-from .data import Preprocessing, describe_transform, image_folder
-from .distributed import world_size
-from .errors import DataError, ModelError, OptionError
-from .judging import Judged, Recorder, judge
-from .vit import find_normalize
+from . import images, trials
+from .corruptions import corruption_folders, corruption_parts, sum_up_corruptions
+from .data import Preprocessing, describe_transform
+from .images import Subset
+from .judging import Outcome, Part, Trial, judge
+from .parts import Load, exists, outputs_on, part_of, transform_for
+from .patchfool import PatchFoolConfig
+from .recorder import Recorder
 
-_logger = logging.getLogger(__name__)
-
-# Top-1 error of AlexNet on each corruption, the denominators of mCE (Hendrycks and Dietterich 2019).
-ALEXNET_ERROR = {
-    "gaussian_noise": 0.886428,
-    "shot_noise": 0.894468,
-    "impulse_noise": 0.922640,
-    "defocus_blur": 0.819880,
-    "glass_blur": 0.826268,
-    "motion_blur": 0.785948,
-    "zoom_blur": 0.798360,
-    "snow": 0.866816,
-    "frost": 0.826572,
-    "fog": 0.819324,
-    "brightness": 0.564592,
-    "contrast": 0.853204,
-    "elastic_transform": 0.646056,
-    "pixelate": 0.717840,
-    "jpeg_compression": 0.606500,
-}
-SEVERITIES = range(1, 6)
-SUITES = ("val", "fgsm", "cw", "c")
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
-def _open(model: nn.Module, data_dir: str | Path, transform: Any) -> ImageFolder | None:
-    """The folder of an evaluation; None, with a warning that names it, where it is missing."""
-    if not Path(data_dir).exists():
-        _logger.warning("%s does not exist: skipped", data_dir)
-        return None
-    if transform is None and find_normalize(model) is None:
-        raise ModelError(
-            "the model has no normalisation inside and no test_transform was given: expected one of both. "
-            "Wrap it (load_model does), or pass the transform that its weights were trained with."
-        )
-    return image_folder(data_dir, transform or Preprocessing().transform())
+class How(TypedDict, total=False):
+    """The keywords that all evaluations share."""
+
+    records: Recorder | None
+    workers: int
+    seed: int
+    subset: str | Subset | None
+    dtype: torch.dtype
 
 
-def _protocol(folder: ImageFolder, batch_size: int, **rest: Any) -> dict[str, Any]:
-    return {**describe_transform(folder.transform), "batch_size": batch_size, **rest}
-
-
-def evaluate_imagenet_val(
+def _evaluate(
     model: nn.Module,
     data_dir: str | Path,
-    test_batchsize: int = 128,
-    test_transform: Any = None,
-    dist: bool = False,
+    batch_size: int,
+    transform: Any,
+    dist: bool,
+    load: Load,
+    trial: Trial,
+    how: How,
     *,
-    records: Recorder | None = None,
-    workers: int = 4,
-    seed: int = 0,
+    default: Any = None,
+    sampled: bool = False,
 ) -> float | None:
-    """Top-1 in percent on a folder with one folder a class; None where it is missing.
+    root = Path(data_dir)
+    if not exists(root):
+        return None
+    transform = transform_for(model, transform, default or Preprocessing().transform())
+    outputs = outputs_on(model, root, transform)
+    subset = how.get("subset") or ("robustbench" if sampled and outputs == 1000 else "all")
+    part = part_of(root, load, outputs, transform, batch_size, Subset.parse(str(subset)), [trial])
+    return _judge(model, [part], dist, how)[0][0].top1
+
+
+def _judge(model: nn.Module, parts: Sequence[Part], dist: bool, how: How) -> list[list[Outcome]]:
+    return judge(
+        model,
+        parts,
+        share=dist,
+        workers=how.get("workers", 4),
+        seed=how.get("seed", 0),
+        dtype=how.get("dtype", torch.float32),
+        recorder=how.get("records"),
+    )
+
+
+def _clean(name: str, suite: str, load: Load, doc: str, default: Any = None) -> Any:
+    """An evaluation of images as they are, with EasyRobust's signature."""
+
+    def evaluate(
+        model: nn.Module,
+        data_dir: str | Path,
+        test_batchsize: int = 128,
+        test_transform: Any = None,
+        dist: bool = False,
+        **how: Unpack[How],
+    ) -> float | None:
+        trial = trials.clean(suite)
+        return _evaluate(model, data_dir, test_batchsize, test_transform, dist, load, trial, how, default=default)
+
+    evaluate.__name__ = evaluate.__qualname__ = name
+    evaluate.__doc__ = doc
+    return evaluate
+
+
+evaluate_imagenet_val = _clean(
+    "evaluate_imagenet_val",
+    "imagenet-val",
+    images.imagenet_val,
+    """Top-1 in percent on a folder with one folder a class, or a flat one with a file of labels.
 
     Args:
         model: pixels in [0, 1] to logits; or anything, with its own ``test_transform``.
         test_transform: default: shorter side to 256 bicubic, centre crop 224, [0, 1].
         dist: share the batches over torchrun's processes.
-        records: where to keep the result.
-        workers: data loading processes.
-        seed: of what an attack draws, the same for any number of processes.
+        how: see the module's head.
+    """,
+)
+evaluate_imagenet_a = _clean(
+    "evaluate_imagenet_a",
+    "imagenet-a",
+    images.imagenet_a,
+    "Top-1 in percent among ImageNet-A's 200 classes; otherwise as :func:`evaluate_imagenet_val`.",
+)
+evaluate_imagenet_r = _clean(
+    "evaluate_imagenet_r",
+    "imagenet-r",
+    images.imagenet_r,
+    "Top-1 in percent among ImageNet-R's 200 classes; otherwise as :func:`evaluate_imagenet_val`.",
+)
+evaluate_imagenet_sketch = _clean(
+    "evaluate_imagenet_sketch",
+    "imagenet-sketch",
+    images.class_folders,
+    "Top-1 in percent on ImageNet-Sketch, as :func:`evaluate_imagenet_val`.",
+)
+evaluate_imagenet_v2 = _clean(
+    "evaluate_imagenet_v2",
+    "imagenet-v2",
+    images.class_folders,
+    "Top-1 in percent on ImageNet-V2, folders padded or not; otherwise as :func:`evaluate_imagenet_val`.",
+)
+evaluate_stylized_imagenet = _clean(
+    "evaluate_stylized_imagenet",
+    "imagenet-stylized",
+    images.class_folders,
+    "Top-1 in percent on Stylized-ImageNet, its images as they are; otherwise as :func:`evaluate_imagenet_val`.",
+    transforms.ToTensor(),
+)
+evaluate_objectnet = _clean(
+    "evaluate_objectnet",
+    "objectnet",
+    images.objectnet,
+    """Top-1 in percent on the ObjectNet classes that ImageNet has, as EasyRobust maps them; red border cut off.
 
-    Raises:
-        ModelError: no normalisation inside the model and no ``test_transform``.
-        DataError: not an image folder, or an image that cannot be decoded.
-    """
-    folder = _open(model, data_dir, test_transform)
-    if folder is None:
-        return None
-    judged = judge(model, folder, test_batchsize, share=dist, workers=workers, seed=seed, title="imagenet-val")
-    if records is not None:
-        records.add(judged, "imagenet-val", _protocol(folder, test_batchsize))
-    return judged.top1
+    Otherwise as :func:`evaluate_imagenet_val`.
+    """,
+)
+evaluate_damagenet = _clean(
+    "evaluate_damagenet",
+    "damagenet",
+    images.damagenet,
+    """Top-1 in percent on DamageNet, flat with ``val.txt`` or in class folders.
+
+    The default resizes to 256 and crops, as the paper did; its authors advise against any
+    resizing (``test_transform=transforms.ToTensor()``). Otherwise as :func:`evaluate_imagenet_val`.
+    """,
+)
 
 
 def evaluate_imagenet_fgsm(
@@ -102,30 +172,30 @@ def evaluate_imagenet_fgsm(
     dist: bool = False,
     *,
     epsilon: float = 1 / 255,
-    records: Recorder | None = None,
-    workers: int = 4,
-    seed: int = 0,
+    **how: Unpack[How],
 ) -> float | None:
     """Top-1 in percent under FGSM of L-infinity radius ``epsilon`` (pixels of [0, 1]; the paper's is 1/255).
 
-    Arguments and errors as :func:`evaluate_imagenet_val`; also DataError for pixels outside [0, 1].
+    Otherwise as :func:`evaluate_imagenet_val`; also DataError for pixels outside [0, 1].
     """
-    folder = _open(model, data_dir, test_transform)
-    if folder is None:
-        return None
-    judged = judge(
-        model,
-        folder,
-        test_batchsize,
-        share=dist,
-        workers=workers,
-        seed=seed,
-        title=f"fgsm {255 * epsilon:g}/255",
-        attack=lambda inner, pixels, labels: attacks.fgsm(inner, pixels, labels, epsilon=epsilon),
-    )
-    if records is not None:
-        records.add(judged, "fgsm", _protocol(folder, test_batchsize, epsilon=epsilon, norm="linf"))
-    return judged.top1
+    trial = trials.fgsm(epsilon)
+    return _evaluate(model, data_dir, test_batchsize, test_transform, dist, images.imagenet_val, trial, how)
+
+
+def evaluate_imagenet_pgd(
+    model: nn.Module,
+    data_dir: str | Path,
+    test_batchsize: int = 128,
+    test_transform: Any = None,
+    dist: bool = False,
+    *,
+    epsilon: float = 1 / 255,
+    steps: int = 10,
+    **how: Unpack[How],
+) -> float | None:
+    """Top-1 in percent under torchattacks' PGD; otherwise as :func:`evaluate_imagenet_fgsm`."""
+    trial = trials.pgd(epsilon, steps)
+    return _evaluate(model, data_dir, test_batchsize, test_transform, dist, images.imagenet_val, trial, how)
 
 
 def evaluate_imagenet_cw(
@@ -140,57 +210,70 @@ def evaluate_imagenet_cw(
     kappa: float = 0.0,
     steps: int = 50,
     lr: float = 0.01,
-    records: Recorder | None = None,
-    workers: int = 4,
-    seed: int = 0,
+    **how: Unpack[How],
 ) -> float | None:
     """Top-1 in percent under torchattacks' CW (L2), whose perturbation is unbounded.
 
     Beside it the records get the mean L2 over the images that were fooled, and, for each of
     ``radii`` (L2, pixels of [0, 1]), the accuracy when only perturbations up to that radius
-    count as fooling. Arguments and errors as :func:`evaluate_imagenet_fgsm`.
+    count as fooling. Otherwise as :func:`evaluate_imagenet_fgsm`.
     """
-    folder = _open(model, data_dir, test_transform)
-    if folder is None:
-        return None
-    settings: dict[str, Any] = {"c": c, "kappa": kappa, "steps": steps, "lr": lr}
+    trial = trials.cw(radii, c=c, kappa=kappa, steps=steps, lr=lr)
+    return _evaluate(model, data_dir, test_batchsize, test_transform, dist, images.imagenet_val, trial, how)
 
-    def attack(inner: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        adversarial = attacks.cw(inner, pixels, labels, **settings)
-        with torch.no_grad():  # what was wrong from the start needs no perturbation
-            wrong = inner(pixels).argmax(-1) != labels
-        return torch.where(wrong[:, None, None, None], pixels, adversarial)
 
-    judged = judge(
+def evaluate_imagenet_patchfool(
+    model: nn.Module,
+    data_dir: str | Path,
+    test_batchsize: int = 64,
+    test_transform: Any = None,
+    dist: bool = False,
+    *,
+    config: PatchFoolConfig | None = None,
+    **how: Unpack[How],
+) -> float | None:
+    """Top-1 in percent under PatchFool (Fu et al. 2022); every image counts, also what was wrong before.
+
+    The defaults are the published code's: shorter side to 224 bilinear, batches of 64, and, on a
+    model of ImageNet's classes, RobustBench's 5000 images. Otherwise as :func:`evaluate_imagenet_fgsm`.
+    """
+    trial, default = trials.patch_fool(config or PatchFoolConfig()), Preprocessing(224, 1.0, "bilinear").transform()
+    return _evaluate(
         model,
-        folder,
+        data_dir,
         test_batchsize,
-        share=dist,
-        workers=workers,
-        seed=seed,
-        title="cw",
-        attack=attack,
+        test_transform,
+        dist,
+        images.imagenet_val,
+        trial,
+        how,
+        default=default,
+        sampled=True,
     )
-    if records is not None:
-        protocol = _protocol(folder, test_batchsize, norm="l2", **settings)
-        records.add(judged, "cw", protocol | {"radius": "unbounded"})
-        for radius in radii:
-            within = Judged(judged.paths, judged.right | (judged.l2 > radius), judged.l2)
-            records.add(within, "cw", protocol | {"radius": radius})
-        needed = judged.l2[~judged.right & (judged.l2 > 0)]
-        if len(needed):
-            records.add_value("cw", "mean_l2", float(needed.mean()), unit="", n=len(needed), protocol=protocol)
-    return judged.top1
 
 
-def _severities(data_dir: Path, corruption: str) -> list[int]:
-    return [s for s in SEVERITIES if (data_dir / corruption / str(s)).is_dir()]
+def evaluate_imagenet_autoattack(
+    model: nn.Module,
+    data_dir: str | Path,
+    test_batchsize: int = 128,
+    test_transform: Any = None,
+    attack_type: str = "Linf",
+    epsilon: float = 4 / 255,
+    dist: bool = False,
+    **how: Unpack[How],
+) -> float | None:
+    """Top-1 in percent under the standard AutoAttack, on RobustBench's 5000 images for ImageNet's classes.
 
+    Args:
+        attack_type: "Linf" or "L2".
+        epsilon: radius in pixels of [0, 1].
 
-def mean_corruption_error(accuracy: dict[str, float]) -> float:
-    """mCE as a fraction from each corruption's mean accuracy in percent (all fifteen)."""
-    errors = [(100 - accuracy[name]) / (100 * alexnet) for name, alexnet in ALEXNET_ERROR.items()]
-    return sum(errors) / len(errors)
+    EasyRobust's function of this name returns nothing. Otherwise as :func:`evaluate_imagenet_fgsm`.
+    """
+    trial = trials.auto_attack(attack_type, epsilon)
+    return _evaluate(
+        model, data_dir, test_batchsize, test_transform, dist, images.imagenet_val, trial, how, sampled=True
+    )
 
 
 def evaluate_imagenet_c(
@@ -199,76 +282,23 @@ def evaluate_imagenet_c(
     test_batchsize: int = 128,
     test_transform: Any = None,
     dist: bool = False,
-    *,
-    records: Recorder | None = None,
-    workers: int = 4,
-    seed: int = 0,
+    **how: Unpack[How],
 ) -> tuple[float, float | None] | None:
     """Mean top-1 in percent over the corruption folders present, and mCE as a fraction (EasyRobust's units).
 
-    mCE is None unless all 75 folders ``<corruption>/<severity>`` are there. Images are taken
-    as they are (ImageNet-C is 224 wide) unless ``test_transform`` is given. Otherwise as
-    :func:`evaluate_imagenet_val`.
+    mCE is None unless all 75 folders ``<corruption>/<severity>`` are there; in the records it is
+    in percent. Images are taken as they are (ImageNet-C is 224 wide) unless ``test_transform`` is
+    given. Otherwise as :func:`evaluate_imagenet_val`.
     """
     root = Path(data_dir)
-    transform = test_transform or (transforms.ToTensor() if find_normalize(model) is not None else None)
-    present = {name: _severities(root, name) for name in ALEXNET_ERROR} if root.exists() else {}
-    accuracy: dict[str, float] = {}
-    for name, severities in present.items():
-        parts = []
-        for severity in severities:
-            folder = _open(model, root / name / str(severity), transform)
-            assert folder is not None
-            title = f"{name} {severity}"
-            parts.append(judge(model, folder, test_batchsize, share=dist, workers=workers, seed=seed, title=title))
-            if records is not None:
-                protocol = _protocol(folder, test_batchsize, corruption=name, severity=severity)
-                records.add(parts[-1], "imagenet-c", protocol)
-        if parts:
-            accuracy[name] = sum(part.top1 for part in parts) / len(parts)
-    if not accuracy:
-        if root.exists():
-            raise DataError(f"{root}: expected folders <corruption>/<severity 1-5>/<class>, found none.")
-        _logger.warning("%s does not exist: skipped", root)
+    if not exists(root):
         return None
-    whole = all(len(severities) == len(SEVERITIES) for severities in present.values())
-    mce = mean_corruption_error(accuracy) if whole else None
-    if mce is None:
-        found = sum(map(len, present.values()))
-        _logger.warning("%s: %d of 75 folders; no mCE from a part", root, found)
-    elif records is not None:
-        records.add_value("imagenet-c", "mce", 100 * mce, n=parts[-1].n, protocol={"batch_size": test_batchsize})
-    return sum(accuracy.values()) / len(accuracy), mce
-
-
-def run_suites(
-    model: nn.Module,
-    data_dir: str | Path,
-    suites: Iterable[str],
-    *,
-    batch_size: int,
-    transform: Any,
-    epsilons: Sequence[float],
-    radii: Sequence[float],
-    records: Recorder,
-    workers: int,
-    seed: int = 0,
-) -> int:
-    """Every evaluation named in ``suites`` (of :data:`SUITES`) under EasyRobust's folder names; how many ran."""
-    root, dist = Path(data_dir), world_size() > 1
-    val = root / "imagenet-val"
-    common: dict[str, Any] = {"dist": dist, "records": records, "workers": workers, "seed": seed}
-    results: list[Any] = []
-    for suite in suites:
-        if suite == "val":
-            results.append(evaluate_imagenet_val(model, val, batch_size, transform, **common))
-        elif suite == "fgsm":
-            for epsilon in epsilons:
-                results.append(evaluate_imagenet_fgsm(model, val, batch_size, transform, epsilon=epsilon, **common))
-        elif suite == "cw":
-            results.append(evaluate_imagenet_cw(model, val, batch_size, transform, radii=radii, **common))
-        elif suite == "c":
-            results.append(evaluate_imagenet_c(model, root / "imagenet-c", batch_size, transform, **common))
-        else:
-            raise OptionError(f"--suite: expected one of {', '.join(SUITES)}, found {suite!r}.")
-    return sum(result is not None for result in results)
+    transform = transform_for(model, test_transform, transforms.ToTensor())
+    folders = corruption_folders(root)
+    outputs = outputs_on(model, root / folders[0][0] / str(folders[0][1]), transform)
+    subset = Subset.parse(str(how.get("subset") or "all"))
+    parts = corruption_parts(root, outputs, transform, test_batchsize, subset)
+    found = _judge(model, list(parts.values()), dist, how)
+    outcomes = {key: outcome[0] for key, outcome in zip(parts, found, strict=True)}
+    protocol = {**describe_transform(transform), "batch_size": test_batchsize, "subset": str(subset)}
+    return sum_up_corruptions(outcomes, how.get("records"), protocol)

@@ -94,6 +94,7 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ckpt-path", required=True, metavar="FILE_OR_URL", help="checkpoint, any form")
     parser.add_argument("--sha256", metavar="HASH", help="refuse any other file")
     parser.add_argument("--use-ema", action="store_true", help="take the checkpoint's moving average")
+    parser.add_argument("--img-size", type=whole(1), metavar="N", help="build the model for images of this size")
     parser.add_argument("--input-size", type=whole(1), metavar="N", help="image side (default: the model's)")
     parser.add_argument("--crop-pct", type=within(0.01, 1), default=0.875, metavar="F", help="crop (default: 0.875)")
     parser.add_argument(

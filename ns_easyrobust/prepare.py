@@ -44,14 +44,16 @@ def checkpoint_model(args: argparse.Namespace, device: torch.device) -> tuple[No
     where the architecture cannot take it.
     """
     checkpoint = read_checkpoint(args.ckpt_path, sha256=args.sha256)
-    model = load_model(
-        args.model, checkpoint, ema=args.use_ema, num_classes=args.num_classes, mean=args.mean, std=args.std
-    )
-    size = int(resolve_data_config({}, model=model[1])["input_size"][-1])
+    options = {"num_classes": args.num_classes, "mean": args.mean, "std": args.std}
+    if args.img_size is not None:
+        options["img_size"] = args.img_size
+    model = load_model(args.model, checkpoint, ema=args.use_ema, **options)
+    size = args.img_size or int(resolve_data_config({}, model=model[1])["input_size"][-1])
     fixed = getattr(getattr(model[1], "patch_embed", None), "img_size", None)  # ViT and Swin assert theirs
     if args.input_size is not None and isinstance(fixed, tuple) and fixed[-1] != args.input_size:
         raise OptionError(
-            f"--input-size {args.input_size}: expected {fixed[-1]}, the only size {args.model} takes. Leave it out."
+            f"--input-size {args.input_size}: expected {fixed[-1]}, the size {args.model} is built for. "
+            "Leave it out, or build the model for it with --img-size."
         )
     args.input_size = args.input_size or size
     return model.to(device), checkpoint

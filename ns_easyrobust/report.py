@@ -1,41 +1,70 @@
-"""The verb ``report``: records as text, Markdown, CSV and a plot."""
+"""The verb ``report``: records as text, Markdown, CSV, a plot, one HTML page, and leaderboards' forms."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import logging
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from . import published
 from .figures import Dot, dot_panels
 from .files import one_line_for_os_errors, write_text
+from .page import page
 from .records import Record, read_records
+from .sheets import as_markdown
+from .submit import LEADERBOARDS, easyrobust_form, read_about, robustbench_form
+from .summary import Summary
+from .summary_sheet import summary_sheet
 from .tables import Table
 
 _logger = logging.getLogger(__name__)
 
 
 def write_report(
-    records: Iterable[Record], folder: str | Path, *, baseline: str | None = None, best: bool = False
+    records: Iterable[Record],
+    folder: str | Path,
+    *,
+    baseline: str | None = None,
+    best: bool = False,
+    preset: str | None = None,
+    published_rows: bool = False,
 ) -> list[Path]:
-    """results.md, results.csv and, where there are accuracies, results.png; an earlier report is replaced.
+    """results.md, .csv, .html and, where there are accuracies, results.png; an earlier report is replaced.
+
+    Args:
+        baseline: the row that differences refer to.
+        best: mark the best of each column.
+        preset: of the Table 2 view (:class:`~ns_easyrobust.summary.Summary`).
+        published_rows: set the published rows beneath it.
 
     Raises:
-        OptionError: no records, or an unknown baseline.
+        OptionError: no records, an unknown baseline or preset.
         OutputError: the folder cannot be written.
     """
-    return _write(Table(records, baseline=baseline), Path(folder), best)
+    table = Table(records, baseline=baseline)
+    return _write(table, Summary(table, preset), Path(folder), best, published_rows)
 
 
-def _write(table: Table, folder: Path, best: bool) -> list[Path]:
+def _write(table: Table, summary: Summary, folder: Path, best: bool, published_rows: bool) -> list[Path]:
     with one_line_for_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    written = [
-        write_text(folder / "results.md", table.to_markdown(best=best)),
-        write_text(folder / "results.csv", table.to_csv()),
-    ]
+    rows = published.ROWS if published_rows else ()
+    text = table.to_markdown(best=best)
+    if summary.parts or rows:
+        text += f"\n## The columns of the paper's Table 2\n\n{as_markdown(summary_sheet(summary, rows))}"
+    written = [write_text(folder / "results.md", text), write_text(folder / "results.csv", table.to_csv())]
+    picture = _draw(table, folder / "results.png")
+    written += [picture] if picture is not None else []
+    pixels = picture.read_bytes() if picture is not None else None
+    return [*written, write_text(folder / "results.html", page(table, summary, rows, pixels, best=best))]
+
+
+def _draw(table: Table, path: Path) -> Path | None:
+    """The accuracies as dots with their intervals; None where there are none to draw, or nothing to draw with."""
     panels = []
     for column in table.shown:
         if column.unit == "%" and not column.lower_is_better:
@@ -45,13 +74,12 @@ def _write(table: Table, folder: Path, best: bool) -> list[Path]:
             panels.append((column.title, dots))
     if panels and importlib.util.find_spec("matplotlib") is None:
         _logger.warning("results.png was not drawn: matplotlib is not installed")
-    elif panels:
-        names = {row: table.row_name(row) for row in table.rows}
-        caption = f"bars: {100 * table.confidence:g}% Wilson intervals"
-        baseline = names.get(table.baseline or "")
-        path = folder / "results.png"
-        written.append(dot_panels(panels, list(names.values()), path, caption=caption, baseline=baseline))
-    return written
+        return None
+    if not panels:
+        return None
+    names = {row: table.row_name(row) for row in table.rows}
+    caption = f"bars: {100 * table.confidence:g}% Wilson intervals"
+    return dot_panels(panels, list(names.values()), path, caption=caption, baseline=names.get(table.baseline or ""))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,19 +90,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baseline", metavar="NAME", help="the row that differences refer to")
     parser.add_argument("--best", action="store_true", help="mark the best value of each column")
     parser.add_argument(
+        "--published", action="store_true", help="add the paper's and EasyRobust's DAT rows, marked as published"
+    )
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="the protocol of the Table 2 view and of the forms: paper, easyrobust, native or custom "
+        "(default: the first of these that the records have)",
+    )
+    parser.add_argument(
         "--output",
         type=Path,
         metavar="FOLDER",
-        help="where results.md, .csv and .png go; an earlier report there is replaced "
+        help="where results.md, .csv, .png and .html go; an earlier report there is replaced "
         "(default: beside the first results file)",
     )
+    forms = parser.add_argument_group("leaderboards")
+    forms.add_argument("--submit", type=Path, metavar="FILE", help="write EasyRobust's submission, as JSON")
+    forms.add_argument(
+        "--leaderboard", choices=LEADERBOARDS, default="ood", help="which of EasyRobust's it is for (default: ood)"
+    )
+    forms.add_argument("--robustbench", type=Path, metavar="FILE", help="write RobustBench's model info, as JSON")
+    forms.add_argument("--row", metavar="NAME", help="the row to submit, where there are several")
+    forms.add_argument("--about", type=Path, metavar="FILE", help="JSON with what records do not hold: authors, links")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the table of all records in ``args.results`` and write the report."""
+    """Print the table of all records in ``args.results``, write the report and the forms that are asked for."""
     records = [record for path in args.results for record in read_records(path)]
     table = Table(records, baseline=args.baseline)
+    summary = Summary(table, args.preset)
+    forms = _forms(args, table, summary)
     width = shutil.get_terminal_size((120, 24)).columns  # 120 where there is no terminal
     print(table.to_text(best=args.best, width=width))
-    for path in _write(table, args.output or args.results[0].parent, args.best):
+    written = _write(table, summary, args.output or args.results[0].parent, args.best, args.published)
+    for path in [*written, *(write_text(path, text) for path, text in forms.items())]:
         print(f"wrote {path}")
+
+
+def _forms(args: argparse.Namespace, table: Table, summary: Summary) -> dict[Path, str]:
+    """The leaderboards' files by path, made before anything is written."""
+    about, found = read_about(args.about), {}
+    if args.submit is not None:
+        found[args.submit] = easyrobust_form(
+            table, args.row, leaderboard=args.leaderboard, preset=summary.preset, about=about
+        )
+    if args.robustbench is not None:
+        found[args.robustbench] = robustbench_form(table, args.row, preset=summary.preset, about=about)
+    return {path: json.dumps(form, indent=2, ensure_ascii=False) + "\n" for path, form in found.items()}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -90,3 +93,29 @@ def batches(digits) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Twenty batches of 64 digits that ``trained`` was trained on, with labels."""
     images, labels = digits
     return [(images[i : i + 64], labels[i : i + 64]) for i in range(0, 1280, 64)]
+
+
+def load_script(name: str) -> ModuleType:
+    """A script of ``benchmarks/`` as a module."""
+    path = Path(__file__).parent.parent / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, tuple[int, int, int]]]:
+    """EasyRobust's whole layout, 20 classes in each corruption; (n, right, unmasked) of each folder by its plan."""
+    script = load_script("make_benchmark_tree")
+    root = once(tmp_path_factory, "tree", lambda path: script.write_tree(path, classes=20))
+    planted = json.loads((root / "planted.json").read_text())
+    return root, {folder: (count["n"], count["right"], count["unmasked"]) for folder, count in planted.items()}
+
+
+@pytest.fixture(scope="session")
+def reads_pixels() -> NormalizedModel:
+    """A model of 1000 outputs that reads the class out of ``tree``'s pixels, planted errors included."""
+    return with_normalization(load_script("make_benchmark_tree").ReadsPixels(), (0.0,) * 3, (1.0,) * 3)

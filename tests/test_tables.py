@@ -6,14 +6,18 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from ns_easyrobust.bits import images_digest, save_right
 from ns_easyrobust.errors import OptionError
 from ns_easyrobust.records import Record
-from ns_easyrobust.tables import Table, wilson_interval
+from ns_easyrobust.tables import Table
 
 
 def make(label: str = "DAT", suite: str = "imagenet-val", correct: int | None = 60, **changes: Any) -> Record:
@@ -47,21 +51,6 @@ def markdown_rows(text: str) -> list[list[str]]:
     rows = [line for line in text.splitlines() if line.startswith("|")]
     cells = [re.split(r"(?<!\\)\|", row)[1:-1] for row in rows]
     return [[re.sub(r"\\([^\w\s])", r"\1", cell.strip()).replace("\\_", "_") for cell in row] for row in cells]
-
-
-@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
-@pytest.mark.parametrize(("correct", "n"), [(0, 1), (1, 1), (0, 50), (50, 50), (3, 7), (40912, 50000), (1, 10**6)])
-def test_wilson_interval_is_scipys(correct: int, n: int, confidence: float) -> None:
-    expected = binomtest(correct, n).proportion_ci(confidence, method="wilson")
-    low, high = wilson_interval(correct, n, confidence)
-    assert (low, high) == pytest.approx((100 * expected.low, 100 * expected.high), rel=1e-9, abs=1e-9)
-    assert 0 <= low < high <= 100
-
-
-@pytest.mark.parametrize(("correct", "n", "confidence"), [(-1, 5, 0.95), (6, 5, 0.95), (0, 0, 0.95), (1, 5, 95)])
-def test_wilson_interval_of_impossible_counts(correct: int, n: int, confidence: float) -> None:
-    with pytest.raises(OptionError, match="expected 0 <= correct <= n"):
-        wilson_interval(correct, n, confidence)
 
 
 def test_csv_gives_the_records_back() -> None:
@@ -172,26 +161,6 @@ def test_batch_size_is_a_note_and_no_column() -> None:
         assert [row["value"] for row in parsed(Table(records))] == ["61.0"]
 
 
-def test_variants_of_a_protocol_are_columns_named_by_what_differs() -> None:
-    def fgsm(**protocol: Any) -> Record:
-        return make("a", "fgsm", protocol={"resize": 256, **protocol})
-
-    records = [fgsm(epsilon=1 / 255), fgsm(epsilon=4 / 255), fgsm(), make("a")]
-    assert [column.title for column in Table(records).columns] == [
-        "fgsm top1 (epsilon=1/255)",
-        "fgsm top1 (epsilon=4/255)",
-        "fgsm top1 (epsilon=not given)",
-        "imagenet-val top1",
-    ]
-    close = Table([fgsm(epsilon=0.3), fgsm(epsilon=0.3 + 1e-12)])
-    assert len({column.title for column in close.columns}) == 2
-    models = [
-        fgsm(mean=[0.5, 0.5, 0.5]),
-        make("b", "fgsm", protocol={"resize": 256, "mean": [0.4, 0.4, 0.4]}),
-    ]
-    assert len(Table(models).columns) == 1, "a model's normalisation is no protocol of its own"
-
-
 def test_a_metric_of_many_variants_is_left_to_the_csv() -> None:
     corruptions = [make("a", "imagenet-c", protocol={"severity": severity}) for severity in range(75)]
     table = Table([make("a"), *corruptions])
@@ -199,34 +168,6 @@ def test_a_metric_of_many_variants_is_left_to_the_csv() -> None:
     assert [column.suite for column in table.shown] == ["imagenet-val"]
     assert "imagenet-c top1: 75 variants, each in the CSV." in table.to_text()
     assert len(Table(corruptions).shown) == 75, "but never an empty table"
-
-
-def test_newest_measurement_is_shown() -> None:
-    old, new = make(correct=10, created="2026-01-01T00:00:00+00:00"), make(correct=20)
-    assert [row["correct"] for row in parsed(Table([new, old]))] == ["20"]
-
-
-def test_checkpoints_of_one_label_are_rows_of_their_own() -> None:
-    hashes = [{"checkpoint": "best.pth", "checkpoint_sha256": letter * 64} for letter in "ab"]
-    table = Table([make(**hashes[0]), make("DAT", "fgsm", **hashes[1]), make("other")])
-    assert table.rows == ("DAT [sha256 aaaaaaaa]", "DAT [sha256 bbbbbbbb]", "other")
-    assert Table([make(), make(ema=True)]).rows == ("DAT [not EMA]", "DAT [EMA]")
-    moved = [make(**hashes[0]), make("DAT", "fgsm", checkpoint="moved.pth", checkpoint_sha256="a" * 64)]
-    assert Table(moved).rows == ("DAT",)
-    with pytest.raises(OptionError, match="unknown baseline"):
-        Table([make(**hashes[0]), make(**hashes[1])], baseline="DAT")
-
-
-def test_rows_and_columns_come_as_first_seen_or_as_given() -> None:
-    records = [make("b", "z"), make("a", "y"), make("c", "z")]
-    table = Table(records)
-    assert table.rows == ("b", "a", "c")
-    assert [column.suite for column in table.columns] == ["z", "y"]
-    chosen = Table(records, labels=["c", "b"])
-    assert chosen.rows == ("c", "b")
-    assert [column.suite for column in chosen.columns] == ["z"]
-    with pytest.raises(OptionError, match="unknown label: expected one of 'b', 'a', 'c', found 'd'"):
-        Table(records, labels=["a", "d"])
 
 
 def test_baseline_gives_differences_in_points() -> None:
@@ -251,6 +192,45 @@ def test_baseline_gives_differences_in_points() -> None:
     assert "difference to base, in points" in table.to_text()
     with pytest.raises(OptionError, match="unknown baseline: expected one of 'base', 'x', 'y', found 'z'"):
         Table(records, baseline="z")
+
+
+def with_bits(folder: Path, label: str, right: list[bool], images: str = "") -> Record:
+    paths = [f"{images}{index}.png" for index in range(len(right))]
+    name = save_right(folder, label, paths, np.array(right))
+    record = make(label, correct=sum(right), n=len(right), images=images_digest(paths), right=name)
+    return replace(record, folder=folder)
+
+
+def test_paired_differences_stand_in_every_form(tmp_path: Path) -> None:
+    base = with_bits(tmp_path, "base", [True] * 20 + [False] * 30)
+    mine = with_bits(tmp_path, "mine", [False] * 2 + [True] * 33 + [False] * 15)
+    moved = with_bits(tmp_path, "moved", [True] * 35 + [False] * 15, "elsewhere/")
+    table = Table([base, mine, moved], baseline="base")
+    p = binomtest(2, 17).pvalue
+    rows = {row["label"]: row for row in parsed(table)}
+    assert float(rows["mine"]["delta"]) == pytest.approx(26)
+    assert float(rows["mine"]["mcnemar_p"]) == pytest.approx(p)
+    low, high = float(rows["mine"]["delta_low"]), float(rows["mine"]["delta_high"])
+    error = 100 * ((17 / 50 - 0.26**2) / 50) ** 0.5
+    assert (low, high) == pytest.approx((26 - 1.96 * error, 26 + 1.96 * error), abs=0.15 * error)
+    assert [rows["moved"][name] for name in ("delta_low", "delta_high", "mcnemar_p")] == [""] * 3
+    assert [rows["base"][name] for name in ("delta", "delta_low", "mcnemar_p")] == [""] * 3
+    written = f"66.00 (+26.00 [{low:.2f}, {high:.2f}], p=0.0023)"
+    assert p == pytest.approx(0.0023, abs=5e-5)
+    cells = {row[0]: row[1] for row in markdown_rows(table.to_markdown())[2:]}
+    assert cells["mine"].startswith(written + " [")
+    assert cells["moved"].startswith("70.00 (+30.00) [")
+    assert re.search(re.escape(written), re.sub(" +", " ", table.to_text()))
+    assert "McNemar's exact p" in table.to_text()
+    assert "McNemar" not in Table([base, moved], baseline="base").to_text()
+    assert "mcnemar_p" not in Table([base, mine]).to_csv()
+
+
+def test_tiny_p_values_need_no_zeros(tmp_path: Path) -> None:
+    base, mine = with_bits(tmp_path, "base", [False] * 40), with_bits(tmp_path, "mine", [True] * 40)
+    table = Table([base, mine], baseline="base")
+    assert "(+100.00 [100.00, 100.00], p<0.001)" in table.to_text()
+    assert r"p\<0.001" in table.to_markdown()
 
 
 def test_what_stands_below_the_table_lets_one_measure_again() -> None:
@@ -289,8 +269,3 @@ def test_text_folds_into_groups_that_fit(width: int) -> None:
     assert max(map(len, text.splitlines())) <= width
     assert re.findall(r"suite-\d(?= top1 )|suite-\d(?= top1$)", text.split("[low")[0], re.MULTILINE) == suites
     assert text.split("[low")[0].count("60.00 [50.20, 69.06]") == 9
-
-
-def test_no_records_make_no_table() -> None:
-    with pytest.raises(OptionError, match="expected at least one record"):
-        Table([])

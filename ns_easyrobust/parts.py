@@ -1,0 +1,55 @@
+"""An evaluation's folder on its way to the judge: is it there, what transform, how many outputs has the model."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from .data import read_image
+from .errors import DataError, ModelError
+from .images import ImageList, Subset
+from .judging import Part, Trial, outputs_of
+from .vit import find_normalize
+
+_logger = logging.getLogger(__name__)
+Load = Callable[[Path, int, Any], ImageList]
+
+
+def exists(root: Path) -> bool:
+    """Whether ``root`` is there; a warning names it if not."""
+    if not root.exists():
+        _logger.warning("%s does not exist: skipped", root)
+    return root.exists()
+
+
+def transform_for(model: nn.Module, given: Any, default: Any) -> Any:
+    """``given``, or ``default`` if the model normalises its input itself."""
+    if given is None and find_normalize(model) is None:
+        raise ModelError(
+            "the model has no normalisation inside and no test_transform was given: expected one of both. "
+            "Wrap it (load_model does), or pass the transform that its weights were trained with."
+        )
+    return given or default
+
+
+def outputs_on(model: nn.Module, root: Path, transform: Any) -> int:
+    """How many logits the model gives, tried on the first image under ``root``."""
+    for folder, names, files in os.walk(root):
+        names.sort()
+        for name in sorted(files):
+            if name.lower().endswith(IMG_EXTENSIONS):
+                return outputs_of(model, transform(read_image(os.path.join(folder, name))))
+    raise DataError(f"{root}: expected images, found none. Check --data_dir.")
+
+
+def part_of(
+    root: Path, load: Load, outputs: int, transform: Any, batch_size: int, subset: Subset, tried: Sequence[Trial]
+) -> Part:
+    """``tried`` on the images under ``root``, opened when their turn comes."""
+    return Part(lambda: subset.of(load(root, outputs, transform)), batch_size, tried, {"subset": str(subset)})

@@ -1,0 +1,159 @@
+"""Many evaluations of one checkpoint through one loader: first the quick ones, then each slow attack."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import trials
+from .corruptions import corruption_parts, sum_up_corruptions
+from .data import describe_transform
+from .distributed import world_size
+from .images import Subset
+from .judging import Part, Trial, judge
+from .parts import exists, outputs_on, part_of
+from .patchfool import PatchFoolConfig
+from .protocols import Protocol
+from .recorder import Recorder
+from .suites import FOLDERS, Folder
+
+_logger = logging.getLogger(__name__)
+
+TABLE2 = ("val", "patchfool", "cw", "fgsm", "damagenet", "a", "c", "v2", "r", "sketch", "stylized")
+EASYROBUST = ("val", "a", "r", "sketch", "v2", "stylized", "c")
+GROUPS = {"table2": TABLE2, "easyrobust": EASYROBUST, "all": (*TABLE2, "objectnet", "pgd", "autoattack")}
+SUITES = GROUPS["all"]
+_ON_VAL = ("val", "fgsm", "pgd", "cw", "patchfool", "autoattack")
+_SLOW = ("pgd", "cw", "patchfool", "autoattack")  # hours on ImageNet: last, and each by itself
+
+
+@dataclass(frozen=True)
+class Attacks:
+    """Settings of the attacks; radii in pixels of [0, 1]."""
+
+    fgsm: Sequence[float] = (1 / 255,)
+    cw_radii: Sequence[float] = ()
+    pgd: Sequence[float] = (1 / 255,)
+    pgd_steps: int = 10
+    patchfool: PatchFoolConfig = field(default_factory=PatchFoolConfig)
+    autoattack: float = 4 / 255
+    autoattack_norm: str = "Linf"
+
+    def trials(self, suite: str) -> list[Trial]:
+        """What ``suite`` tries."""
+        if suite == "fgsm":
+            return [trials.fgsm(epsilon) for epsilon in self.fgsm]
+        if suite == "pgd":
+            return [trials.pgd(epsilon, self.pgd_steps) for epsilon in self.pgd]
+        if suite == "cw":
+            return [trials.cw(self.cw_radii)]
+        if suite == "patchfool":
+            return [trials.patch_fool(self.patchfool)]
+        if suite == "autoattack":
+            return [trials.auto_attack(self.autoattack_norm, self.autoattack)]
+        return [trials.clean(suite if suite in ("damagenet", "objectnet") else f"imagenet-{suite}")]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run, and how.
+
+    Attributes:
+        suites: of :data:`SUITES`.
+        protocol: transforms and subsets.
+        subsets: that replace the protocol's, by suite; "" is for all suites.
+    """
+
+    data_dir: Path
+    suites: Sequence[str]
+    protocol: Protocol
+    attacks: Attacks = field(default_factory=Attacks)
+    subsets: dict[str, Subset] = field(default_factory=dict)
+    batch_size: int = 64
+
+    def folder(self, suite: str) -> Path:
+        return self.data_dir / self._set(suite).name
+
+    def subset(self, suite: str, outputs: int) -> Subset:
+        return self.subsets.get(suite) or self.subsets.get("") or self.protocol.subset(suite, outputs)
+
+    def alike(self, one: str, other: str, outputs: int) -> bool:
+        """Whether two suites see the very same images."""
+        return (self.folder(one), self.protocol.preprocessing(one), self.subset(one, outputs)) == (
+            self.folder(other),
+            self.protocol.preprocessing(other),
+            self.subset(other, outputs),
+        )
+
+    def transform(self, suite: str) -> Any:
+        return self.protocol.preprocessing(suite).transform()
+
+    def part(self, suite: str, outputs: int) -> Part:
+        """The images of ``suite`` and what is tried on them."""
+        root, load, tried = self.folder(suite), self._set(suite).load, self.attacks.trials(suite)
+        return self._named(
+            part_of(root, load, outputs, self.transform(suite), self.batch_size, self.subset(suite, outputs), tried)
+        )
+
+    def corruptions(self, outputs: int) -> dict[tuple[str, int], Part]:
+        """A part for each folder of ImageNet-C that is there."""
+        found = corruption_parts(
+            self.folder("c"), outputs, self.transform("c"), self.batch_size, self.subset("c", outputs)
+        )
+        return {key: self._named(part) for key, part in found.items()}
+
+    def _set(self, suite: str) -> Folder:
+        return FOLDERS["val" if suite in _ON_VAL else suite]
+
+    def _named(self, part: Part) -> Part:
+        return replace(part, protocol={"preset": self.protocol.name, **part.protocol})
+
+
+def run_suites(
+    model: nn.Module,
+    plan: Plan,
+    *,
+    records: Recorder,
+    workers: int,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> list[str]:
+    """Every suite of ``plan`` whose folder is there; which ones ran.
+
+    Clean accuracy and FGSM share a decoded batch and a forward pass. What an earlier run has
+    finished is taken from ``records``.
+    """
+    there = {folder: exists(folder) for folder in dict.fromkeys(map(plan.folder, plan.suites))}
+    suites = [suite for suite in SUITES if suite in plan.suites and there[plan.folder(suite)]]
+    if not suites:
+        return []
+    outputs = outputs_on(model, plan.folder(suites[0]), plan.transform(suites[0]))
+    how: dict[str, Any] = {
+        "share": world_size() > 1,
+        "workers": workers,
+        "seed": seed,
+        "dtype": dtype,
+        "recorder": records,
+    }
+    slow = {suite: plan.part(suite, outputs) for suite in _SLOW if suite in suites}
+    for part in slow.values():
+        part.open()  # a subset that cannot be taken is told now, not in some hours
+    quick = {suite: plan.part(suite, outputs) for suite in suites if suite not in (*_SLOW, "c")}
+    if {"val", "fgsm"} <= set(quick) and plan.alike("val", "fgsm", outputs):
+        quick["val"] = replace(quick["val"], trials=[*quick["val"].trials, *quick.pop("fgsm").trials])
+    corrupted = plan.corruptions(outputs) if "c" in suites else {}
+    found = judge(model, [*quick.values(), *corrupted.values()], **how)
+    if corrupted:
+        outcomes = {key: outcome[0] for key, outcome in zip(corrupted, found[len(quick) :], strict=True)}
+        protocol = next(iter(corrupted.values())).protocol
+        seen = describe_transform(plan.transform("c")) | {"batch_size": plan.batch_size}
+        sum_up_corruptions(outcomes, records, {**protocol, **seen})
+    for part in slow.values():
+        judge(model, [part], **how)
+    return suites
