@@ -19,7 +19,12 @@ from ns_easyrobust.vit import frozen
 
 
 def plain_patchfool(
-    model: nn.Sequential, pixels: torch.Tensor, labels: torch.Tensor, config: Any, *, seeds: Sequence[int]
+    model: nn.Sequential,
+    pixels: torch.Tensor,
+    labels: torch.Tensor,
+    config: Any,
+    *,
+    seeds: Sequence[int] | None = None,
 ) -> torch.Tensor:
     """Adversarial pixels (B, 3, H, W) in [0, 1] of the last iterate.
 
@@ -27,13 +32,14 @@ def plain_patchfool(
         model: ``Sequential(Normalize, vit)`` with timm's ``blocks`` and unfused attention.
         config: a ``PatchFoolConfig``.
         seeds: one an image; it draws the start, ``torch.rand(3, H, W)``, and then a random choice of patches.
+            By default 0, 1, 2, ...
     """
     fused = [block.attn for block in model[1].blocks if getattr(block.attn, "fused_attn", False)]
     try:
         for attention in fused:  # timm 1.x: a fused kernel returns no weights
             attention.fused_attn = False
         with frozen(model), torch.enable_grad():
-            return _attack(model, pixels, labels, config, seeds)
+            return _attack(model, pixels, labels, config, range(len(pixels)) if seeds is None else seeds)
     finally:
         for attention in fused:
             attention.fused_attn = True

@@ -294,5 +294,8 @@ def augmentation_from_args(
 ) -> NullspaceAugmentation | None:
     """The augmentation that ``--aug`` asks for; None for ``none``. ``options`` go to its constructor."""
     if args.aug == "none":
+        given = [f.name for f in fields(NoiseConfig) if getattr(args, f"ns_{f.name}") != f.default]
+        if given:
+            _logger.warning("--ns-%s does nothing with --aug none", given[0].replace("_", "-"))
         return None
     return AUGMENTATIONS[args.aug](model, batches, config_from_args(args), interval=args.ns_interval, **options)

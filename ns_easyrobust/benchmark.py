@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=(*GROUPS, *(name for name in SUITES if name not in GROUPS)),
         help=f"of {', '.join(SUITES)}, or a group: {', '.join(GROUPS)} (default: table2, the paper's columns)",
     )
+    parser.add_argument("--adv", action="store_true", help="EasyRobust's flag: AutoAttack alone")
     parser.add_argument("--protocol", default="paper", choices=PRESETS, help=_told(PRESETS))
     parser.add_argument(
         "--subset",
@@ -159,7 +160,8 @@ def run(args: argparse.Namespace) -> None:
             f"--data-dir {args.data_dir}: expected a folder with imagenet-val/ and others, found none. "
             "Nothing was evaluated."
         )
-    suites, subsets, attacks, path = _suites(args.suite), _subsets(args.subset), _attacks(args), _results_file(args)
+    suites = _suites(["autoattack"] if args.adv else args.suite)
+    subsets, attacks, path = _subsets(args.subset), _attacks(args), _results_file(args)
     with process_group(pick_device(args.device)) as device:
         model, checkpoint = checkpoint_model(args, device)
         label = args.label or f"{args.ckpt_path}{' (EMA)' if args.use_ema else ''}"
@@ -193,7 +195,7 @@ def run(args: argparse.Namespace) -> None:
         )
         if not ran:
             raise DataError(
-                f"{args.data_dir}: expected the folders of --suite {' '.join(args.suite)}, found none. "
+                f"{args.data_dir}: expected the folders of --suite {' '.join(suites)}, found none. "
                 "Nothing was evaluated; check --data-dir (ns-easyrobust doctor says what is there)."
             )
         if rank() == 0:

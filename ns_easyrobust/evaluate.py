@@ -1,7 +1,7 @@
 """Evaluations with EasyRobust's signatures: top-1 in percent, and a record of it where one is asked for.
 
 EasyRobust's names keep their return types and units; where its functions are wrong, the
-number here is right (README lists the differences). All take EasyRobust's five positionals.
+number here is right (docs/evaluation.md lists the differences, tests/test_host.py shows them). All take EasyRobust's five positionals.
 
 Keywords of all: ``records`` (a :class:`~ns_easyrobust.recorder.Recorder` or None), ``workers``
 (data loading processes, 4), ``seed`` (of what an attack draws, the same for any number of

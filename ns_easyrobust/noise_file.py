@@ -43,6 +43,16 @@ def _row(name: str, noise: Noise, measured: Any) -> str:
     )
 
 
+def _ended(noise: Noise, max_steps: int, batch: int) -> str:
+    """How the synthesis came to its end."""
+    eps = f"eps = {noise.config.eps:g}"
+    if max_steps == 0:
+        return "0 steps, as asked: measured alone"
+    if noise.steps == 0 and noise.stopped:
+        return f"0 steps: the start was already under {eps} on a minibatch of {batch}, the model hardly reacts to it"
+    return f"{noise.steps} steps, {'stopped under' if noise.stopped else 'never under'} {eps} on a minibatch of {batch}"
+
+
 def run(args: argparse.Namespace) -> None:
     """Synthesize, compare with its permutation on held-out images, save."""
     if Path(args.output).exists() and not args.overwrite:
@@ -82,9 +92,8 @@ def run(args: argparse.Namespace) -> None:
             noise.save(args.output)
             assert noise.held_out is not None
             print(
-                f"{noise.steps} steps, {'stopped under' if noise.stopped else 'never under'} eps = {config.eps:g} on a "
-                f"minibatch of {args.batch_size}; on {noise.held_out.n} held-out images "
-                f"{'converged' if noise.converged else 'not converged'} (95% upper bound against eps)"
+                f"{_ended(noise, config.max_steps, min(args.batch_size, len(rest)))}; on {noise.held_out.n} held-out "
+                f"images {'converged' if noise.converged else 'not converged'} (95% upper bound against eps)"
             )
             print(f"{'':22} {'norm':>10} {'mse_probability':>16} {'upper (95%)':>12} {'agreement':>11}")
             print(_row(f"noise ({config.solver})", noise, noise.held_out))

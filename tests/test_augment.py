@@ -359,3 +359,12 @@ def test_gradient_checkpointing_and_half_precision(loader):
     ns = NullspaceAugmentation(half, loader, QUICK)
     assert torch.isfinite(ns.loss(images.bfloat16(), labels, nn.functional.cross_entropy))
     assert ns.noise.value.dtype == torch.float32
+
+
+def test_noise_flags_without_an_augmentation_are_told(caplog, trained):
+    parser = argparse.ArgumentParser()
+    add_nullspace_args(parser)
+    assert augmentation_from_args(parser.parse_args([]), trained, []) is None
+    assert not caplog.records
+    assert augmentation_from_args(parser.parse_args(["--ns-eps", "0.1"]), trained, []) is None
+    assert "--ns-eps does nothing with --aug none" in caplog.text

@@ -148,7 +148,10 @@ def test_a_benchmark_that_would_measure_nothing_or_the_wrong_labels(capsys, digi
     assert "Nothing was evaluated" in line
     shutil.copytree(digits_dir / "imagenet-val", "few/imagenet-val")
     shutil.rmtree("few/imagenet-val/9")
-    assert "10 outputs, found 9" in fails(capsys, *words, "--data_dir", "few")
+    assert "10 outputs, found 9" in fails(capsys, *words, "--data_dir", "few", "--suite", "val")
+    assert "before '=', found 'value'" in fails(capsys, *words, "--data_dir", digits_dir, "--subset", "value=all")
+    assert "expected all, first:N" in fails(capsys, *words, "--data_dir", digits_dir, "--subset", "val=few")
+    assert "between 0 and 1, found 2" in fails(capsys, *words, "--data_dir", digits_dir, "--epsilon", "2")
     assert not (work / "results.jsonl").exists()
 
 
@@ -157,6 +160,11 @@ def test_the_image_size_is_the_models_and_another_one_is_refused(capsys, digits_
     assert cli.main([str(word) for word in [*words, "--suite", "val", "--crop-pct", "1"]]) == 0
     assert read_records("results.jsonl")[0].protocol["crop"] == 32
     assert "expected 32, the size vit_micro_patch8_32 is built for" in fails(capsys, *words, "--input-size", "224")
+    larger = save_model(small_vit(img_size=48), work / "larger.pth.tar") or work / "larger.pth.tar"
+    words = ["benchmark", *MODEL, "--ckpt_path", larger, "--device", "cpu", "-j", "0", "--data_dir", digits_dir]
+    words += ["--img-size", "48", "--suite", "val", "fgsm", "--subset", "first:30", "--records", "larger.jsonl"]
+    assert cli.main([str(word) for word in words]) == 0
+    assert [(r.n, r.protocol["crop"]) for r in read_records("larger.jsonl")] == [(30, 48), (30, 48)]
 
 
 def test_saved_noise_is_taken_up_again_and_refused_by_another_model(capsys, digits_dir, work, checkpoint):
@@ -165,6 +173,7 @@ def test_saved_noise_is_taken_up_again_and_refused_by_another_model(capsys, digi
     assert cli.main([str(word) for word in [*noise, "--ns-max-steps", "2"]]) == 0
     again = [*noise, "--start", "noise.pt", "--ns-max-steps", "0", "--output", "again.pt"]
     assert cli.main([str(word) for word in again]) == 0
+    assert "0 steps, as asked: measured alone; on 16 held-out images" in capsys.readouterr().out
     assert torch.equal(Noise.load("again.pt").value, Noise.load("noise.pt").value)
     save_model(small_vit(arch="vit_micro_patch4_32"), "other.pth.tar")
     other = ["noise", "--model", "vit_micro_patch4_32", "--num-classes", "10", "--ckpt-path", "other.pth.tar"]

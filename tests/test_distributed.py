@@ -73,18 +73,20 @@ def torchrun(processes: int, where: Path, *words) -> subprocess.CompletedProcess
     return subprocess.run(program, cwd=where, env=environment, capture_output=True, text=True, check=False, timeout=200)
 
 
-def test_two_ranks_evaluate_each_image_once(trained, digits_dir, tmp_path):
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.stress)])
+def test_ranks_evaluate_each_image_once(trained, digits_dir, tmp_path, ranks):
     """Records, bits and mean L2 of a shared evaluation are those of one process; batches need not divide evenly."""
     save_model(trained, tmp_path / "c.pth.tar")
     flags = ["--model", "vit_micro_patch8_32", "--num-classes", "10", "--ckpt-path", "c.pth.tar", "--device", "cpu"]
     flags += ["--data-dir", digits_dir, "--input-size", "32", "--crop-pct", "1", "-b", "200", "-j", "0"]
-    flags += ["--suite", "val", "fgsm", "cw", "--epsilon", "8/255", "--cw-radius", "0.5"]
+    flags += ["--suite", "val", "fgsm", "cw", "pgd", "patchfool", "--epsilon", "8/255", "--cw-radius", "0.5"]
+    flags += ["--patchfool-loss", "ce", "--patchfool-layer", "1", "--patchfool-steps", "3"]
     found = []
-    for processes in (1, 2):
+    for processes in (1, ranks):
         done = torchrun(processes, tmp_path, "benchmark", *flags, "--records", f"{processes}.jsonl")
         assert done.returncode == 0, done.stderr[-2000:]
         found.append(read_records(tmp_path / f"{processes}.jsonl"))
-    assert [r.suite for r in found[0]] == ["imagenet-val", "fgsm", "cw", "cw", "cw"]
+    assert [r.suite for r in found[0]] == ["imagenet-val", "fgsm", "pgd", "cw", "cw", "cw", "patchfool"]
     for alone, shared in zip(*found, strict=True):
         assert (alone.value, alone.n, alone.correct, alone.images) == (
             pytest.approx(shared.value, rel=1e-5),

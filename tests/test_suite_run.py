@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import load_script
 
 from ns_easyrobust.errors import DataError
 from ns_easyrobust.images import Subset
@@ -40,8 +41,12 @@ def test_groups_are_the_papers_columns_and_easyrobusts():
     assert set(GROUPS["easyrobust"]) < set(GROUPS["table2"]) < set(SUITES)
 
 
-def test_every_column_counts_exactly_what_was_planted(tree, reads_pixels, tmp_path):
+@pytest.mark.parametrize("classes", [20, pytest.param(1000, marks=pytest.mark.stress)])
+def test_every_column_counts_exactly_what_was_planted(tree, reads_pixels, tmp_path, classes):
     root, planted = tree
+    if classes == 1000:  # all 75,000 files of ImageNet-C
+        root = tmp_path / "tree"
+        planted = load_script("make_benchmark_tree").write_tree(root)
     ran, records = run(reads_pixels, root, CLEAN, tmp_path / "r.jsonl", batch_size=64)
     assert set(ran) == set(CLEAN)
     counted = [record for record in records if record.metric == "top1"]
