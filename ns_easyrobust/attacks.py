@@ -101,6 +101,12 @@ def pgd(
     return adversarial
 
 
+def require_ten(outputs: int) -> None:
+    """OptionError for a model of fewer outputs: AutoAttack's targeted attacks take nine other classes."""
+    if outputs < 10:
+        raise OptionError(f"autoattack: expected a model of at least 10 outputs, found {outputs}. Leave it out.")
+
+
 def autoattack(
     model: nn.Module,
     pixels: torch.Tensor,
@@ -117,7 +123,7 @@ def autoattack(
         epsilon: radius in pixels of [0, 1].
 
     Raises:
-        DataError: pixels outside [0, 1]. OptionError: another norm.
+        DataError: pixels outside [0, 1]. OptionError: another norm, or fewer than 10 outputs.
     """
     if norm not in ("Linf", "L2"):
         raise OptionError(f"autoattack: expected the norm Linf or L2, found {norm!r}.")
@@ -126,10 +132,13 @@ def autoattack(
     tracer = sys.gettrace()  # AutoAttack's check for dynamic defences unsets it
     try:
         with frozen(model) as inner:
+            with torch.no_grad():
+                outputs = inner(checked(pixels)[:1]).shape[-1]
+            require_ten(outputs)
             attack = AutoAttack(
                 inner, norm=norm, eps=epsilon, version="standard", device=pixels.device, seed=seed, verbose=False
             )
-            adversarial: torch.Tensor = attack.run_standard_evaluation(checked(pixels), labels, bs=len(pixels))
+            adversarial: torch.Tensor = attack.run_standard_evaluation(pixels, labels, bs=len(pixels))
     finally:
         sys.settrace(tracer)
     return adversarial

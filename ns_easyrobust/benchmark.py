@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import shutil
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--pgd-epsilon", default=[1 / 255], **radius, help="PGD's (default: 1/255)")
     group.add_argument("--pgd-steps", type=whole(1), default=10, metavar="N", help="default: 10")
     group.add_argument("--cw-radius", nargs="*", type=within(0), default=[], metavar="R", help="CW's L2 radii")
-    group.add_argument("--autoattack-epsilon", type=within(0), default=4 / 255, metavar="E", help="default: 4/255")
+    group.add_argument("--autoattack-epsilon", type=within(0), metavar="E", help="default: 4/255 for Linf")
     group.add_argument("--autoattack-norm", default="Linf", choices=("Linf", "L2"))
     _add_patchfool_arguments(group)
 
@@ -139,9 +140,16 @@ def _attacks(args: argparse.Namespace) -> Attacks:
             epsilon=args.patchfool_epsilon,
             steps=args.patchfool_steps,
         ),
-        autoattack=args.autoattack_epsilon,
+        autoattack=_autoattack_radius(args),
         autoattack_norm=args.autoattack_norm,
     )
+
+
+def _autoattack_radius(args: argparse.Namespace) -> float:
+    radius: float | None = args.autoattack_epsilon
+    if radius is None and args.autoattack_norm != "Linf":
+        raise OptionError("--autoattack-norm L2: expected --autoattack-epsilon, the L2 radius, beside it; found none.")
+    return 4 / 255 if radius is None else radius
 
 
 def _results_file(args: argparse.Namespace) -> Path:
@@ -162,7 +170,8 @@ def run(args: argparse.Namespace) -> None:
         )
     suites = _suites(["autoattack"] if args.adv else args.suite)
     subsets, attacks, path = _subsets(args.subset), _attacks(args), _results_file(args)
-    with process_group(pick_device(args.device)) as device:
+    # Ranks that deal slow attacks among them may wait for each other for hours.
+    with process_group(pick_device(args.device), timedelta(days=7)) as device:
         model, checkpoint = checkpoint_model(args, device)
         label = args.label or f"{args.ckpt_path}{' (EMA)' if args.use_ema else ''}"
         recorder = Recorder(
@@ -174,14 +183,12 @@ def run(args: argparse.Namespace) -> None:
                 "checkpoint_sha256": checkpoint.sha256(),
                 "weights": model.weights_name,
                 "ema": args.use_ema,
-                "seed": args.seed,
                 "machine": describe_machine(device),
             },
             protocol={
                 "mean": model.mean,
                 "std": model.std,
                 "normalization_from": model.normalization_origin,
-                "dtype": args.dtype,
             },
             again=args.again,
         )
@@ -189,7 +196,7 @@ def run(args: argparse.Namespace) -> None:
             Path(args.data_dir), suites, _protocol(args, model[1]), attacks, subsets, batch_size=args.batch_size
         )
         for suite in suites:
-            _logger.info("%s: %s, %s", suite, plan.folder(suite), plan.protocol.preprocessing(suite))
+            _logger.info("%s: %s: %s", suite, plan.folder(suite), plan.protocol.preprocessing(suite))
         ran = run_suites(
             model, plan, records=recorder, workers=args.workers, seed=args.seed, dtype=getattr(torch, args.dtype)
         )

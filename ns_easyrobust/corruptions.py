@@ -9,10 +9,10 @@ from typing import Any
 from . import images, trials
 from .errors import DataError
 from .images import Subset
-from .judging import Outcome, Part
 from .parts import part_of
 from .recorder import Recorder
 from .suites import ALEXNET_ERROR, SEVERITIES
+from .trial import Outcome, Part
 
 _logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def sum_up_corruptions(
     for name in dict.fromkeys(name for name, _ in outcomes):
         tops = [outcome.top1 for (other, _), outcome in outcomes.items() if other == name]
         accuracy[name] = sum(tops) / len(tops)
-    mean, n = sum(accuracy.values()) / len(accuracy), next(iter(outcomes.values())).n
+    mean, n = sum(accuracy.values()) / len(accuracy), sum(outcome.n for outcome in outcomes.values())
     if len(outcomes) < len(ALEXNET_ERROR) * len(SEVERITIES):
         _logger.warning("ImageNet-C: %d of 75 folders; no mCE from a part", len(outcomes))
         return mean, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,12 +91,15 @@ class Preprocessing:
         if self.size < 1 or not 0 < self.crop_pct <= 1 or self.interpolation not in INTERPOLATIONS:
             raise OptionError(
                 f"preprocessing: expected size >= 1, 0 < crop_pct <= 1 and interpolation of "
-                f"{', '.join(INTERPOLATIONS)}, found {self}."
+                f"{', '.join(INTERPOLATIONS)}, found {self!r}."
             )
 
     @property
     def resize(self) -> int:
         return int(self.size / self.crop_pct)
+
+    def __str__(self) -> str:
+        return f"shorter side to {self.resize} {self.interpolation}, crop {self.size}"
 
     def transform(self) -> transforms.Compose:
         """PIL image -> (3, size, size) in [0, 1]."""
@@ -108,16 +112,28 @@ class Preprocessing:
         )
 
 
+def is_described(transform: Any) -> bool:
+    """Whether :func:`describe_transform` says all of it: a resize, a crop and ToTensor, each at most once."""
+    steps = list(getattr(transform, "transforms", [transform]))
+    plain = [
+        isinstance(step, transforms.Resize) and step.max_size is None and step.antialias is True for step in steps[:1]
+    ]
+    steps = steps[1:] if plain == [True] else steps
+    steps = steps[1:] if steps and isinstance(steps[0], transforms.CenterCrop) else steps
+    return len(steps) == 1 and isinstance(steps[0], transforms.ToTensor)
+
+
 def describe_transform(transform: Any) -> dict[str, Any]:
     """What a record says of an evaluation transform: resize, crop and interpolation, or its own words."""
+    if not is_described(transform):
+        words = re.sub(r" at 0x[0-9a-f]+", "", " ".join(repr(transform).split()))
+        return {"resize": None, "crop": None, "transform": words}
     protocol: dict[str, Any] = {"resize": None, "crop": None}
     for step in getattr(transform, "transforms", [transform]):
         if isinstance(step, transforms.Resize):
             protocol |= {"resize": step.size, "interpolation": step.interpolation.value}
         elif isinstance(step, transforms.CenterCrop):
-            protocol["crop"] = step.size[0]
-        elif not isinstance(step, transforms.ToTensor):
-            protocol.setdefault("also", []).append(" ".join(repr(step).split()))
+            protocol["crop"] = step.size[0] if step.size[0] == step.size[1] else list(step.size)
     return protocol
 
 

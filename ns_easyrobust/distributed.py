@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -65,8 +66,10 @@ def mean_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[torch.device]:
+def process_group(device: torch.device, timeout: timedelta | None = None) -> Iterator[torch.device]:
     """Join torchrun's process group (nccl on GPUs, gloo on CPU) and leave it at the end.
+
+    ``timeout`` is how long a rank waits for the others; None: PyTorch's default, 10 minutes on GPUs.
 
     Yields the device of this rank: ``cuda:LOCAL_RANK`` under torchrun with GPUs.
     Without torchrun's environment nothing happens and ``device`` comes back. After an error the
@@ -79,7 +82,7 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
     yield device
     # A gloo thread that still frees its last work waits for the GIL, and the group's destructor waits for that
     # thread while it holds the GIL. Sleeping lets go of it.

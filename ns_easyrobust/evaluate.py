@@ -1,7 +1,8 @@
 """Evaluations with EasyRobust's signatures: top-1 in percent, and a record of it where one is asked for.
 
 EasyRobust's names keep their return types and units; where its functions are wrong, the
-number here is right (docs/evaluation.md lists the differences, tests/test_host.py shows them). All take EasyRobust's five positionals.
+number here is right: docs/evaluation.md lists the differences, tests/test_host.py shows them.
+All take EasyRobust's five positionals.
 
 Keywords of all: ``records`` (a :class:`~ns_easyrobust.recorder.Recorder` or None), ``workers``
 (data loading processes, 4), ``seed`` (of what an attack draws, the same for any number of
@@ -26,10 +27,11 @@ from . import images, trials
 from .corruptions import corruption_folders, corruption_parts, sum_up_corruptions
 from .data import Preprocessing, describe_transform
 from .images import Subset
-from .judging import Outcome, Part, Trial, judge
+from .judging import judge
 from .parts import Load, exists, outputs_on, part_of, transform_for
 from .patchfool import PatchFoolConfig
 from .recorder import Recorder
+from .trial import Outcome, Part, Trial
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -58,7 +60,7 @@ def _evaluate(
     default: Any = None,
     sampled: bool = False,
 ) -> float | None:
-    root = Path(data_dir)
+    root, how = Path(data_dir), _known(how)
     if not exists(root):
         return None
     transform = transform_for(model, transform, default or Preprocessing().transform())
@@ -66,6 +68,14 @@ def _evaluate(
     subset = how.get("subset") or ("robustbench" if sampled and outputs == 1000 else "all")
     part = part_of(root, load, outputs, transform, batch_size, Subset.parse(str(subset)), [trial])
     return _judge(model, [part], dist, how)[0][0].top1
+
+
+def _known(how: How) -> How:
+    """``how`` itself; TypeError for a keyword that is none, which Python cannot tell behind ``**``."""
+    unknown = set(how) - set(How.__annotations__)
+    if unknown:
+        raise TypeError(f"unexpected keyword {min(unknown)!r}: expected of {', '.join(How.__annotations__)}")
+    return how
 
 
 def _judge(model: nn.Module, parts: Sequence[Part], dist: bool, how: How) -> list[list[Outcome]]:
@@ -290,7 +300,7 @@ def evaluate_imagenet_c(
     in percent. Images are taken as they are (ImageNet-C is 224 wide) unless ``test_transform`` is
     given. Otherwise as :func:`evaluate_imagenet_val`.
     """
-    root = Path(data_dir)
+    root, how = Path(data_dir), _known(how)
     if not exists(root):
         return None
     transform = transform_for(model, test_transform, transforms.ToTensor())
@@ -301,4 +311,7 @@ def evaluate_imagenet_c(
     found = _judge(model, list(parts.values()), dist, how)
     outcomes = {key: outcome[0] for key, outcome in zip(parts, found, strict=True)}
     protocol = {**describe_transform(transform), "batch_size": test_batchsize, "subset": str(subset)}
-    return sum_up_corruptions(outcomes, how.get("records"), protocol)
+    records = how.get("records")
+    if records is not None:
+        records = records.of_run(how.get("dtype", torch.float32), None, dist)
+    return sum_up_corruptions(outcomes, records, protocol)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from .distributed import broadcast_object, rank
+from .errors import OutputError
 from .files import one_line_for_os_errors
 
 Batch = tuple[list[int], list[float]]  # right or wrong, and the L2 norm of what an attack added, an image each
@@ -29,24 +30,30 @@ class Journal:
         self.folder = Path(folder)
         self._streams: dict[str, IO[str]] = {}
 
-    def read(self) -> dict[str, dict[int, Batch]]:
-        """Every batch in the folder by key and number, as rank 0 sees it; the same on all ranks."""
+    def read(self, share: bool = True) -> dict[str, dict[int, Batch]]:
+        """Every batch in the folder by key and number; with ``share``, as rank 0 sees it on all ranks."""
         found: dict[str, dict[int, Batch]] = {}
-        if rank() == 0 and self.folder.is_dir():
+        if self.folder.is_dir() and (rank() == 0 or not share):
             for path in sorted(self.folder.glob("*.jsonl")):
                 found.setdefault(path.name.split(".")[0], {}).update(_lines(path))
-        return broadcast_object(found)
+        return broadcast_object(found) if share else found
 
     def add(self, key: str, number: int, right: Iterable[int], l2: Iterable[float]) -> None:
         """Keep batch ``number`` of the measurement ``key``."""
         path = self.folder / f"{key}.{rank()}.jsonl"
         with one_line_for_os_errors(path):
             if key not in self._streams:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                self._streams[key] = open(path, "a", encoding="utf-8")  # noqa: SIM115
+                self._streams[key] = self._opened(path)
                 self._streams[key].write("\n")  # ends what a kill may have torn
             self._streams[key].write(json.dumps([number, list(right), list(l2)]) + "\n")
             self._streams[key].flush()
+
+    def _opened(self, path: Path) -> IO[str]:
+        for _ in range(100):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # another process has removed the empty folder meanwhile
+                return open(path, "a", encoding="utf-8")
+        raise OutputError(f"cannot write {path}: its folder is removed again and again. Use another --records.")
 
     def drop(self, key: str) -> None:
         """Forget a measurement, once its record is on the disk; rank 0 deletes the files of all."""
@@ -62,7 +69,7 @@ class Journal:
 def _lines(path: Path) -> dict[int, Batch]:
     batches: dict[int, Batch] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        with suppress(ValueError):
+        with suppress(ValueError, TypeError):
             number, right, l2 = json.loads(line)
-            batches[int(number)] = (right, l2)
+            batches[int(number)] = (list(right), list(l2))
     return batches

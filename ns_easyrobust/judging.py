@@ -2,87 +2,48 @@
 
 Parts (a list of images, and what is tried on each) go through one loader: its workers
 already decode the next part while this one is judged, and one decoded batch serves all the
-attacks on it. Batches are cut once and dealt to ranks, each with a seed of its own.
+attacks on it. Batches are cut once and dealt to ranks, each image with a seed of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
-from .data import describe_transform
 from .distributed import rank, sum_over_ranks, world_size
-from .errors import ModelError, OptionError
+from .errors import DataError, ModelError, OptionError
 from .images import ImageList
-from .journal import Batch, Journal
+from .opened import Opened
+from .progress import Progress
 from .randomness import isolated, mix
-from .recorder import Judged, Recorder
-from .records import Record
+from .recorder import Recorder
+from .trial import Outcome, Part
 from .vit import frozen, unwrap
 
-# (model, pixels, labels, a seed for each image) to adversarial pixels
-Attack = Callable[[nn.Module, torch.Tensor, torch.Tensor, Sequence[int]], torch.Tensor]
-Finish = Callable[[Recorder, dict[str, Any], Judged], None]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One measurement on a part's images.
-
-    Attributes:
-        suite: the record's.
-        protocol: what is particular to it, as an attack's parameters.
-        attack: None judges the images as they are.
-        clean_first: the attack's first forward is of the untouched images, so that its logits
-            can serve the trial without an attack.
-        finish: what is recorded beside top-1.
-        title: on the progress bar.
-    """
-
-    suite: str
-    protocol: Mapping[str, Any] = field(default_factory=dict)
-    attack: Attack | None = None
-    clean_first: bool = False
-    finish: Finish | None = None
-    title: str = ""
-
-
-@dataclass(frozen=True)
-class Part:
-    """Images, opened when their turn comes, and the trials on them."""
-
-    open: Callable[[], ImageList]
-    batch_size: int
-    trials: Sequence[Trial]
-    protocol: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A trial's result, measured now or found in the records."""
-
-    n: int
-    correct: int
-
-    @property
-    def top1(self) -> float:
-        """Percent right."""
-        return 100 * self.correct / self.n
+_logger = logging.getLogger(__name__)
 
 
 class _Decoder(Dataset[Any]):
     """What the loader's workers do: an order (part, batch, images) to the same with pixels and labels."""
 
+    def __init__(self, transforms: Sequence[Any]) -> None:
+        self.transforms = transforms
+
     def __getitem__(self, order: tuple[int, int, ImageList]) -> tuple[int, int, torch.Tensor, torch.Tensor]:
         part, batch, images = order
+        images = images.with_transform(self.transforms[part])
         pixels, labels = zip(*(images[i] for i in range(len(images))), strict=True)
+        shapes = {tuple(p.shape): path for p, path in zip(pixels, images.paths, strict=True)}
+        if len(shapes) > 1:
+            found = ", ".join(f"{shape} ({path})" for shape, path in list(shapes.items())[:2])
+            raise DataError(f"{images.root}: expected images of one size, found {found}. Use a transform that crops.")
         return part, batch, torch.stack(pixels), torch.tensor(labels)
 
 
@@ -101,60 +62,15 @@ class _Tap(nn.Module):
         return logits
 
 
-class _Opened:
-    """A part whose images are known: what is right so far, and which batches are left for this rank."""
-
-    def __init__(
-        self,
-        part: Part,
-        recorder: Recorder | None,
-        finished: Mapping[str, Record],
-        journaled: Mapping[str, Mapping[int, Batch]],
-    ) -> None:
-        self.part, self.images = part, part.open()
-        if part.batch_size < 1:
-            raise OptionError(f"batch size: expected at least 1, found {part.batch_size}.")
-        n = len(self.images)
-        self.batches = [range(i, min(i + part.batch_size, n)) for i in range(0, n, part.batch_size)]
-        self.protocols = [self._protocol(trial) for trial in part.trials]
-        self.keys = [
-            recorder.identity(trial.suite, protocol, self.images.paths) if recorder is not None else ""
-            for trial, protocol in zip(part.trials, self.protocols, strict=True)
-        ]
-        self.records = [finished.get(key) for key in self.keys]
-        self.done = [dict(journaled.get(key, {})) for key in self.keys]
-        self.right = torch.zeros(len(part.trials), n, dtype=torch.float64)
-        self.l2 = torch.zeros(len(part.trials), n, dtype=torch.float64)
-
-    def _protocol(self, trial: Trial) -> dict[str, Any]:
-        images = self.images
-        restricted = {"classes": len(images.classes)} if images.classes is not None else {}
-        seen = describe_transform(images.transform) | restricted | {"batch_size": self.part.batch_size}
-        return {**self.part.protocol, **seen, **trial.protocol}
-
-    def waiting(self, number: int) -> list[int]:
-        """Trials that batch ``number`` still has to go through."""
-        return [i for i, record in enumerate(self.records) if record is None and number not in self.done[i]]
-
-    def left(self) -> list[int]:
-        """Batches with a trial to go; the same on all ranks."""
-        return [number for number in range(len(self.batches)) if self.waiting(number)]
-
-    def keep(self, trial: int, number: int, right: Sequence[int], l2: Sequence[float]) -> None:
-        """Enter a batch's result."""
-        members = self.batches[number]
-        self.right[trial, members.start : members.stop] = torch.tensor(right, dtype=torch.float64)
-        self.l2[trial, members.start : members.stop] = torch.tensor(l2, dtype=torch.float64)
-
-    def judged(self, trial: int) -> Judged:
-        return Judged(self.images.paths, self.right[trial] > 0.5, self.l2[trial])
+def _device_of(model: nn.Module) -> torch.device:
+    """Where the model's weights are; the CPU for one without."""
+    return next((parameter.device for parameter in unwrap(model).parameters()), torch.device("cpu"))
 
 
 def outputs_of(model: nn.Module, pixels: torch.Tensor) -> int:
     """How many logits ``model`` gives for images like ``pixels`` (C, H, W)."""
-    device = next(unwrap(model).parameters()).device
     with frozen(model) as inner, torch.no_grad():
-        return int(inner(pixels[None].to(device)).shape[-1])
+        return int(inner(pixels[None].to(_device_of(model))).shape[-1])
 
 
 def judge(
@@ -175,39 +91,45 @@ def judge(
     Args:
         share: deal the batches to torchrun's processes.
         workers: data loading processes.
-        seed: of what attacks draw; each batch has its own, whoever judges it.
+        seed: of what attacks draw; each image has its own, whoever judges it.
         dtype: other than float32: the forwards run under autocast.
 
     Returns:
         An outcome for each part and trial.
 
     Raises:
-        ModelError: logits that are not finite. DataError: an image that cannot be decoded.
+        ModelError: logits that are not finite. DataError: an image that cannot be decoded, or images
+            of several sizes. OptionError: an attack in float16, whose gradients would vanish.
     """
     parts = list(parts)
-    journal = recorder.journal if recorder is not None else None
-    past = (recorder.finished(), recorder.unfinished()) if recorder is not None else ({}, {})
-    opened: dict[int, _Opened] = {}
+    if dtype == torch.float16 and any(trial.attack is not None for part in parts for trial in part.trials):
+        raise OptionError("dtype float16: expected float32 or bfloat16 for attacks, whose gradients float16 cuts to 0.")
+    past: tuple[Any, Any] = ({}, {})
+    if recorder is not None:
+        recorder = recorder.of_run(dtype, seed, share)
+        past = (recorder.finished(), recorder.unfinished())
+    opened: dict[int, Opened] = {}
     first, of = (rank(), world_size()) if share else (0, 1)
 
     def orders() -> Iterator[tuple[int, int, ImageList]]:
         for index, part in enumerate(parts):
-            state = opened[index] = _Opened(part, recorder, *past)
+            state = opened[index] = Opened(part, recorder, *past)
             for number in state.left()[first::of]:
-                yield index, number, state.images.take(state.batches[number])
+                wanted = state.images.take(state.batches[number])
+                yield index, number, replace(wanted, transform=None, classes=None, answers=None)
 
-    device = next(unwrap(model).parameters()).device
+    device = _device_of(model)
     outcomes: list[list[Outcome]] = []
-    bars = _Bars(len(parts), shown=rank() == 0)
+    progress, current = Progress(len(parts), shown=rank() == 0), -1
 
     def close_until(index: int) -> None:
         while len(outcomes) < index:
-            outcomes.append(_close(opened.pop(len(outcomes)), share, recorder, journal, device))
-            bars.next_part()
+            outcomes.append(_close(opened.pop(len(outcomes)), share, recorder, device))
+            progress.next_part()
 
-    with frozen(model) as inner, closing(bars):
+    with frozen(model) as inner, closing(progress):
         loader: DataLoader[Any] = DataLoader(
-            _Decoder(),
+            _Decoder([part.transform for part in parts]),
             sampler=orders(),
             batch_size=None,
             num_workers=workers,
@@ -216,32 +138,35 @@ def judge(
         )
         for index, number, pixels, labels in loader:
             close_until(index)
-            bars.batch(opened[index], of)
-            _judge_batch(inner, opened[index], number, pixels.to(device), labels.to(device), seed, dtype, journal)
+            state = opened[index]
+            if index != current:
+                current, titles = index, dict.fromkeys(trial.name for trial in state.part.trials)
+                progress.start(", ".join(titles), len(state.left()[first::of]))
+            _judge_batch(inner, state, number, pixels.to(device), labels.to(device), seed, dtype, recorder)
+            progress.batch()
         close_until(len(parts))
     return outcomes
 
 
 def _judge_batch(
     inner: nn.Module,
-    state: _Opened,
+    state: Opened,
     number: int,
     pixels: torch.Tensor,
     labels: torch.Tensor,
     seed: int,
     dtype: torch.dtype,
-    journal: Journal | None,
+    recorder: Recorder | None,
 ) -> None:
     """Every trial that waits for this batch."""
-    trials, waiting = state.part.trials, state.waiting(number)
+    trials, members = state.part.trials, state.batches[number]
     clean: torch.Tensor | None = None
     # Attacks whose first forward is the clean one go first and hand its logits on.
-    for trial in sorted(waiting, key=lambda i: not trials[i].clean_first):
+    for trial in sorted(state.waiting(number), key=lambda i: not trials[i].clean_first):
         attack, attacked, logits = trials[trial].attack, pixels, None
         with torch.autocast(pixels.device.type, dtype, enabled=dtype != torch.float32):
             if attack is not None:
                 tap = _Tap(inner)
-                members = state.batches[number]
                 with isolated(mix(seed, members.start), pixels.device):
                     seeds = [mix(seed, member) for member in members]
                     attacked = attack(tap if trials[trial].clean_first else inner, pixels, labels, seeds)
@@ -252,18 +177,15 @@ def _judge_batch(
                 with torch.no_grad():
                     logits = inner(attacked)
         if not torch.isfinite(logits).all():
-            what = f"{trials[trial].title or trials[trial].suite}"
-            raise ModelError(f"{what}: expected finite logits, found nan or inf. Check the checkpoint.")
+            raise ModelError(f"{trials[trial].name}: expected finite logits, found nan or inf. Check the checkpoint.")
         right = state.images.predictions_right(logits, labels).int().tolist()
         l2 = (attacked - pixels).double().flatten(1).norm(dim=1).tolist() if attack is not None else [0.0] * len(right)
         state.keep(trial, number, right, l2)
-        if journal is not None:
-            journal.add(state.keys[trial], number, right, l2)
+        if recorder is not None and state.keys[trial]:
+            recorder.keep(state.keys[trial], number, right, l2)
 
 
-def _close(
-    state: _Opened, share: bool, recorder: Recorder | None, journal: Journal | None, device: torch.device
-) -> list[Outcome]:
+def _close(state: Opened, share: bool, recorder: Recorder | None, device: torch.device) -> list[Outcome]:
     """Bring the ranks' counts together and record them."""
     if share:
         both = torch.stack([state.right, state.l2]).to(device)
@@ -273,44 +195,17 @@ def _close(
         found = state.records[trial]
         if found is not None:
             outcomes.append(Outcome(found.n, found.correct or 0))
-            continue
-        for number, batch in state.done[trial].items():
-            state.keep(trial, number, *batch)
-        judged = state.judged(trial)
-        outcomes.append(Outcome(judged.n, judged.correct))
-        if recorder is not None:
-            if settings.finish is not None:
-                settings.finish(recorder, state.protocols[trial], judged)
-            recorder.add(settings.suite, state.protocols[trial], judged)  # last: it says that the trial is done
-        if journal is not None:
-            journal.drop(state.keys[trial])
+            told = f" (measured {found.created[:10]}, taken from the records)"
+        else:
+            judged, told = state.judged(trial), ""
+            outcomes.append(Outcome(judged.n, judged.correct))
+            if recorder is not None:
+                mine = recorder if settings.draws else replace(recorder, seed=None)
+                if settings.finish is not None:
+                    settings.finish(mine, state.protocols[trial], judged)
+                mine.add(settings.suite, state.protocols[trial], judged)  # last: it says that the trial is done
+        if recorder is not None and state.keys[trial]:
+            recorder.forget(state.keys[trial])
+        if rank() == 0:
+            _logger.info("%s: %.2f%% of %d%s", settings.name, outcomes[-1].top1, outcomes[-1].n, told)
     return outcomes
-
-
-class _Bars:
-    """A bar for the parts, and one for the batches of the part at hand, with their times to go."""
-
-    def __init__(self, parts: int, shown: bool) -> None:
-        off = None if shown else True
-        self.parts = tqdm(total=parts, desc="suites", disable=off or parts < 2 or None, leave=False, unit="part")
-        self.batches: Any = None
-        self.state: _Opened | None = None
-        self.off = off
-
-    def batch(self, state: _Opened, of: int) -> None:
-        if state is not self.state:
-            self.state = state
-            if self.batches is not None:
-                self.batches.close()
-            titles = ", ".join(dict.fromkeys(trial.title or trial.suite for trial in state.part.trials))
-            total = -(-len(state.left()) // of)
-            self.batches = tqdm(total=total, desc=titles, disable=self.off, leave=False, position=1, unit="batch")
-        self.batches.update()
-
-    def next_part(self) -> None:
-        self.parts.update()
-
-    def close(self) -> None:
-        for bar in (self.batches, self.parts):
-            if bar is not None:
-                bar.close()

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .data import read_image
 from .errors import DataError, ModelError
 from .images import ImageList, Subset
-from .judging import Part, Trial, outputs_of
+from .judging import outputs_of
+from .listing import images_below, is_image, list_folder
+from .trial import Part, Trial
 from .vit import find_normalize
 
 _logger = logging.getLogger(__name__)
@@ -39,17 +40,17 @@ def transform_for(model: nn.Module, given: Any, default: Any) -> Any:
 
 
 def outputs_on(model: nn.Module, root: Path, transform: Any) -> int:
-    """How many logits the model gives, tried on the first image under ``root``."""
-    for folder, names, files in os.walk(root):
-        names.sort()
-        for name in sorted(files):
-            if name.lower().endswith(IMG_EXTENSIONS):
-                return outputs_of(model, transform(read_image(os.path.join(folder, name))))
-    raise DataError(f"{root}: expected images, found none. Check --data_dir.")
+    """How many logits the model gives, tried on the first image in ``root`` or a folder below it."""
+    folders, files = list_folder(root)
+    paths = itertools.chain(filter(is_image, files), *(images_below(root, name) for name in folders))
+    first = next(paths, None)
+    if first is None:
+        raise DataError(f"{root}: expected images, found none. Check --data-dir.")
+    return outputs_of(model, transform(read_image(str(root / first))))
 
 
 def part_of(
     root: Path, load: Load, outputs: int, transform: Any, batch_size: int, subset: Subset, tried: Sequence[Trial]
 ) -> Part:
     """``tried`` on the images under ``root``, opened when their turn comes."""
-    return Part(lambda: subset.of(load(root, outputs, transform)), batch_size, tried, {"subset": str(subset)})
+    return Part(lambda: subset.of(load(root, outputs, None)), transform, batch_size, tried, {"subset": str(subset)})

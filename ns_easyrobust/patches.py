@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
+from timm.models.vision_transformer import Attention, Block, Mlp
 from torch import nn
 
 from .errors import ModelError
@@ -79,12 +80,20 @@ def patch_grid(model: nn.Module, images: torch.Tensor) -> tuple[tuple[int, int],
     )
 
 
-def forward_of(model: nn.Module, images: torch.Tensor, patches: Patches) -> Forward:
+def forward_of(
+    model: nn.Module, images: torch.Tensor, patches: Patches, blocks: Sequence[nn.Module] = (), prefix: int = 0
+) -> Forward:
     """Logits of normalised ``images`` as a function of what is in ``patches`` (B, P, C, h, w).
 
     Where the patch embedding maps each patch by itself (ViT's convolution whose kernel is its
     stride), only those patches are embedded, into the tokens of ``images``; the convolution over
-    the whole image and its gradient fall away. Elsewhere the images are put together again.
+    the whole image and its gradient fall away. So does, in timm's own blocks, what cannot change
+    before the first attention, and what nobody reads after the last. Elsewhere the images are put
+    together again.
+
+    Args:
+        blocks: the encoder's blocks, in order, if any are known.
+        prefix: number of tokens before the patches'.
     """
     encoder, patch_embed = core(model), find_patch_embed(model)
     with torch.no_grad():
@@ -92,11 +101,82 @@ def forward_of(model: nn.Module, images: torch.Tensor, patches: Patches) -> Forw
     at = patches.batch, patches.chosen
     if not _embeds_apart(patch_embed, tokens, images, patches):
         return lambda content: encoder(patches.paste(images, content))
+    constant, unread = _fixed_tokens(model, images[:1], tokens[:1], patches.chosen[:1], blocks, prefix)
+    partial: list[tuple[nn.Module, Forward]] = []
+    if constant:
+        first: Any = blocks[0]
+        partial += [(part, _only(part, at[0], prefix + at[1])) for part in (first.norm1, first.attn.qkv)]
+    if unread:
+        last, read = cast(Any, blocks[-1]), torch.arange(prefix, device=images.device)[None]
+        partial += [(part, _only(part, at[0], read)) for part in (last.attn.proj, last.norm2, last.mlp)]
 
     def forward(content: torch.Tensor) -> torch.Tensor:
-        with _returning(patch_embed, tokens.index_put(at, _embed(patch_embed, content))):
+        embedded = tokens.index_put(at, _embed(patch_embed, content))
+        with ExitStack() as undo:
+            undo.enter_context(_replaced(patch_embed, lambda images: embedded))
+            for part, shorter in partial:
+                undo.enter_context(_replaced(part, shorter))
             logits: torch.Tensor = encoder(images)
         return logits
+
+    return forward
+
+
+def _fixed_tokens(
+    model: nn.Module,
+    image: torch.Tensor,
+    tokens: torch.Tensor,
+    chosen: torch.Tensor,
+    blocks: Sequence[nn.Module],
+    prefix: int,
+) -> tuple[bool, bool]:
+    """Whether only the ``chosen`` tokens vary before the first block, and only the prefix is read after the last.
+
+    Followed by letting nan in: it shows in all that depends on it.
+
+    Args:
+        image: (1, C, H, W). tokens: (1, n, D), its embedding. chosen: (1, P).
+    """
+    if not blocks or prefix < 1 or not all(_is_timms(block) for block in (blocks[0], blocks[-1])):
+        return False, False
+    varying: list[torch.Tensor] = []
+
+    def before_first(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        varying.append(args[0].isnan().any(-1))
+        return (args[0].nan_to_num(0), *args[1:])
+
+    def after_last(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+        return torch.cat((output[:, :prefix], torch.full_like(output[:, prefix:], torch.nan)), 1)
+
+    unknown = tokens.scatter(1, chosen[:, :, None].expand(-1, -1, tokens.shape[2]), torch.nan)
+    with ExitStack() as undo, torch.no_grad():
+        undo.callback(blocks[0].register_forward_pre_hook(before_first).remove)
+        undo.callback(blocks[-1].register_forward_hook(after_last).remove)
+        undo.enter_context(_replaced(find_patch_embed(model), lambda images: unknown))
+        logits = core(model)(image)
+    expected = torch.zeros_like(varying[0]).scatter(1, prefix + chosen, True)
+    return torch.equal(varying[0], expected), bool(logits.isfinite().all())
+
+
+def _is_timms(block: Any) -> bool:
+    """Whether all of the block but its attention works on each token by itself, as timm's own does."""
+    return type(block) is Block and type(block.attn) is Attention and type(block.mlp) is Mlp
+
+
+def _only(module: nn.Module, batch: torch.Tensor, index: torch.Tensor) -> Forward:
+    """``module``'s forward on some tokens of (B, N, D); for the others, what its first input gave.
+
+    Args:
+        batch, index: which, as indices that broadcast to (B, P).
+    """
+    whole: Forward = module.forward
+    constant: list[torch.Tensor] = []
+
+    def forward(tokens: torch.Tensor) -> torch.Tensor:
+        if not constant:
+            with torch.no_grad():
+                constant.append(whole(tokens))
+        return constant[0].index_put((batch, index), whole(tokens[batch, index]))
 
     return forward
 
@@ -126,10 +206,10 @@ def _embeds_apart(patch_embed: Any, tokens: torch.Tensor, images: torch.Tensor, 
 
 
 @contextmanager
-def _returning(module: nn.Module, value: torch.Tensor) -> Iterator[None]:
-    """While the body runs, ``module`` computes nothing and returns ``value``; its hooks still act."""
+def _replaced(module: nn.Module, forward: Forward) -> Iterator[None]:
+    """While the body runs, ``module`` computes ``forward`` instead; its hooks still act."""
     before = vars(module).get("forward")
-    vars(module)["forward"] = lambda *args, **kwargs: value
+    vars(module)["forward"] = forward
     try:
         yield
     finally:

@@ -8,8 +8,8 @@ each freed of what opposes the cross-entropy's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from torch import nn
 from .attacks import checked
 from .attention import attention_blocks, attention_maps, prefix_tokens
 from .errors import ModelError, OptionError
-from .patches import Patches, core, forward_of, patch_grid
+from .patches import Forward, Patches, core, forward_of, patch_grid
 from .randomness import draw_seed
 from .vit import find_normalize, frozen
 
@@ -220,6 +220,34 @@ def _attended_layers(model: nn.Module, config: PatchFoolConfig) -> range:
     return layers
 
 
+def _blocks_and_prefix(model: nn.Module) -> tuple[list[nn.Module], int]:
+    """The model's blocks and how many tokens precede the patches'; none where they cannot be read."""
+    try:
+        return attention_blocks(model), prefix_tokens(model)
+    except ModelError:
+        return [], 0
+
+
+@contextmanager
+def _reading(model: nn.Module, layers: range) -> Iterator[tuple[Mapping[int, torch.Tensor], list[torch.Tensor]]]:
+    """Attention of ``layers``, and the tokens that enter the last but one of them, in each forward of the body."""
+    if not layers:
+        yield {}, []
+        return
+    tokens: list[torch.Tensor] = []
+
+    def record(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        tokens[:] = args[:1]
+
+    handle = attention_blocks(model)[max(layers[-1] - 1, 1)].register_forward_pre_hook(record)
+    try:
+        # Block 0 is read for its gradient's gradient, which a fused kernel lacks.
+        with attention_maps(model, range(layers.stop)) as maps:
+            yield maps, tokens
+    finally:
+        handle.remove()
+
+
 def _ascend(
     model: nn.Module,
     clean: torch.Tensor,
@@ -234,28 +262,36 @@ def _ascend(
     Args:
         clean: (B, C, H, W), normalised. uniform: of the same shape, drawn from [0, 1].
     """
-    forward, layers = forward_of(model, clean, patches), _attended_layers(model, config)
-    attacked = patches.chosen if config.mode == "exact" else patches.chosen[:, :1]
-    keys = attacked + prefix_tokens(model) if layers else attacked
+    layers, (blocks, prefix) = _attended_layers(model, config), _blocks_and_prefix(model)
+    forward = forward_of(model, clean, patches, blocks, prefix)
+    keys = prefix + (patches.chosen if config.mode == "exact" else patches.chosen[:, :1])
     before, uniform, radius = patches.cut(clean), patches.cut(uniform), config.epsilon / space.std
     start = before + (2 * uniform - 1) * radius if config.norm == "linf" else space.normalised(uniform)
     content = space.boxed(start).requires_grad_()
     optimizer = torch.optim.Adam([content], lr=config.lr)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, config.decay_steps, config.decay)
-    # Block 0 is read for its gradient's gradient, which a fused kernel lacks.
-    read: AbstractContextManager[Mapping[int, torch.Tensor]] = (
-        attention_maps(model, range(layers.stop)) if layers else nullcontext({})
-    )
-    with read as maps:
+    with _reading(model, layers) as (maps, middle):
         for _ in range(config.steps):
-            logits = forward(content)
-            seen = [_log_attention(maps[layer], keys) for layer in layers]
-            content.grad = -_direction(logits, labels, seen, content, config)
+            gradient = _ce_gradient(forward, content, labels, config.mode, retain=bool(layers))
+            if layers:
+                share = 1 if config.mode == "exact" else 1 / len(labels)
+                seen = [share * _log_attention(maps[layer], keys) for layer in layers]
+                towards = _without_conflict(seen, middle[0], content, gradient, exact=config.mode == "exact")
+                gradient = gradient + config.alpha * towards
+            content.grad = -gradient
             optimizer.step()
             schedule.step()
             with torch.no_grad():
                 content.copy_(space.boxed(_within(content, before, radius, config.norm)))
     return content.detach()
+
+
+def _ce_gradient(
+    forward: Forward, content: torch.Tensor, labels: torch.Tensor, mode: str, *, retain: bool
+) -> torch.Tensor:
+    """Gradient of the cross-entropy; on return only what ``retain``ed attention needs of the graph is alive."""
+    loss = F.cross_entropy(forward(content), labels, reduction="sum" if mode == "exact" else "mean")
+    return torch.autograd.grad(loss, content, retain_graph=retain)[0]
 
 
 def _log_attention(attention: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
@@ -265,34 +301,33 @@ def _log_attention(attention: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     return paid.clamp_min(torch.finfo(paid.dtype).tiny).log().mean((1, 2))  # an underflow to 0 would end in nan
 
 
-def _direction(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    seen: Sequence[torch.Tensor],
-    content: torch.Tensor,
-    config: PatchFoolConfig,
+def _without_conflict(
+    seen: Sequence[torch.Tensor], middle: torch.Tensor, content: torch.Tensor, g: torch.Tensor, *, exact: bool
 ) -> torch.Tensor:
-    """The gradient to climb, of the shape of ``content``.
+    """The sum of the gradients of ``seen``, each without what opposes the cross-entropy's gradient ``g``.
 
-    With g the cross-entropy's gradient and g_l that of ``seen[l]`` (B,), it is g plus alpha times
-    the sum of g_l - min(<g_l, u>, 0) * e, where u = g / |g| and e = g as published, u for the true
-    projection. The sum of g_l is one backward pass; as a function of weights on its terms it is
-    linear, so its derivative along u by those weights is all the <g_l, u>, a forward pass.
+    With g_l the gradient of ``seen[l]`` (B,) and u = g / |g|, it is the sum of g_l - min(<g_l, u>, 0) e,
+    where e = u projects and e = g is the published form. The sum takes one backward pass. It is
+    linear in the cotangents that start it, so its derivative along u by those is what u does to the
+    network: a forward pass, which ends in all the <g_l, u>. For the last two terms the pass ends at
+    ``middle``, where their cotangents are known.
+
+    Args:
+        middle: (B, N, D), what all but the last two of ``seen`` precede and those two follow.
+        content, g: (B, P, C, h, w).
     """
-    exact = config.mode == "exact"
-    loss = F.cross_entropy(logits, labels, reduction="sum" if exact else "mean")
-    (g,) = torch.autograd.grad(loss, content, retain_graph=bool(seen))
-    if not seen:
-        return g
     each = (-1,) + (1,) * (g.ndim - 1)
-    length = g.flatten(1).norm(dim=1).clamp_min(torch.finfo(g.dtype).tiny)
-    u = g / length.view(each)
-    terms = torch.stack(list(seen)) / (1 if exact else len(labels))  # (layers, B)
-    weights = torch.ones_like(terms, requires_grad=True)
-    (total,) = torch.autograd.grad((weights * terms).sum(), content, create_graph=True)
-    (products,) = torch.autograd.grad((total * u).sum(), weights)
-    opposed = products.clamp(max=0).sum(0).view(each)
-    return g + config.alpha * (total.detach() - opposed * (u if exact else g))
+    u = g / g.flatten(1).norm(dim=1).clamp_min(torch.finfo(g.dtype).tiny).view(each)
+    early, late = seen[:-2], seen[-2:]
+    arriving = [torch.autograd.grad(term.sum(), middle, retain_graph=True)[0] for term in late]
+    cotangents = [torch.ones_like(term) for term in early] + [torch.stack(arriving).sum(0)]
+    for cotangent in cotangents:
+        cotangent.requires_grad_()
+    (total,) = torch.autograd.grad([*early, middle], content, cotangents, create_graph=True)
+    *products, moved = torch.autograd.grad(total, cotangents, u)
+    products += [(cotangent * moved).flatten(1).sum(1) for cotangent in arriving]
+    opposed = torch.stack(products).clamp(max=0).sum(0).view(each)
+    return total.detach() - opposed * (u if exact else g)
 
 
 def _within(content: torch.Tensor, clean: torch.Tensor, radius: torch.Tensor, norm: str) -> torch.Tensor:

@@ -16,7 +16,8 @@ from .distributed import broadcast_object, rank
 from .journal import Batch, Journal
 from .records import Record, append_record, read_records
 
-_DECIDING = ("ns_easyrobust", "torchattacks", "timm")  # another version of these may count otherwise
+# Another version of these may count otherwise.
+_DECIDING = ("ns_easyrobust", "easyrobust", "torchattacks", "timm", "torch", "torchvision")
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,13 @@ class Judged:
         paths: relative to the data folder.
         right: (n,) bool.
         l2: (n,) float64 L2 norm of what an attack added, in pixels of [0, 1]; zeros without one.
+        task: :meth:`ImageList.task` of the images.
     """
 
     paths: tuple[str, ...]
     right: torch.Tensor
     l2: torch.Tensor
+    task: str | None = None
 
     @property
     def n(self) -> int:
@@ -54,38 +57,65 @@ class Recorder:
     Attributes:
         path: the results file; the journal of what is under way lies beside it, as ``<path>.unfinished/``.
         common: fields of :class:`~ns_easyrobust.records.Record` that say which weights these are.
-        protocol: what every evaluation shares (mean, std and where they came from, dtype).
+        protocol: what every evaluation shares (mean, std and where they came from).
         again: measure also what is in the file already.
+        seed: of what an attack drew; None where nothing was drawn. The judge sets it, as ``share`` and the dtype.
+        share: whether ranks work on one evaluation together.
     """
 
     path: Path
     common: dict[str, Any]
     protocol: dict[str, Any] = field(default_factory=dict)
     again: bool = False
+    seed: int | None = None
+    share: bool = False
+    _journals: dict[Path, Journal] = field(default_factory=dict, repr=False, compare=False)
 
     @property
-    def journal(self) -> Journal:
-        return Journal(self.path.with_name(self.path.name + ".unfinished"))
+    def _journal(self) -> Journal:
+        folder = self.path.with_name(self.path.name + ".unfinished")
+        return self._journals.setdefault(folder, Journal(folder))
+
+    def of_run(self, dtype: torch.dtype, seed: int | None, share: bool) -> Recorder:
+        """This one, for a run of these settings."""
+        words = {"dtype": str(dtype).removeprefix("torch.")}
+        return replace(self, protocol=self.protocol | words, seed=seed, share=share)
 
     def record(self, suite: str, metric: str, value: float, *, protocol: dict[str, Any], **rest: Any) -> Record:
         """A record of this checkpoint."""
-        return Record(suite=suite, metric=metric, value=value, protocol=self.protocol | protocol, **self.common, **rest)
+        fields = self.common | {"seed": self.seed} | rest
+        return Record(suite=suite, metric=metric, value=value, protocol=self.protocol | protocol, **fields)
 
-    def identity(self, suite: str, protocol: dict[str, Any], paths: tuple[str, ...]) -> str:
-        """Equal for two top-1 measurements if one can stand for the other: same weights, protocol, images and seed."""
-        stub = self.record(suite, "top1", 0.0, protocol=protocol, n=1, images=images_digest(paths))
-        return _identity(stub)
+    def identity(
+        self, suite: str, protocol: dict[str, Any], paths: tuple[str, ...], task: str, draws: bool = True
+    ) -> str:
+        """Equal for two top-1 measurements if one can stand for the other: weights, protocol, images, labels, seed."""
+        seed = self.seed if draws else None
+        images = images_digest(paths)
+        return _identity(self.record(suite, "top1", 0.0, protocol=protocol, n=1, images=images, task=task, seed=seed))
 
     def finished(self) -> dict[str, Record]:
-        """The file's top-1 records by :meth:`identity`, as rank 0 reads them; none where all is measured again."""
+        """The file's top-1 records by :meth:`identity`; none where all is measured again.
+
+        Where ranks share the work, all see what rank 0 reads.
+        """
         found: dict[str, Record] = {}
-        if rank() == 0 and not self.again:
+        if not self.again and (rank() == 0 or not self.share):
             found = {_identity(record): record for record in self._read() if record.metric == "top1"}
-        return broadcast_object(found)
+        return broadcast_object(found) if self.share else found
 
     def unfinished(self) -> dict[str, dict[int, Batch]]:
         """What a killed run has judged, by :meth:`identity` and batch; nothing where all is measured again."""
-        return {} if self.again else self.journal.read()
+        return {} if self.again else self._journal.read(self.share)
+
+    def keep(self, key: str, number: int, right: list[int], l2: list[float]) -> None:
+        """Enter a batch of the measurement ``key`` in the journal."""
+        if self.share or rank() == 0:
+            self._journal.add(key, number, right, l2)
+
+    def forget(self, key: str) -> None:
+        """The measurement ``key`` is recorded: its journal goes."""
+        self._journal.drop(key)
 
     def add(self, suite: str, protocol: dict[str, Any], judged: Judged) -> None:
         """Append a top-1 record and its bits."""
@@ -97,6 +127,7 @@ class Recorder:
             correct=judged.correct,
             protocol=protocol,
             images=images_digest(judged.paths),
+            task=judged.task,
             right=save_right(self.path.parent, f"{self.common['label']}-{suite}", judged.paths, judged.right),
         )
 
@@ -116,5 +147,5 @@ def _same(one: Record, other: Record) -> bool:
 
 def _identity(record: Record) -> str:
     versions = [record.versions.get(name) for name in _DECIDING]
-    text = json.dumps([record.key, record.images, record.seed, versions])
+    text = json.dumps([record.key, record.images, record.task, record.seed, versions])
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -81,6 +81,7 @@ class Record:
         ema, weights: whether averaged weights were used, and the checkpoint's entry they came from.
         seed: of attacks and noise; None where nothing was drawn.
         images: :func:`images_digest` of the images seen.
+        task: a digest of what was asked of them (labels, answers allowed) and of a sample of their sizes.
         right: file of the per-image bits (:func:`save_right`), relative to the results file's folder.
         versions, machine, created: software, hardware, and the UTC time in ISO 8601.
         folder: where the results file lies this was read from; not written to it.
@@ -104,6 +105,7 @@ class Record:
     seed: int | None = None
     protocol: Mapping[str, Any]
     images: str | None = None
+    task: str | None = None
     right: str | None = None
     machine: str = ""
     versions: Mapping[str, str] = field(default_factory=collect_versions)
@@ -117,7 +119,7 @@ class Record:
             self._require(one_line, name, "one line of text", text)
         for name in ("unit", "machine"):
             self._require(isinstance(getattr(self, name), str), name, "text", getattr(self, name))
-        for name in ("checkpoint", "checkpoint_sha256", "weights", "images", "right"):
+        for name in ("checkpoint", "checkpoint_sha256", "weights", "images", "task", "right"):
             text = getattr(self, name)
             if isinstance(text, Path):
                 self._set(name, str(text))

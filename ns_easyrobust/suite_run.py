@@ -11,17 +11,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import trials
+from . import attacks, trials
 from .corruptions import corruption_parts, sum_up_corruptions
 from .data import describe_transform
 from .distributed import world_size
+from .errors import ModelError
 from .images import Subset
-from .judging import Part, Trial, judge
+from .judging import judge
 from .parts import exists, outputs_on, part_of
-from .patchfool import PatchFoolConfig
+from .patchfool import PatchFoolConfig, patchfool
 from .protocols import Protocol
 from .recorder import Recorder
 from .suites import FOLDERS, Folder
+from .trial import Part, Trial
 
 _logger = logging.getLogger(__name__)
 
@@ -142,9 +144,13 @@ def run_suites(
         "recorder": records,
     }
     slow = {suite: plan.part(suite, outputs) for suite in _SLOW if suite in suites}
-    for part in slow.values():
-        part.open()  # a subset that cannot be taken is told now, not in some hours
     quick = {suite: plan.part(suite, outputs) for suite in suites if suite not in (*_SLOW, "c")}
+    for part in (*quick.values(), *slow.values()):
+        part.open()  # what cannot be opened, or attacked, is told now and not in some hours
+    if "patchfool" in slow:
+        _try_patchfool(model, slow["patchfool"], plan.attacks.patchfool)
+    if "autoattack" in slow:
+        attacks.require_ten(outputs)
     if {"val", "fgsm"} <= set(quick) and plan.alike("val", "fgsm", outputs):
         quick["val"] = replace(quick["val"], trials=[*quick["val"].trials, *quick.pop("fgsm").trials])
     corrupted = plan.corruptions(outputs) if "c" in suites else {}
@@ -153,7 +159,19 @@ def run_suites(
         outcomes = {key: outcome[0] for key, outcome in zip(corrupted, found[len(quick) :], strict=True)}
         protocol = next(iter(corrupted.values())).protocol
         seen = describe_transform(plan.transform("c")) | {"batch_size": plan.batch_size}
-        sum_up_corruptions(outcomes, records, {**protocol, **seen})
+        sum_up_corruptions(outcomes, records.of_run(dtype, None, how["share"]), {**protocol, **seen})
     for part in slow.values():
         judge(model, [part], **how)
     return suites
+
+
+def _try_patchfool(model: nn.Module, part: Part, config: PatchFoolConfig) -> None:
+    """One step on one image, for a model whose attention cannot be read."""
+    pixels, label = part.open().with_transform(part.transform)[0]
+    device = next(model.parameters()).device
+    try:
+        patchfool(model, pixels[None].to(device), torch.tensor([label], device=device), replace(config, steps=1))
+    except ModelError as error:
+        raise ModelError(
+            f"{error.line} Or leave the suite patchfool out, or give --patchfool-select saliency --patchfool-loss ce."
+        ) from error

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from . import attacks
-from .judging import Trial
 from .patchfool import PatchFoolConfig, patchfool
 from .recorder import Judged, Recorder
+from .trial import Trial
 
 
 def clean(suite: str, **protocol: Any) -> Trial:
@@ -37,7 +37,7 @@ def pgd(epsilon: float = 1 / 255, steps: int = 10) -> Trial:
         return attacks.pgd(model, pixels, labels, epsilon=epsilon, steps=steps)
 
     protocol = {"epsilon": epsilon, "norm": "linf", "steps": steps, "step_size": epsilon / 4, "random_start": True}
-    return Trial("pgd", protocol, attack, title=f"pgd-{steps} {255 * epsilon:g}/255")
+    return Trial("pgd", protocol, attack, draws=True, title=f"pgd-{steps} {255 * epsilon:g}/255")
 
 
 def cw(radii: Sequence[float] = (), *, c: float = 1.0, kappa: float = 0.0, steps: int = 50, lr: float = 0.01) -> Trial:
@@ -52,14 +52,15 @@ def cw(radii: Sequence[float] = (), *, c: float = 1.0, kappa: float = 0.0, steps
 
     def finish(recorder: Recorder, protocol: dict[str, Any], judged: Judged) -> None:
         for radius in radii:
-            within = Judged(judged.paths, judged.right | (judged.l2 > radius), judged.l2)
+            within = replace(judged, right=judged.right | (judged.l2 > radius))
             recorder.add("cw", protocol | {"radius": radius}, within)
         needed = judged.l2[~judged.right & (judged.l2 > 0)]
         if len(needed):
             settled = {name: value for name, value in protocol.items() if name != "radius"}
             recorder.add_value("cw", "mean_l2", float(needed.mean()), unit="", n=len(needed), protocol=settled)
 
-    return Trial("cw", {"norm": "l2", **settings, "radius": "unbounded"}, attack, finish=finish, title="cw")
+    also = [{"radius": radius} for radius in radii]
+    return Trial("cw", {"norm": "l2", **settings, "radius": "unbounded"}, attack, also=also, finish=finish, title="cw")
 
 
 def patch_fool(config: PatchFoolConfig) -> Trial:
@@ -68,7 +69,7 @@ def patch_fool(config: PatchFoolConfig) -> Trial:
     def attack(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
         return patchfool(model, pixels, labels, config, seeds=seeds)
 
-    return Trial("patchfool", asdict(config), attack, title=f"patchfool {config.mode}")
+    return Trial("patchfool", asdict(config), attack, draws=True, title=f"patchfool {config.mode}")
 
 
 def auto_attack(norm: str = "Linf", epsilon: float = 4 / 255) -> Trial:
@@ -78,4 +79,4 @@ def auto_attack(norm: str = "Linf", epsilon: float = 4 / 255) -> Trial:
         return attacks.autoattack(model, pixels, labels, norm=norm, epsilon=epsilon, seed=seeds[0] % 2**31)
 
     protocol = {"epsilon": epsilon, "norm": norm.lower(), "version": "standard"}
-    return Trial("autoattack", protocol, attack, title=f"autoattack {norm}")
+    return Trial("autoattack", protocol, attack, draws=True, title=f"autoattack {norm}")

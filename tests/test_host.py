@@ -13,12 +13,13 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from ns_easyrobust import evaluate
-from ns_easyrobust.data import Preprocessing
+from ns_easyrobust.data import Preprocessing, describe_transform
 from ns_easyrobust.errors import DataError, ModelError
 from ns_easyrobust.recorder import Recorder
 from ns_easyrobust.records import read_records
 from ns_easyrobust.registration import ADDED, register
 from ns_easyrobust.suites import ALEXNET_ERROR
+from ns_easyrobust.trial import Outcome
 
 PLAIN = Preprocessing(32, 1.0).transform()
 OURS = {"workers": 0}
@@ -100,6 +101,25 @@ def test_a_bare_model_is_refused_where_theirs_guesses_the_normalisation(tree, re
     folder = str(tree[0] / "imagenet-val")
     with pytest.raises(ModelError, match="no normalisation inside"):
         evaluate.evaluate_imagenet_val(reads_pixels[1], folder, **OURS)
+
+
+def test_objectnet_is_resized_like_photographs_where_theirs_is_not_cropped(tree, reads_pixels, monkeypatch):
+    seen = []
+    monkeypatch.setattr(evaluate, "_judge", lambda model, parts, dist, how: seen.append(parts) or [[Outcome(1, 1)]])
+    monkeypatch.setattr(evaluate, "outputs_on", lambda *_: 1000)
+    evaluate.evaluate_objectnet(reads_pixels, tree[0] / "ObjectNet" / "images")
+    assert describe_transform(seen[0][0].transform)["resize"] == 256
+    used = []
+    module = sys.modules["easyrobust.benchmarks.ood.objectnet"]
+    monkeypatch.setattr(module, "ObjectNetDataset", lambda root, transform: used.append(transform) or [])
+    monkeypatch.setattr(module.AverageMeter, "update", lambda *_: None)
+    host.evaluate_objectnet(reads_pixels, str(tree[0] / "ObjectNet" / "images"))
+    assert used[0].transforms[0].size == 224
+
+
+def test_an_unknown_keyword_is_refused(reads_pixels, tree):
+    with pytest.raises(TypeError, match="unexpected keyword 'eps'"):
+        evaluate.evaluate_imagenet_fgsm(reads_pixels, tree[0] / "imagenet-val", 4, PLAIN, eps=100 / 255)
 
 
 def test_padding_is_not_counted():

@@ -11,11 +11,16 @@ from torch import nn
 from torchvision import transforms
 
 from ns_easyrobust import judging, trials
-from ns_easyrobust.images import ImageList
-from ns_easyrobust.judging import Part, Trial, judge, outputs_of
+from ns_easyrobust.errors import DataError, OptionError
+from ns_easyrobust.images import ImageList, class_folders
+from ns_easyrobust.judging import judge, outputs_of
+from ns_easyrobust.patchfool import PatchFoolConfig
 from ns_easyrobust.recorder import Recorder
 from ns_easyrobust.records import read_records
+from ns_easyrobust.trial import Part, Trial
 from ns_easyrobust.vit import with_normalization
+
+TENSOR = transforms.ToTensor()
 
 
 class Reader(nn.Module):
@@ -59,7 +64,12 @@ def parts(lists, attack=None, batch_size=4):
         return (pixels + 0.06 * torch.rand(pixels.shape)).clamp(0, 1)
 
     return [
-        Part(partial(lambda images: images, images), batch_size, [trials.clean(f"s{i}"), Trial(f"n{i}", attack=noisy)])
+        Part(
+            partial(lambda images: images, images),
+            TENSOR,
+            batch_size,
+            [trials.clean(f"s{i}"), Trial(f"n{i}", attack=noisy, draws=True)],
+        )
         for i, images in enumerate(lists)
     ]
 
@@ -120,18 +130,74 @@ def test_what_is_recorded_is_not_measured_again_unless_asked(lists, tmp_path):
 
 def test_another_seed_images_or_weights_are_measured_anew(lists, tmp_path):
     path, model = tmp_path / "r.jsonl", Reader()
-    judge(model, parts(lists[:1]), workers=0, recorder=recorder(path))
-    for changed in (
-        replace(recorder(path), common={"label": "m", "model": "m", "seed": 4}),
-        replace(recorder(path), common={"label": "m", "model": "m", "seed": 3, "checkpoint_sha256": "ab"}),
-        replace(recorder(path), protocol={"mean": [0.5]}),
-    ):
-        before = len(model.seen)
-        judge(model, parts(lists[:1]), workers=0, recorder=changed)
-        assert len(model.seen) > before
-    before = len(model.seen)
-    judge(model, parts([lists[0].take(range(9))]), workers=0, recorder=recorder(path))
-    assert len(model.seen) > before
+
+    def judged(images=lists[0], who=None, **options):
+        model.seen.clear()
+        judge(model, parts([images]), workers=0, recorder=who or recorder(path), **options)
+        return sum(model.seen)
+
+    assert (judged(), judged()) == (22, 0)
+    assert judged(seed=4) == 11  # the clean images draw nothing
+    assert judged(dtype=torch.bfloat16) == 22
+    assert judged(who=replace(recorder(path), common={"label": "m", "model": "m", "checkpoint_sha256": "ab"})) == 22
+    assert judged(who=replace(recorder(path), protocol={"mean": [0.5]})) == 22
+    assert judged(images=lists[0].take(range(9))) == 18
+    assert judged(images=replace(lists[0], labels=(1, *lists[0].labels[1:]))) == 22  # as after mending a label file
+    seeds = {r.suite[0]: set() for r in read_records(path)}
+    for record in read_records(path):
+        seeds[record.suite[0]].add(record.seed)
+    assert seeds == {"s": {None}, "n": {0, 4}}
+    assert {r.protocol["dtype"] for r in read_records(path)} == {"float32", "bfloat16"}
+
+
+def test_a_transform_that_words_do_not_describe_is_never_taken_from_the_records(lists, tmp_path):
+    path, model = tmp_path / "r.jsonl", Reader()
+    for darker in (1.0, 0.5):
+        changed = transforms.Compose([TENSOR, transforms.Lambda(lambda pixels, by=darker: pixels * by)])
+        part = Part(lambda: lists[1], changed, 4, [trials.clean("s")])
+        judge(model, [part], workers=2 if darker == 1 else 0, recorder=recorder(path))  # a lambda reaches workers
+    assert [(r.correct, r.protocol["resize"]) for r in read_records(path)] == [(7, None), (2, None)]
+    assert "Lambda()" in read_records(path)[0].protocol["transform"]
+
+
+def test_a_journal_that_a_kill_left_beside_its_record_goes(lists, tmp_path, monkeypatch):
+    path = tmp_path / "r.jsonl"
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "forget", lambda self, key: None)
+        judge(Reader(), parts(lists[:1]), workers=0, recorder=recorder(path))
+    assert list(tmp_path.glob("*.unfinished/*"))
+    judge(Reader(), parts(lists[:1]), workers=0, recorder=recorder(path))
+    assert not list(tmp_path.glob("*.unfinished"))
+
+
+def test_records_beside_the_first_are_made_when_they_are_asked_for_later(trained, digits_dir, tmp_path):
+    digits = class_folders(digits_dir / "imagenet-val", 10)
+    for radii in ((), (0.5,), (0.5, 1.0), (0.5,)):
+        part = Part(lambda: digits.take(range(20)), TENSOR, 20, [trials.cw(radii, steps=5)])
+        judge(trained, [part], workers=0, recorder=recorder(tmp_path / "r.jsonl"))
+    found = [r.protocol["radius"] for r in read_records(tmp_path / "r.jsonl") if r.metric == "top1"]
+    assert found == ["unbounded", 0.5, 1.0]
+
+
+def test_float16_is_refused_for_attacks(lists):
+    with pytest.raises(OptionError, match="expected float32 or bfloat16 for attacks"):
+        judge(Reader(), parts(lists), workers=0, dtype=torch.float16)
+
+
+def test_images_of_several_sizes_are_named(lists, tmp_path):
+    Image.new("RGB", (4, 6)).save(tmp_path / "one" / "03.png")
+    with pytest.raises(DataError, match=r"one size, found \(3, 4, 4\) .*, \(3, 6, 4\) \(03.png\)"):
+        judge(Reader(), parts(lists[:1]), workers=0)
+
+
+def test_exact_patchfool_does_not_depend_on_the_batch(trained, digits_dir):
+    digits = class_folders(digits_dir / "imagenet-val", 10).take(range(0, 500, 25))
+    config = PatchFoolConfig(mode="exact", loss="ce", select="random", steps=4)
+    found = set()
+    for batch_size in (3, 20):
+        part = Part(lambda: digits, TENSOR, batch_size, [trials.patch_fool(config)])
+        found.add(judge(trained, [part], workers=0)[0][0].correct)
+    assert len(found) == 1
 
 
 def test_clean_logits_of_fgsms_own_forward_are_those_of_a_forward_without(trained, digits, monkeypatch, tmp_path):
@@ -148,7 +214,7 @@ def test_clean_logits_of_fgsms_own_forward_are_those_of_a_forward_without(traine
 
     def run(tried):
         forwards.clear()
-        found = judge(trained, [Part(lambda: listed, 40, tried)], workers=0)[0]
+        found = judge(trained, [Part(lambda: listed, TENSOR, 40, tried)], workers=0)[0]
         return [outcome.correct for outcome in found], len(forwards)
 
     (clean,), alone = run([trials.clean("c")])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import load_script
 
-from ns_easyrobust.errors import DataError
+from ns_easyrobust.errors import DataError, ModelError
 from ns_easyrobust.images import Subset
 from ns_easyrobust.patchfool import PatchFoolConfig
 from ns_easyrobust.protocols import Protocol
@@ -131,6 +131,21 @@ def test_robustbenchs_list_is_asked_for_before_anything_is_computed(tree, reads_
     with pytest.raises(DataError, match="5000 images of RobustBench's list"):
         run(reads_pixels, tree[0], ["val", "patchfool"], tmp_path / "r.jsonl")
     assert not (tmp_path / "r.jsonl").exists()
+
+
+def test_a_model_that_patchfool_cannot_attack_is_told_before_anything_is_computed(digits_dir, trained, tmp_path):
+    with pytest.raises(ModelError, match="leave the suite patchfool out, or give --patchfool-select saliency"):
+        run(trained, digits_dir, ["val", "patchfool"], tmp_path / "r.jsonl")  # three blocks, no block 4
+    assert not (tmp_path / "r.jsonl").exists()
+
+
+def test_linked_class_folders_and_hidden_files(digits_dir, trained, tmp_path):
+    (tmp_path / "data" / "imagenet-val").mkdir(parents=True)
+    for digit in range(10):
+        (tmp_path / "data" / "imagenet-val" / str(digit)).symlink_to(digits_dir / "imagenet-val" / str(digit))
+    (tmp_path / "data" / "imagenet-val" / "._0.png").write_bytes(b"macOS leaves these")
+    _, (record,) = run(trained, tmp_path / "data", ["val"], tmp_path / "r.jsonl")
+    assert record.n == 500
 
 
 def test_a_folder_that_is_not_there_is_skipped_and_named(digits_dir, trained, tmp_path, caplog):
