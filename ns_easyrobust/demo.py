@@ -35,8 +35,9 @@ FINETUNE = ["--epochs", "6", "--epoch-steps", "40", "--batch-size", "64", "--lr"
 NOISE = ["--ns-interval", "40", "--ns-limit", "3", "--ns-lr", "0.1", "--ns-eps", "0.03", "--ns-max-steps", "1000"]
 EVALUATION = ["--input-size", "32", "--crop-pct", "1", "-b", "100", "-j", "0", *SEED]
 EVALUATION += ["--suite", "val", "patchfool", "cw", "fgsm", "c", "--epsilon", "2/255", "8/255", "--cw-radius", "0.5"]
-# A patch is a sixteenth of a digit, and three blocks are too few for PatchFool's attention loss.
-EVALUATION += ["--patchfool-layer", "1", "--patchfool-loss", "ce", "--subset", "patchfool=random:200"]
+# A patch is a sixteenth of a digit: unbounded it fools every model. Three blocks are too few for the attention loss.
+EVALUATION += ["--patchfool-layer", "1", "--patchfool-loss", "ce", "--patchfool-norm", "linf"]
+EVALUATION += ["--patchfool-epsilon", "48/255", "--patchfool-steps", "50", "--subset", "patchfool=random:200"]
 KINDS = ("none", "random", "permuted", "nullspace")
 
 
