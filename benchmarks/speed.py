@@ -30,7 +30,6 @@ import torch
 from make_benchmark_tree import write_tree
 from plain_patchfool import plain_patchfool
 from torch import nn
-from torchvision.datasets import ImageFolder
 
 from ns_easyrobust import evaluate, imagenet
 from ns_easyrobust.checkpoints import load_model
@@ -86,21 +85,21 @@ def measured(work: Work, make_model: Callable[[], nn.Module]) -> Cost:
     return cost
 
 
-def in_turns(works: dict[str, Work], args: argparse.Namespace) -> dict[str, Cost]:
-    """The median cost of each, measured A B A B ..."""
+def in_turns(works: dict[str, Work], model: str, repeats: int) -> dict[str, Cost]:
+    """The median time of each, measured A B A B ..., and the largest peak."""
     costs: dict[str, list[Cost]] = {name: [] for name in works}
-    for _ in range(args.repeats):
+    for _ in range(repeats):
         for name, work in works.items():
-            costs[name].append(measured(work, lambda: make_model(args)))
+            costs[name].append(measured(work, lambda: make_model(model)))
     return {
         name: Cost(statistics.median(c.seconds for c in found), max(c.memory for c in found))
         for name, found in costs.items()
     }
 
 
-def make_model(args: argparse.Namespace) -> nn.Module:
+def make_model(name: str) -> nn.Module:
     torch.manual_seed(0)
-    return load_model(args.model, num_classes=1000, mean=(0.5,) * 3, std=(0.5,) * 3).eval()
+    return load_model(name, num_classes=1000, mean=(0.5,) * 3, std=(0.5,) * 3).eval()
 
 
 def images_in(root: Path) -> int:
@@ -109,7 +108,7 @@ def images_in(root: Path) -> int:
 
 def evaluations(args: argparse.Namespace, tree: Path) -> None:
     transform = Protocol("easyrobust", args.size).preprocessing("val").transform()
-    rows, apart = [], dict.fromkeys(("EasyRobust", "ours"), 0.0)
+    print(f"{'suite':10} {'images':>7} {'EasyRobust':>12} {'ours':>12} {'ours/theirs':>12} {'peak memory':>20}")
     for suite, (function, folder) in SUITES.items():
         root = str(tree / folder)
         costs = in_turns(
@@ -117,17 +116,14 @@ def evaluations(args: argparse.Namespace, tree: Path) -> None:
                 "EasyRobust": lambda model, f=function, r=root: getattr(host, f)(model, r, args.batch_size, transform),
                 "ours": lambda model, f=function, r=root: getattr(evaluate, f)(model, r, args.batch_size, transform),
             },
-            args,
+            args.model,
+            args.repeats,
         )
-        for name in apart:
-            apart[name] += costs[name].seconds
-        rows.append((suite, images_in(tree / folder), costs))
-    print(f"{'suite':10} {'images':>7} {'EasyRobust':>12} {'ours':>12} {'ours/theirs':>12} {'peak memory':>20}")
-    for suite, n, costs in rows:
-        theirs, ours = costs["EasyRobust"], costs["ours"]
+        n, theirs, ours = images_in(tree / folder), costs["EasyRobust"], costs["ours"]
         print(
-            f"{suite:10} {n:7} {n / theirs.seconds:8.1f} im/s {n / ours.seconds:8.1f} im/s "
-            f"{ours.seconds / theirs.seconds:12.2f} {theirs.memory:8.0f}, {ours.memory:5.0f} MiB"
+            f"{suite:10} {n:7} {n / theirs.seconds:7.0f} im/s {n / ours.seconds:7.0f} im/s "
+            f"{ours.seconds / theirs.seconds:12.2f} {theirs.memory:8.0f}, {ours.memory:5.0f} MiB",
+            flush=True,
         )
 
     def separately(model: nn.Module) -> None:
@@ -141,7 +137,7 @@ def evaluations(args: argparse.Namespace, tree: Path) -> None:
             plan = Plan(tree, [*SUITES, "fgsm"], Protocol("easyrobust", args.size), batch_size=args.batch_size)
             run_suites(model, plan, records=recorder, workers=4)
 
-    costs = in_turns({"separately": separately, "together": together}, args)
+    costs = in_turns({"separately": separately, "together": together}, args.model, args.repeats)
     ratio = costs["together"].seconds / costs["separately"].seconds
     print(
         f"\nthe eight suites and FGSM: separate calls {costs['separately'].seconds:.1f} s, one of ours "
@@ -150,25 +146,22 @@ def evaluations(args: argparse.Namespace, tree: Path) -> None:
     )
 
 
-def patch_fools(args: argparse.Namespace, tree: Path) -> None:
-    transform = Protocol("paper", args.size).preprocessing("patchfool").transform()
-    folder = ImageFolder(str(tree / "imagenet-val"), transform)
-    batch = [folder[i] for i in range(args.patchfool_images)]
-    pixels, labels = torch.stack([image for image, _ in batch]), torch.tensor([label for _, label in batch])
-    # Flat images have no texture that attention could choose by.
-    pixels = (pixels + 0.1 * torch.rand(pixels.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+def patch_fools(args: argparse.Namespace) -> None:
+    generator = torch.Generator().manual_seed(0)
+    side = 224
+    pixels = torch.rand(args.patchfool_images, 3, side, side, generator=generator)
+    labels = torch.randint(1000, (args.patchfool_images,), generator=generator)
     config = PatchFoolConfig(steps=args.patchfool_steps)
-    costs = in_turns(
-        {
-            "plain": lambda model: plain_patchfool(model, pixels, labels, config),
-            "ours": lambda model: patchfool(model, pixels, labels, config),
-        },
-        args.repeats,
-    )
-    plain, ours = (costs[name].seconds / len(pixels) * 250 / args.patchfool_steps for name in ("plain", "ours"))
+    works: dict[str, Work] = {
+        "plain": lambda model: plain_patchfool(model, pixels, labels, config, seeds=range(len(pixels))),
+        "ours": lambda model: patchfool(model, pixels, labels, config, seeds=range(len(pixels))),
+    }
+    costs = in_turns(works, args.patchfool_model, args.repeats)
+    plain, ours = (costs[name].seconds / len(pixels) * 250 / args.patchfool_steps for name in works)
     print(
-        f"\nPatchFool (attention, official), {len(pixels)} images, {args.patchfool_steps} steps, scaled to 250: plain "
-        f"{plain:.2f} s an image, ours {ours:.2f} s: {ours / plain:.2f} of the time; "
+        f"\nPatchFool ({args.patchfool_model}, attention, official), {len(pixels)} images, "
+        f"{args.patchfool_steps} steps, scaled to 250: plain {plain:.1f} s an image, "
+        f"ours {ours:.1f} s: {ours / plain:.2f} of the time; "
         f"{costs['plain'].memory:.0f} and {costs['ours'].memory:.0f} MiB"
     )
 
@@ -182,6 +175,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=20, help="of the generated ImageNet-C")
     parser.add_argument("-b", "--batch-size", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--patchfool-model", default="deit_tiny_patch16_224", help="random weights, 224 pixels")
     parser.add_argument("--patchfool-images", type=int, default=8)
     parser.add_argument("--patchfool-steps", type=int, default=5)
     args = parser.parse_args()
@@ -192,7 +186,7 @@ def main() -> None:
             write_tree(tree, size=args.size, per_class=2, classes=args.classes)
         imagenet.wnids(), imagenet.objectnet_classes()  # neither side pays for imports
         evaluations(args, tree)
-        patch_fools(args, tree)
+        patch_fools(args)
 
 
 if __name__ == "__main__":
