@@ -115,7 +115,7 @@ def _forward(vit: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, list[t
 
 
 def _prefix(vit: nn.Module) -> int:
-    return getattr(vit, "num_prefix_tokens", None) or vit.num_tokens
+    return vit.num_prefix_tokens if hasattr(vit, "num_prefix_tokens") else vit.num_tokens  # timm 1.x : 0.5.4
 
 
 def _choose(

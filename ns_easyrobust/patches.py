@@ -24,10 +24,12 @@ class Patches:
 
     Attributes:
         size: height and width of a patch in pixels.
-        chosen: (B, P) indices into the grid of patches, row by row.
+        number: how many patches the grid over an image has.
+        chosen: (B, P) indices into that grid, row by row.
     """
 
     size: tuple[int, int]
+    number: int
     chosen: torch.Tensor
 
     def cut(self, images: torch.Tensor) -> torch.Tensor:
@@ -54,6 +56,48 @@ class Patches:
         return self.batch, self.chosen // columns, self.chosen % columns
 
 
+@dataclass(frozen=True)
+class NormalisedSpace:
+    """Images as the transformer behind the normalisation sees them; mean and std are (C, 1, 1)."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    @classmethod
+    def of(cls, model: nn.Module, like: torch.Tensor) -> NormalisedSpace:
+        """That of ``model``; pixel space where it has no normalisation."""
+        layer = find_normalize(model)
+        if layer is None:
+            return cls(like.new_zeros(1, 1, 1), like.new_ones(1, 1, 1))
+        mean, std = (layer.get_buffer(name).to(like).reshape(-1, 1, 1) for name in ("mean", "std"))
+        return cls(mean, std)
+
+    def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
+        return (pixels - self.mean) / self.std
+
+    def pixels(self, normalised: torch.Tensor) -> torch.Tensor:
+        return (normalised * self.std + self.mean).clamp(0, 1)
+
+    def boxed(self, normalised: torch.Tensor) -> torch.Tensor:
+        """Clamped to what pixels of [0, 1] can reach."""
+        return torch.clamp(normalised, (0 - self.mean) / self.std, (1 - self.mean) / self.std)
+
+    def within(self, content: torch.Tensor, clean: torch.Tensor, epsilon: float, norm: str) -> torch.Tensor:
+        """``content`` brought to within ``epsilon``, in pixels, of ``clean``; both (B, P, C, h, w), normalised.
+
+        Args:
+            norm: "linf"; "l2", for each channel over all patches; or "none", which changes nothing.
+        """
+        radius = epsilon / self.std
+        if norm == "linf":
+            return torch.clamp(content, clean - radius, clean + radius)
+        if norm == "l2":
+            change = content - clean
+            length = change.square().sum((1, 3, 4), keepdim=True).sqrt()
+            return clean + change * (radius / length.clamp_min(torch.finfo(length.dtype).tiny)).clamp(max=1)
+        return content
+
+
 def core(model: nn.Module) -> nn.Module:
     """The transformer behind its normalisation; ``model`` itself where there is none."""
     return model[1] if find_normalize(model) is not None else model  # type: ignore[index]
@@ -67,16 +111,18 @@ def patch_grid(model: nn.Module, images: torch.Tensor) -> tuple[tuple[int, int],
     """
     patch_embed: Any = find_patch_embed(model)
     with torch.no_grad():
-        tokens = _tokens(patch_embed, images[:1])
-    number, (height, width) = math.prod(tokens.shape[1:-1]), images.shape[2:]
-    side = math.isqrt(height * width // number)
-    named = getattr(patch_embed, "patch_size", side)
-    for size in (named if isinstance(named, tuple) else (named, named), (side, side)):
-        if (height // size[0]) * (width // size[1]) == number:
-            return size, number
+        shape = _tokens(patch_embed, images[:1]).shape
+    numbers = [math.prod(shape[1:-1]), math.prod(shape[2:])][: len(shape) - 2]  # channels last, or, in a grid, first
+    height, width = images.shape[2:]
+    for number in numbers:
+        side = math.isqrt(height * width // number)
+        named = getattr(patch_embed, "patch_size", side)
+        for size in (named if isinstance(named, tuple) else (named, named), (side, side)):
+            if min(size) > 0 and (height // size[0]) * (width // size[1]) == number:
+                return size, number
     raise ModelError(
-        f"{type(patch_embed).__name__}: expected one token for each patch of a grid, found {number} tokens for an "
-        f"image of {height}x{width}. Patches of this model cannot be attacked."
+        f"{type(patch_embed).__name__}: expected one token for each patch of a grid, found an embedding of shape "
+        f"{tuple(shape)} for an image of {height}x{width}. Patches of this model cannot be attacked."
     )
 
 

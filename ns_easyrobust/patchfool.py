@@ -19,9 +19,9 @@ from torch import nn
 from .attacks import checked
 from .attention import attention_blocks, attention_maps, prefix_tokens
 from .errors import ModelError, OptionError
-from .patches import Forward, Patches, core, forward_of, patch_grid
+from .patches import Forward, NormalisedSpace, Patches, core, forward_of, patch_grid
 from .randomness import draw_seed
-from .vit import find_normalize, frozen
+from .vit import frozen
 
 _CHOICES = {
     "select": ("attention", "saliency", "random"),
@@ -127,39 +127,13 @@ def patchfool(
         raise OptionError(f"patchfool: expected one seed for each of {len(pixels)} images, found {len(seeds)}.")
     pixels = checked(pixels).detach()
     with frozen(model) as inner, torch.enable_grad():
-        space = _Space.of(inner, pixels)
+        space = NormalisedSpace.of(inner, pixels)
         clean = space.normalised(pixels)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         uniform = torch.stack([torch.rand(pixels.shape[1:], generator=g) for g in generators]).to(pixels)
         patches = _choose(inner, clean, labels, config, generators)
         content = _ascend(inner, clean, labels, patches, uniform, space, config)
     return patches.paste(pixels, space.pixels(content))
-
-
-@dataclass(frozen=True)
-class _Space:
-    """Normalised space; mean and std are (C, 1, 1)."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    @classmethod
-    def of(cls, model: nn.Module, like: torch.Tensor) -> _Space:
-        layer = find_normalize(model)
-        if layer is None:
-            return cls(like.new_zeros(1, 1, 1), like.new_ones(1, 1, 1))
-        mean, std = (layer.get_buffer(name).to(like).reshape(-1, 1, 1) for name in ("mean", "std"))
-        return cls(mean, std)
-
-    def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
-        return (pixels - self.mean) / self.std
-
-    def pixels(self, normalised: torch.Tensor) -> torch.Tensor:
-        return (normalised * self.std + self.mean).clamp(0, 1)
-
-    def boxed(self, normalised: torch.Tensor) -> torch.Tensor:
-        """Clamped to what pixels of [0, 1] can reach."""
-        return torch.clamp(normalised, (0 - self.mean) / self.std, (1 - self.mean) / self.std)
 
 
 def _choose(
@@ -175,16 +149,17 @@ def _choose(
         raise OptionError(f"patchfool patches: expected at most the image's {number}, found {config.patches}.")
     if config.select == "random":
         drawn = [torch.randperm(number, generator=generator)[: config.patches] for generator in generators]
-        return Patches(size, torch.stack(drawn).to(clean.device))
+        return Patches(size, number, torch.stack(drawn).to(clean.device))
     if config.select == "saliency":
         score = _saliency(core(model), clean, labels, size)
     else:
-        score = _attention_received(model, clean, config.layer, number)
-    return Patches(size, score.topk(config.patches, dim=1).indices)
+        received = _attention_received(model, clean, config.layer)
+        score = received[:, _first_patch(received.shape[1], prefix_tokens(model), number) :]
+    return Patches(size, number, score.topk(config.patches, dim=1).indices)
 
 
-def _attention_received(model: nn.Module, clean: torch.Tensor, layer: int, number: int) -> torch.Tensor:
-    """Attention (B, number) that each patch gets in one block, mean over heads and over all queries."""
+def _attention_received(model: nn.Module, clean: torch.Tensor, layer: int) -> torch.Tensor:
+    """Attention (B, N) that each token gets in one block, mean over heads and over all queries."""
     if layer >= (depth := len(attention_blocks(model))):
         raise ModelError(
             f"patchfool: expected a model with a block {layer} to choose patches by, found {depth} blocks "
@@ -192,13 +167,17 @@ def _attention_received(model: nn.Module, clean: torch.Tensor, layer: int, numbe
         )
     with torch.no_grad(), attention_maps(model, [layer]) as maps:
         core(model)(clean)
-    received = maps[layer].mean((1, 2))[:, prefix_tokens(model) :]
-    if received.shape[1] != number:
+    return maps[layer].mean((1, 2))
+
+
+def _first_patch(tokens: int, prefix: int, number: int) -> int:
+    """``prefix``, if that and the ``number`` of patches make up the ``tokens``."""
+    if tokens != prefix + number:
         raise ModelError(
-            f"{type(core(model)).__name__}: expected attention to {number} patches after {prefix_tokens(model)} "
-            f"prefix tokens, found {received.shape[1]}. Choose patches by saliency or at random."
+            f"patchfool: expected attention among {prefix} prefix tokens and {number} patches, found {tokens} tokens. "
+            "Choose patches by saliency or at random, and the loss 'ce'."
         )
-    return received
+    return prefix
 
 
 def _saliency(vit: nn.Module, clean: torch.Tensor, labels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -254,7 +233,7 @@ def _ascend(
     labels: torch.Tensor,
     patches: Patches,
     uniform: torch.Tensor,
-    space: _Space,
+    space: NormalisedSpace,
     config: PatchFoolConfig,
 ) -> torch.Tensor:
     """The patches' normalised content (B, P, C, h, w) after the last iteration.
@@ -264,34 +243,80 @@ def _ascend(
     """
     layers, (blocks, prefix) = _attended_layers(model, config), _blocks_and_prefix(model)
     forward = forward_of(model, clean, patches, blocks, prefix)
-    keys = prefix + (patches.chosen if config.mode == "exact" else patches.chosen[:, :1])
-    before, uniform, radius = patches.cut(clean), patches.cut(uniform), config.epsilon / space.std
-    start = before + (2 * uniform - 1) * radius if config.norm == "linf" else space.normalised(uniform)
+    before, uniform = patches.cut(clean), patches.cut(uniform)
+    start = space.normalised(uniform)
+    if config.norm == "linf":
+        start = before + (2 * uniform - 1) * config.epsilon / space.std
     content = space.boxed(start).requires_grad_()
     optimizer = torch.optim.Adam([content], lr=config.lr)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, config.decay_steps, config.decay)
-    with _reading(model, layers) as (maps, middle):
+    with _reading(model, layers) as (attention, middle):
         for _ in range(config.steps):
             gradient = _ce_gradient(forward, content, labels, config.mode, retain=bool(layers))
             if layers:
-                share = 1 if config.mode == "exact" else 1 / len(labels)
-                seen = [share * _log_attention(maps[layer], keys) for layer in layers]
-                towards = _without_conflict(seen, middle[0], content, gradient, exact=config.mode == "exact")
-                gradient = gradient + config.alpha * towards
+                gradient = gradient + config.alpha * _attention_gradient(
+                    [attention[layer] for layer in layers],  # no name keeps the graph alive
+                    middle.pop(),
+                    patches,
+                    prefix,
+                    content,
+                    gradient,
+                    config.mode,
+                )
             content.grad = -gradient
             optimizer.step()
             schedule.step()
             with torch.no_grad():
-                content.copy_(space.boxed(_within(content, before, radius, config.norm)))
+                content.copy_(space.boxed(space.within(content, before, config.epsilon, config.norm)))
     return content.detach()
 
 
 def _ce_gradient(
     forward: Forward, content: torch.Tensor, labels: torch.Tensor, mode: str, *, retain: bool
 ) -> torch.Tensor:
-    """Gradient of the cross-entropy; on return only what ``retain``ed attention needs of the graph is alive."""
+    """Gradient of the cross-entropy; with ``retain``, the attention's part of the graph is kept, not the rest."""
     loss = F.cross_entropy(forward(content), labels, reduction="sum" if mode == "exact" else "mean")
     return torch.autograd.grad(loss, content, retain_graph=retain)[0]
+
+
+def _attention_gradient(
+    maps: Sequence[torch.Tensor],
+    middle: torch.Tensor,
+    patches: Patches,
+    prefix: int,
+    content: torch.Tensor,
+    g: torch.Tensor,
+    mode: str,
+) -> torch.Tensor:
+    """The sum over blocks of the attention's gradient, each without what opposes the cross-entropy's gradient ``g``.
+
+    With J_l the log of the attention (B, H, N, N) that block l pays to the patch, g_l its gradient
+    and u = g / |g|, it is the sum of g_l - min(<g_l, u>, 0) e, where e = u projects and e = g is
+    the published form. The sum takes one backward pass. It is linear in the cotangents that start
+    it, so its derivative along u by those is what u does to the network: a forward pass, which
+    ends in all the <g_l, u>. For the last two blocks it ends before them, at ``middle``, where
+    their cotangents are known.
+
+    Args:
+        middle: (B, N, D), the tokens that enter the last but one of the blocks.
+        content, g: (B, P, C, h, w).
+    """
+    exact = mode == "exact"
+    share = 1 if exact else 1 / len(g)
+    attacked = patches.chosen if exact else patches.chosen[:, :1]
+    first = _first_patch(middle.shape[1], prefix, patches.number)
+    seen = [share * _log_attention(attention, first + attacked) for attention in maps]
+    early, late = seen[:-2], seen[-2:]
+    arriving = [torch.autograd.grad(term.sum(), middle, retain_graph=True)[0] for term in late]
+    cotangents = [torch.ones_like(term) for term in early] + [torch.stack(arriving).sum(0)]
+    for cotangent in cotangents:
+        cotangent.requires_grad_()
+    (total,) = torch.autograd.grad([*early, middle], content, cotangents, create_graph=True)
+    u = _unit(g)
+    *products, moved = torch.autograd.grad(total, cotangents, u)
+    products += [(cotangent * moved).flatten(1).sum(1) for cotangent in arriving]
+    opposed = torch.stack(products).clamp(max=0).sum(0)
+    return total.detach() - opposed.view(-1, 1, 1, 1, 1) * (u if exact else g)
 
 
 def _log_attention(attention: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
@@ -301,41 +326,11 @@ def _log_attention(attention: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     return paid.clamp_min(torch.finfo(paid.dtype).tiny).log().mean((1, 2))  # an underflow to 0 would end in nan
 
 
-def _without_conflict(
-    seen: Sequence[torch.Tensor], middle: torch.Tensor, content: torch.Tensor, g: torch.Tensor, *, exact: bool
-) -> torch.Tensor:
-    """The sum of the gradients of ``seen``, each without what opposes the cross-entropy's gradient ``g``.
+def _unit(g: torch.Tensor) -> torch.Tensor:
+    """``g`` (B, ...) divided by its norm, image by image; zero stays zero.
 
-    With g_l the gradient of ``seen[l]`` (B,) and u = g / |g|, it is the sum of g_l - min(<g_l, u>, 0) e,
-    where e = u projects and e = g is the published form. The sum takes one backward pass. It is
-    linear in the cotangents that start it, so its derivative along u by those is what u does to the
-    network: a forward pass, which ends in all the <g_l, u>. For the last two terms the pass ends at
-    ``middle``, where their cotangents are known.
-
-    Args:
-        middle: (B, N, D), what all but the last two of ``seen`` precede and those two follow.
-        content, g: (B, P, C, h, w).
+    First by its largest value: the squares of a confident model's gradient underflow.
     """
-    each = (-1,) + (1,) * (g.ndim - 1)
-    u = g / g.flatten(1).norm(dim=1).clamp_min(torch.finfo(g.dtype).tiny).view(each)
-    early, late = seen[:-2], seen[-2:]
-    arriving = [torch.autograd.grad(term.sum(), middle, retain_graph=True)[0] for term in late]
-    cotangents = [torch.ones_like(term) for term in early] + [torch.stack(arriving).sum(0)]
-    for cotangent in cotangents:
-        cotangent.requires_grad_()
-    (total,) = torch.autograd.grad([*early, middle], content, cotangents, create_graph=True)
-    *products, moved = torch.autograd.grad(total, cotangents, u)
-    products += [(cotangent * moved).flatten(1).sum(1) for cotangent in arriving]
-    opposed = torch.stack(products).clamp(max=0).sum(0).view(each)
-    return total.detach() - opposed * (u if exact else g)
-
-
-def _within(content: torch.Tensor, clean: torch.Tensor, radius: torch.Tensor, norm: str) -> torch.Tensor:
-    """``content`` (B, P, C, h, w) brought to within ``radius`` (C, 1, 1) of ``clean``; "l2" for each channel."""
-    if norm == "linf":
-        return torch.clamp(content, clean - radius, clean + radius)
-    if norm == "l2":
-        change = content - clean
-        length = change.square().sum((1, 3, 4), keepdim=True).sqrt()
-        return clean + change * (radius / length.clamp_min(torch.finfo(length.dtype).tiny)).clamp(max=1)
-    return content
+    tiny, flat = torch.finfo(g.dtype).tiny, g.flatten(1)
+    flat = flat / flat.abs().amax(1, keepdim=True).clamp_min(tiny)
+    return (flat / flat.norm(dim=1, keepdim=True).clamp_min(tiny)).view_as(g)
