@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from .distributed import rank, sum_over_ranks, world_size
 from .errors import DataError, ModelError, OptionError
@@ -39,12 +39,13 @@ class _Decoder(Dataset[Any]):
     def __getitem__(self, order: tuple[int, int, ImageList]) -> tuple[int, int, torch.Tensor, torch.Tensor]:
         part, batch, images = order
         images = images.with_transform(self.transforms[part])
-        pixels, labels = zip(*(images[i] for i in range(len(images))), strict=True)
-        shapes = {tuple(p.shape): path for p, path in zip(pixels, images.paths, strict=True)}
+        items = [images[i] for i in range(len(images))]
+        shapes = {tuple(item[0].shape): path for item, path in zip(items, images.paths, strict=True)}
         if len(shapes) > 1:
             found = ", ".join(f"{shape} ({path})" for shape, path in list(shapes.items())[:2])
             raise DataError(f"{images.root}: expected images of one size, found {found}. Use a transform that crops.")
-        return part, batch, torch.stack(pixels), torch.tensor(labels)
+        pixels, labels = default_collate(items)  # writes into shared memory at once
+        return part, batch, pixels, labels
 
 
 class _Tap(nn.Module):
@@ -176,6 +177,11 @@ def _judge_batch(
             if logits is None:
                 with torch.no_grad():
                     logits = inner(attacked)
+        if logits.shape[-1] != state.images.outputs:
+            raise ModelError(
+                f"{trials[trial].name}: expected {state.images.outputs} logits, found {logits.shape[-1]}. "
+                "The model's num_classes is not what it gives."
+            )
         if not torch.isfinite(logits).all():
             raise ModelError(f"{trials[trial].name}: expected finite logits, found nan or inf. Check the checkpoint.")
         right = state.images.predictions_right(logits, labels).int().tolist()

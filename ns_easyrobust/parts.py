@@ -16,7 +16,7 @@ from .images import ImageList, Subset
 from .judging import outputs_of
 from .listing import images_below, is_image, list_folder
 from .trial import Part, Trial
-from .vit import find_normalize
+from .vit import find_normalize, unwrap
 
 _logger = logging.getLogger(__name__)
 Load = Callable[[Path, int, Any], ImageList]
@@ -40,7 +40,14 @@ def transform_for(model: nn.Module, given: Any, default: Any) -> Any:
 
 
 def outputs_on(model: nn.Module, root: Path, transform: Any) -> int:
-    """How many logits the model gives, tried on the first image in ``root`` or a folder below it."""
+    """How many logits the model gives: its ``num_classes``, else tried on the first image in ``root`` or below it.
+
+    The judge refuses logits of another number.
+    """
+    core = unwrap(model)[1] if find_normalize(model) is not None else unwrap(model)  # type: ignore[index]
+    declared = getattr(core, "num_classes", None)
+    if isinstance(declared, int) and declared > 0:
+        return declared
     folders, files = list_folder(root)
     paths = itertools.chain(filter(is_image, files), *(images_below(root, name) for name in folders))
     first = next(paths, None)

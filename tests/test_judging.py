@@ -11,7 +11,7 @@ from torch import nn
 from torchvision import transforms
 
 from ns_easyrobust import judging, trials
-from ns_easyrobust.errors import DataError, OptionError
+from ns_easyrobust.errors import DataError, ModelError, OptionError
 from ns_easyrobust.images import ImageList, class_folders
 from ns_easyrobust.judging import judge, outputs_of
 from ns_easyrobust.patchfool import PatchFoolConfig
@@ -182,6 +182,13 @@ def test_records_beside_the_first_are_made_when_they_are_asked_for_later(trained
 def test_float16_is_refused_for_attacks(lists):
     with pytest.raises(OptionError, match="expected float32 or bfloat16 for attacks"):
         judge(Reader(), parts(lists), workers=0, dtype=torch.float16)
+
+
+def test_a_model_that_misstates_its_outputs_is_refused(lists):
+    model = Reader()
+    wrong = replace(lists[0], outputs=7)
+    with pytest.raises(ModelError, match="expected 7 logits, found 5"):
+        judge(model, parts([wrong]), workers=0)
 
 
 def test_images_of_several_sizes_are_named(lists, tmp_path):
