@@ -7,6 +7,7 @@ used: it brings in scipy and requests, which nothing else needs.
 
 from __future__ import annotations
 
+import math
 import sys
 
 import torch
@@ -26,6 +27,14 @@ def checked(pixels: torch.Tensor) -> torch.Tensor:
     return pixels
 
 
+def require_radius(attack: str, epsilon: float, norm: str = "Linf") -> None:
+    """OptionError for what is no radius in pixels of [0, 1]; above 1, L-infinity was meant on [0, 255]."""
+    if not (epsilon >= 0 and math.isfinite(epsilon)):
+        raise OptionError(f"{attack}: expected epsilon >= 0 in pixels of [0, 1], found {epsilon}.")
+    if norm == "Linf" and epsilon > 1:
+        raise OptionError(f"{attack}: expected epsilon in pixels of [0, 1], found {epsilon:g}. Divide it by 255.")
+
+
 def fgsm(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, *, epsilon: float = 1 / 255) -> torch.Tensor:
     """clip(x + epsilon * sign(grad of the cross-entropy)), one step (Goodfellow et al. 2015).
 
@@ -33,10 +42,9 @@ def fgsm(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, *, epsilo
         epsilon: L-infinity radius in pixels of [0, 1]; the paper's is 1/255.
 
     Raises:
-        DataError: pixels outside [0, 1]. OptionError: ``epsilon`` < 0.
+        DataError: pixels outside [0, 1]. OptionError: ``epsilon`` < 0 or > 1.
     """
-    if not epsilon >= 0:
-        raise OptionError(f"fgsm: expected epsilon >= 0 in pixels of [0, 1], found {epsilon}.")
+    require_radius("fgsm", epsilon)
     import torchattacks
 
     with frozen(model) as inner, torch.enable_grad():
@@ -88,10 +96,11 @@ def pgd(
         step_size: in pixels of [0, 1]; None: epsilon / 4.
 
     Raises:
-        DataError: pixels outside [0, 1]. OptionError: ``epsilon`` < 0 or no steps.
+        DataError: pixels outside [0, 1]. OptionError: ``epsilon`` < 0 or > 1, or no steps.
     """
-    if not (epsilon >= 0 and steps >= 1):
-        raise OptionError(f"pgd: expected epsilon >= 0 and steps >= 1, found {epsilon} and {steps}.")
+    require_radius("pgd", epsilon)
+    if steps < 1:
+        raise OptionError(f"pgd: expected steps >= 1, found {steps}.")
     import torchattacks
 
     with frozen(model) as inner, torch.enable_grad():
@@ -123,8 +132,9 @@ def autoattack(
         epsilon: radius in pixels of [0, 1].
 
     Raises:
-        DataError: pixels outside [0, 1]. OptionError: another norm, or fewer than 10 outputs.
+        DataError: pixels outside [0, 1]. OptionError: another norm or radius, or fewer than 10 outputs.
     """
+    require_radius("autoattack", epsilon, norm)
     if norm not in ("Linf", "L2"):
         raise OptionError(f"autoattack: expected the norm Linf or L2, found {norm!r}.")
     from easyrobust.attacks import AutoAttack

@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--again", action="store_true", help="measure anew what the file holds already")
     parser.add_argument("--label", metavar="NAME", help="the row's name in tables (default: the checkpoint's path)")
     group = parser.add_argument_group("attacks (radii in pixels of [0, 1])")
-    radius: dict[str, Any] = {"type": within(0, 1), "nargs": "+", "metavar": "E"}
+    radius: dict[str, Any] = {"type": within(0), "nargs": "+", "metavar": "E"}
     group.add_argument("--epsilon", default=[1 / 255], **radius, help="FGSM's (default: 1/255)")
     group.add_argument("--pgd-epsilon", default=[1 / 255], **radius, help="PGD's (default: 1/255)")
     group.add_argument("--pgd-steps", type=whole(1), default=10, metavar="N", help="default: 10")
@@ -109,6 +109,8 @@ def _subsets(texts: list[str]) -> dict[str, Subset]:
         if equals and suite not in SUITES:
             raise OptionError(f"--subset {text}: expected one of {', '.join(SUITES)} before '=', found {suite!r}.")
         subsets[suite] = Subset.parse(part)
+        if subsets[suite].kind == "first":
+            _logger.warning("--subset %s: the first folders' images, so of few classes; random:N draws from all", text)
     return subsets
 
 
@@ -158,6 +160,8 @@ def _results_file(args: argparse.Namespace) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not os.access(path, os.W_OK):
         raise OptionError(f"--records {path}: expected a file that can be written, found a read-only one.")
+    if path.exists():
+        read_records(path)  # a file of something else is refused before hours are spent
     return path
 
 

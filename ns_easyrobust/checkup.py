@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from . import imagenet
 from .data import read_image
 from .errors import DataError
-from .images import ImageList
+from .images import ImageList, Subset
 from .listing import images_below, is_image, list_folder
 from .suites import ALEXNET_ERROR, FOLDERS, SEVERITIES, Folder
 
@@ -111,12 +111,18 @@ def _count_findings(suite: str, folder: Folder, images: ImageList) -> Iterator[F
     elif found != expected:
         text = f"{found} images, expected {expected}"
         yield Finding(suite, "warning", text, f"the number is of a subset, not {folder.title}'s")
+    if suite == "val":
+        try:
+            Subset("robustbench").of(images)
+        except DataError as error:
+            theirs = "PatchFool and AutoAttack, which take them, would be refused; give --subset patchfool=random:1000"
+            yield Finding(suite, "warning", error.line.removeprefix(f"{images.root}: "), theirs)
     if suite == "objectnet":
         names, _ = list_folder(images.root)
         total = sum(1 for name in names for _ in images_below(images.root, name))
         if total != OBJECTNET_IMAGES:
             text = f"{total} images in all folders, expected {OBJECTNET_IMAGES}"
-            yield Finding(suite, "warning", text, "none if those of ImageNet's classes are all there")
+            yield Finding(suite, "warning", text, "none, if only classes that ImageNet lacks are short of images")
 
 
 def examine_folder(suite: str, folder: Folder, root: Path, outputs: int) -> tuple[list[Finding], ImageList | None]:
@@ -126,7 +132,9 @@ def examine_folder(suite: str, folder: Folder, root: Path, outputs: int) -> tupl
     except DataError as error:
         folders, _ = list_folder(root) if root.is_dir() else ([], [])
         theirs = "label by the sorted folders, right or wrong" if folders else "stop"
-        return [Finding(suite, "problem", error.line, f"refused; EasyRobust would {theirs}")], None
+        few = 0 < len(folders) != outputs == imagenet.CLASSES and suite == "val"
+        hint = f"for a model of {len(folders)} classes give --num-classes {len(folders)}; " if few else ""
+        return [Finding(suite, "problem", error.line, f"{hint}refused; EasyRobust would {theirs}")], None
     flat = "/" not in images.paths[0]
     kinds = "" if flat else f"{len(set(images.labels))} classes, "
     findings = [Finding(suite, "ok", f"{kinds}{len(images)} images, labelled {images.labelled}")]

@@ -61,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"ns-easyrobust {name}: {error.line}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"ns-easyrobust {name}: interrupted", file=sys.stderr)
+        goes_on = "; the same command goes on where it stopped" if name == "benchmark" else ""
+        print(f"ns-easyrobust {name}: interrupted{goes_on}", file=sys.stderr)
         return 130
     return 0

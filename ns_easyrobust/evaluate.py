@@ -15,7 +15,7 @@ folder, with a warning that names it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -47,6 +47,22 @@ class How(TypedDict, total=False):
     dtype: torch.dtype
 
 
+_Default = Callable[[int], Any]  # the model's image size to a transform
+
+
+def _photographs(size: int) -> Any:
+    return Preprocessing(size).transform()
+
+
+def _as_they_are(size: int) -> Any:
+    """For sets made at 224 pixels."""
+    return transforms.ToTensor() if size == 224 else Preprocessing(size, 1.0).transform()
+
+
+def _patchfools(size: int) -> Any:
+    return Preprocessing(size, 1.0, "bilinear").transform()
+
+
 def _evaluate(
     model: nn.Module,
     data_dir: str | Path,
@@ -57,13 +73,13 @@ def _evaluate(
     trial: Trial,
     how: How,
     *,
-    default: Any = None,
+    default: _Default = _photographs,
     sampled: bool = False,
 ) -> float | None:
     root, how = Path(data_dir), _known(how)
     if not exists(root):
         return None
-    transform = transform_for(model, transform, default or Preprocessing().transform())
+    transform = transform_for(model, transform, default)
     outputs = outputs_on(model, root, transform)
     subset = how.get("subset") or ("robustbench" if sampled and outputs == 1000 else "all")
     part = part_of(root, load, outputs, transform, batch_size, Subset.parse(str(subset)), [trial])
@@ -90,7 +106,7 @@ def _judge(model: nn.Module, parts: Sequence[Part], dist: bool, how: How) -> lis
     )
 
 
-def _clean(name: str, suite: str, load: Load, doc: str, default: Any = None) -> Any:
+def _clean(name: str, suite: str, load: Load, doc: str, default: _Default = _photographs) -> Any:
     """An evaluation of images as they are, with EasyRobust's signature."""
 
     def evaluate(
@@ -117,9 +133,12 @@ evaluate_imagenet_val = _clean(
 
     Args:
         model: pixels in [0, 1] to logits; or anything, with its own ``test_transform``.
-        test_transform: default: shorter side to 256 bicubic, centre crop 224, [0, 1].
+        test_transform: default: shorter side to 256 bicubic, centre crop 224, [0, 1]; in proportion for a
+            model of another image size.
         dist: share the batches over torchrun's processes.
-        how: see the module's head.
+        how: keywords of all evaluations: ``records`` (a :class:`~ns_easyrobust.recorder.Recorder`; None),
+            ``workers`` (4), ``seed`` (0), ``subset`` ("all", "first:N", "random:N[:SEED]", "robustbench"),
+            ``dtype`` (torch.float32; another one: autocast).
     """,
 )
 evaluate_imagenet_a = _clean(
@@ -151,7 +170,7 @@ evaluate_stylized_imagenet = _clean(
     "imagenet-stylized",
     images.class_folders,
     "Top-1 in percent on Stylized-ImageNet, its images as they are; otherwise as :func:`evaluate_imagenet_val`.",
-    transforms.ToTensor(),
+    _as_they_are,
 )
 evaluate_objectnet = _clean(
     "evaluate_objectnet",
@@ -247,7 +266,7 @@ def evaluate_imagenet_patchfool(
     The defaults are the published code's: shorter side to 224 bilinear, batches of 64, and, on a
     model of ImageNet's classes, RobustBench's 5000 images. Otherwise as :func:`evaluate_imagenet_fgsm`.
     """
-    trial, default = trials.patch_fool(config or PatchFoolConfig()), Preprocessing(224, 1.0, "bilinear").transform()
+    trial = trials.patch_fool(config or PatchFoolConfig())
     return _evaluate(
         model,
         data_dir,
@@ -257,7 +276,7 @@ def evaluate_imagenet_patchfool(
         images.imagenet_val,
         trial,
         how,
-        default=default,
+        default=_patchfools,
         sampled=True,
     )
 
@@ -298,12 +317,12 @@ def evaluate_imagenet_c(
 
     mCE is None unless all 75 folders ``<corruption>/<severity>`` are there; in the records it is
     in percent. Images are taken as they are (ImageNet-C is 224 wide) unless ``test_transform`` is
-    given. Otherwise as :func:`evaluate_imagenet_val`.
+    given or the model has another image size. Otherwise as :func:`evaluate_imagenet_val`.
     """
     root, how = Path(data_dir), _known(how)
     if not exists(root):
         return None
-    transform = transform_for(model, test_transform, transforms.ToTensor())
+    transform = transform_for(model, test_transform, _as_they_are)
     folders = corruption_folders(root)
     outputs = outputs_on(model, root / folders[0][0] / str(folders[0][1]), transform)
     subset = Subset.parse(str(how.get("subset") or "all"))

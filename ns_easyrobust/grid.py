@@ -142,7 +142,7 @@ class Grid:
             if pairs:
                 told_of[name] = told(pairs)
         seeds = [(f"{record.seed}", title) for title, record in held if record.seed is not None]
-        told_of["seed"] = told(seeds) or "none"
+        told_of["seed"] = told(seeds) or "none drawn"
         told_of["machine"] = told((record.machine or "a machine not recorded", title) for title, record in held)
         days = sorted({record.created[:10] for _, record in held})
         told_of["measured"] = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"

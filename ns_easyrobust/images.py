@@ -153,7 +153,7 @@ def _robustbench(images: ImageList) -> list[int]:
         raise DataError(
             f"{images.root}: expected the {len(wanted)} images of RobustBench's list, found "
             f"{len(wanted) - len(missing)} of them (missing: {missing[0]}{', ...' if len(missing) > 1 else ''}). "
-            "Use the whole ImageNet validation set, or another subset."
+            "Use the whole ImageNet validation set, or another subset, such as random:1000."
         )
     return [position[name] for name in wanted]
 

@@ -25,7 +25,7 @@ from .progress import Progress
 from .randomness import isolated, mix
 from .recorder import Recorder
 from .trial import Outcome, Part
-from .vit import frozen, unwrap
+from .vit import built_size, frozen, unwrap
 
 _logger = logging.getLogger(__name__)
 
@@ -141,12 +141,26 @@ def judge(
             close_until(index)
             state = opened[index]
             if index != current:
+                _require_size(inner, pixels)
                 current, titles = index, dict.fromkeys(trial.name for trial in state.part.trials)
+                taken = sum(map(len, state.done))
+                if taken and rank() == 0:
+                    _logger.info("%s: goes on after %d batches of an unfinished run", ", ".join(titles), taken)
                 progress.start(", ".join(titles), len(state.left()[first::of]))
             _judge_batch(inner, state, number, pixels.to(device), labels.to(device), seed, dtype, recorder)
             progress.batch()
         close_until(len(parts))
     return outcomes
+
+
+def _require_size(model: nn.Module, pixels: torch.Tensor) -> None:
+    """ModelError where the model would assert another size."""
+    built, found = built_size(model), tuple(pixels.shape[2:])
+    if built is not None and built != found:
+        raise ModelError(
+            f"expected images of {built[0]}x{built[1]} pixels, which the model is built for, found "
+            f"{found[0]}x{found[1]}. Give a transform of that size, or build the model for this one (img_size=...)."
+        )
 
 
 def _judge_batch(

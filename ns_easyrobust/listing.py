@@ -38,7 +38,7 @@ def list_folder(folder: str | Path) -> tuple[list[str], list[str]]:
     except OSError as error:
         raise DataError(
             f"{folder}: expected a folder of images, found none that can be read ({type(error).__name__}). "
-            "Check --data-dir."
+            "Check the path."
         ) from error
     return sorted(folders), sorted(files)
 

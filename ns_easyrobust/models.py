@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,7 +69,9 @@ def _import_easyrobust_models(arch: str) -> None:
     """Make EasyRobust's models known to timm's registry, and ``arch`` among them."""
     problem = ""
     try:
-        importlib.import_module("easyrobust.models")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)  # theirs, not the user's
+            importlib.import_module("easyrobust.models")
     except ImportError as error:
         problem = (
             f' EasyRobust\'s models could not be imported ({error}): pip install easyrobust PyWavelets "setuptools<82".'

@@ -14,7 +14,7 @@ from .suites import ALEXNET_ERROR, SEVERITIES
 from .summary import Summary
 from .summary_sheet import summary_sheet
 from .tables import Table
-from .wording import NOT_RUN, show
+from .wording import NOT_RUN, counted, show
 
 # Colours follow the reader's light or dark setting; green and red of equal lightness beside a sign, never alone.
 _STYLE = """
@@ -82,7 +82,7 @@ def page(
 
 def _opening(table: Table) -> str:
     days = sorted({record.created[:10] for record in table.cells.values()})
-    told = f"{len(table.cells)} measurements of {len(table.rows)} models, {days[0]}"
+    told = f"{counted(len(table.cells), 'measurement')} of {counted(len(table.rows), 'model')}, {days[0]}"
     told += f" to {days[-1]}" if len(days) > 1 else ""
     told += f"; baseline: {table.baseline}" if table.baseline is not None else ""
     return f"<h1>Robustness report</h1>\n<p>{escape(told)}. Every measured number comes from a record.</p>"

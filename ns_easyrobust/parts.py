@@ -16,7 +16,7 @@ from .images import ImageList, Subset
 from .judging import outputs_of
 from .listing import images_below, is_image, list_folder
 from .trial import Part, Trial
-from .vit import find_normalize, unwrap
+from .vit import built_size, find_normalize, unwrap
 
 _logger = logging.getLogger(__name__)
 Load = Callable[[Path, int, Any], ImageList]
@@ -29,14 +29,14 @@ def exists(root: Path) -> bool:
     return root.exists()
 
 
-def transform_for(model: nn.Module, given: Any, default: Any) -> Any:
-    """``given``, or ``default`` if the model normalises its input itself."""
+def transform_for(model: nn.Module, given: Any, default: Callable[[int], Any]) -> Any:
+    """``given``, or ``default`` of the model's image size if the model normalises its input itself."""
     if given is None and find_normalize(model) is None:
         raise ModelError(
             "the model has no normalisation inside and no test_transform was given: expected one of both. "
             "Wrap it (load_model does), or pass the transform that its weights were trained with."
         )
-    return given or default
+    return given or default((built_size(model) or (224, 224))[-1])
 
 
 def outputs_on(model: nn.Module, root: Path, transform: Any) -> int:

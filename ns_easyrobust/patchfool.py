@@ -83,7 +83,9 @@ class PatchFoolConfig:
                 f"patchfool: expected epsilon 0 with norm 'none', found {self.epsilon}. Choose norm 'linf' or 'l2'."
             )
         if self.norm != "none" and not 0 < self.epsilon < float("inf"):
-            raise OptionError(f"patchfool: expected epsilon > 0 with norm {self.norm!r}, found {self.epsilon}.")
+            raise OptionError(
+                f"patchfool: expected epsilon > 0 with norm {self.norm!r}, found {self.epsilon}. Give a radius."
+            )
         if self.norm == "linf" and self.epsilon > 1:
             raise OptionError(f"patchfool: expected epsilon in pixels of [0, 1], found {self.epsilon}. Divide by 255.")
 
@@ -163,7 +165,8 @@ def _attention_received(model: nn.Module, clean: torch.Tensor, layer: int) -> to
     if layer >= (depth := len(attention_blocks(model))):
         raise ModelError(
             f"patchfool: expected a model with a block {layer} to choose patches by, found {depth} blocks "
-            f"(0..{depth - 1}). Choose one of them as the layer."
+            f"(0..{depth - 1}). Choose one of them as the layer"
+            + ("." if depth >= 4 else ", and the loss 'ce', for the attention loss needs 4.")
         )
     with torch.no_grad(), attention_maps(model, [layer]) as maps:
         core(model)(clean)

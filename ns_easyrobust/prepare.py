@@ -20,7 +20,7 @@ from .data import FolderPart, Preprocessing, check_classes, image_folder, traini
 from .distributed import rank, world_size
 from .errors import OptionError, TrainingError
 from .streams import SeededSamples, Stream, split_indices
-from .vit import NormalizedModel
+from .vit import NormalizedModel, built_size
 
 _HOLDOUT_AT_MOST = 10_000
 
@@ -49,8 +49,8 @@ def checkpoint_model(args: argparse.Namespace, device: torch.device) -> tuple[No
         options["img_size"] = args.img_size
     model = load_model(args.model, checkpoint, ema=args.use_ema, **options)
     size = args.img_size or int(resolve_data_config({}, model=model[1])["input_size"][-1])
-    fixed = getattr(getattr(model[1], "patch_embed", None), "img_size", None)  # ViT and Swin assert theirs
-    if args.input_size is not None and isinstance(fixed, tuple) and fixed[-1] != args.input_size:
+    fixed = built_size(model)
+    if args.input_size is not None and fixed is not None and fixed[-1] != args.input_size:
         raise OptionError(
             f"--input-size {args.input_size}: expected {fixed[-1]}, the size {args.model} is built for. "
             "Leave it out, or build the model for it with --img-size."

@@ -109,4 +109,5 @@ EASYROBUST = (
         *(81.46, 70.83, 44.65, 47.34, 30.15, 34.77, 23.13),
     ),
 )
+TABLES = {"table2": TABLE_2, "table3": TABLE_3, "table4": TABLE_4, "easyrobust": EASYROBUST}
 ROWS = (*TABLE_2, *TABLE_3, *TABLE_4, *EASYROBUST)

@@ -104,7 +104,8 @@ def _read_torch(path: Path, name: str) -> dict[str, Any]:
                 "Load it with torch.jit.load and save its state_dict()."
             ) from error
         # torch's refusals of plain junk are a page long and advise to load it unsafely
-        reason = "no PyTorch file" if text.startswith("Weights only") else text.split("\n")[0][:120]
+        junk = text.startswith("Weights only") or isinstance(error, LookupError)
+        reason = "no PyTorch file" if junk else text.split("\n")[0][:120]
         raise _damaged(name, reason or type(error).__name__) from error
     if not isinstance(content, Mapping):
         raise CheckpointError(

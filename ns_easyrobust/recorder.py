@@ -71,6 +71,9 @@ class Recorder:
     share: bool = False
     _journals: dict[Path, Journal] = field(default_factory=dict, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))  # a str will do
+
     @property
     def _journal(self) -> Journal:
         folder = self.path.with_name(self.path.name + ".unfinished")

@@ -311,7 +311,7 @@ def read_records(path: str | Path) -> list[Record]:
             found = "no JSON" if isinstance(error, json.JSONDecodeError | UnicodeError) else str(error)
             raise DataError(
                 f"{path}, line {number}: expected a result record, found {found.rstrip('.')}. "
-                "Mend or delete that line; the others are untouched."
+                "Mend or delete that line (the others are untouched), or give a file that a benchmark wrote."
             ) from error
     return records
 

@@ -7,15 +7,17 @@ import importlib.util
 import json
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from . import published
+from .errors import DataError
 from .figures import Dot, dot_panels
 from .files import one_line_for_os_errors, write_text
 from .page import page
+from .published import Published
 from .records import Record, read_records
-from .sheets import as_markdown
+from .sheets import as_markdown, as_text
 from .submit import LEADERBOARDS, easyrobust_form, read_about, robustbench_form
 from .summary import Summary
 from .summary_sheet import summary_sheet
@@ -31,7 +33,7 @@ def write_report(
     baseline: str | None = None,
     best: bool = False,
     preset: str | None = None,
-    published_rows: bool = False,
+    published_rows: Sequence[Published] = (),
 ) -> list[Path]:
     """results.md, .csv, .html and, where there are accuracies, results.png; an earlier report is replaced.
 
@@ -39,7 +41,7 @@ def write_report(
         baseline: the row that differences refer to.
         best: mark the best of each column.
         preset: of the Table 2 view (:class:`~ns_easyrobust.summary.Summary`).
-        published_rows: set the published rows beneath it.
+        published_rows: of :mod:`ns_easyrobust.published`, set beneath it.
 
     Raises:
         OptionError: no records, an unknown baseline or preset.
@@ -49,10 +51,9 @@ def write_report(
     return _write(table, Summary(table, preset), Path(folder), best, published_rows)
 
 
-def _write(table: Table, summary: Summary, folder: Path, best: bool, published_rows: bool) -> list[Path]:
+def _write(table: Table, summary: Summary, folder: Path, best: bool, rows: Sequence[Published]) -> list[Path]:
     with one_line_for_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    rows = published.ROWS if published_rows else ()
     text = table.to_markdown(best=best)
     if summary.parts or rows:
         text += f"\n## The columns of the paper's Table 2\n\n{as_markdown(summary_sheet(summary, rows))}"
@@ -90,7 +91,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baseline", metavar="NAME", help="the row that differences refer to")
     parser.add_argument("--best", action="store_true", help="mark the best value of each column")
     parser.add_argument(
-        "--published", action="store_true", help="add the paper's and EasyRobust's DAT rows, marked as published"
+        "--published",
+        nargs="*",
+        choices=tuple(published.TABLES),
+        metavar="TABLE",
+        help=f"add published rows, marked so, of {', '.join(published.TABLES)} (the paper's tables and "
+        "EasyRobust's DAT rows; without a name: all)",
     )
     parser.add_argument(
         "--preset",
@@ -118,14 +124,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the table of all records in ``args.results``, write the report and the forms that are asked for."""
     records = [record for path in args.results for record in read_records(path)]
+    if not records:
+        files = ", ".join(map(str, args.results))
+        raise DataError(f"{files}: expected records, found none. Run ns-easyrobust benchmark first.")
     table = Table(records, baseline=args.baseline)
     summary = Summary(table, args.preset)
+    rows = _published_rows(args.published)
     forms = _forms(args, table, summary)
     width = shutil.get_terminal_size((120, 24)).columns  # 120 where there is no terminal
     print(table.to_text(best=args.best, width=width))
-    written = _write(table, summary, args.output or args.results[0].parent, args.best, args.published)
+    if rows:
+        print(f"\n{as_text(summary_sheet(summary, rows), width)}")
+    written = _write(table, summary, args.output or args.results[0].parent, args.best, rows)
     for path in [*written, *(write_text(path, text) for path, text in forms.items())]:
         print(f"wrote {path}")
+
+
+def _published_rows(tables: list[str] | None) -> tuple[Published, ...]:
+    """Rows of the named tables; of all for an empty list, none for None."""
+    wanted = published.TABLES if tables == [] else (tables or ())
+    return tuple(row for name in wanted for row in published.TABLES[name])
 
 
 def _forms(args: argparse.Namespace, table: Table, summary: Summary) -> dict[Path, str]:

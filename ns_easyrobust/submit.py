@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from .columns import Column
 from .errors import OptionError
 from .grid import Grid, require_rows
 from .records import Record
+from .suites import ROBUSTBENCH, released_images
 from .wording import show
 
 _logger = logging.getLogger(__name__)
@@ -59,23 +60,22 @@ def easyrobust_form(
         about: what records do not hold, by the template's keys.
 
     Raises:
-        OptionError: an unknown row or key, or a number's record is missing or of a part of the images.
+        OptionError: an unknown row or key, or a number's record is missing or not of the whole released set.
     """
     row = _chosen(grid, row)
     if preset != "easyrobust":
         _logger.warning(
             "--submit: these numbers are of protocol %s; EasyRobust's leaderboard is of its benchmark.py", preset
         )
-    numbers: dict[str, Any] = {}
-    for key, (suite, metric) in LEADERBOARDS[leaderboard].items():
-        record = _find(grid, row, suite, metric, preset)
-        if record is None and key == "objectnet":  # its own benchmark.py leaves it out
-            numbers[key] = None
-            continue
-        if record is None:
-            raise _missing(row, suite, metric, preset)
-        _require_whole(record, allowed=("all", "robustbench") if suite == "autoattack" else ("all",))
-        numbers[key] = round(record.value, 2)
+    found = {key: _find(grid, row, *what, preset) for key, what in LEADERBOARDS[leaderboard].items()}
+    absent = [LEADERBOARDS[leaderboard][key] for key, record in found.items() if record is None]
+    if absent := [what for what in absent if what != _OOD["objectnet"]]:  # its own benchmark.py leaves that one out
+        raise _missing(row, absent, preset)
+    numbers: dict[str, float | None] = {}
+    for key, record in found.items():
+        if record is not None:
+            _require_whole(record, allowed=("all", "robustbench") if record.suite == "autoattack" else ("all",))
+        numbers[key] = None if record is None else round(record.value, 2)
     words = dict.fromkeys(_EASYROBUST_WORDS, "")
     words |= {"model": f"<b>{html.escape(row)}</b>", "architecture": grid.of_row(row)[0][1].model}
     switches = {name: name == _SWITCHED_ON[leaderboard] for name in _SWITCHES}
@@ -95,7 +95,7 @@ def robustbench_form(
     row = _chosen(grid, row)
     attacked = _find(grid, row, "autoattack", "top1", preset)
     if attacked is None:
-        raise _missing(row, "autoattack", "top1", preset)
+        raise _missing(row, [_ADVERSARIAL["autoattack"]], preset)
     _require_whole(attacked, allowed=("robustbench",))
     accuracy = f"{attacked.value:.2f}"
     blank = {
@@ -169,10 +169,12 @@ def _find(grid: Grid, row: str, suite: str, metric: str, preset: str | None) -> 
     return None
 
 
-def _missing(row: str, suite: str, metric: str, preset: str | None) -> OptionError:
-    what = f"{suite} {metric}" + (" at L-infinity 4/255" if suite == "autoattack" else "")
+def _missing(row: str, absent: Sequence[tuple[str, str]], preset: str | None) -> OptionError:
+    radius = {"autoattack": " at L-infinity 4/255 (benchmark --adv)"}
+    what = ", ".join(f"{suite} {metric}{radius.get(suite, '')}" for suite, metric in absent)
     return OptionError(
-        f"{row}: expected a record of {what} under protocol {preset}, found none. Run the benchmark's suite for it."
+        f"{row}: expected records of {what} under protocol {preset}, found none. "
+        f"Run ns-easyrobust benchmark --protocol {preset} for them."
     )
 
 
@@ -188,6 +190,12 @@ def _require_whole(record: Record, allowed: tuple[str, ...]) -> None:
         raise OptionError(
             f"{record.label}, {record.suite}: expected images {' or '.join(allowed)} for a leaderboard, found a record "
             f"of subset {subset} (n={record.n}). Measure it on those."
+        )
+    n = ROBUSTBENCH if subset == "robustbench" else released_images(record.suite)
+    if record.n != n:
+        raise OptionError(
+            f"{record.label}, {record.suite}: expected the {n} images of the released set for a leaderboard, found a "
+            f"record of {record.n}. Complete the folder (ns-easyrobust doctor counts it) and measure again."
         )
 
 

@@ -15,12 +15,12 @@ from . import attacks, trials
 from .corruptions import corruption_parts, sum_up_corruptions
 from .data import describe_transform
 from .distributed import world_size
-from .errors import ModelError
+from .errors import DataError, ModelError
 from .images import Subset
 from .judging import judge
 from .parts import exists, outputs_on, part_of
 from .patchfool import PatchFoolConfig, patchfool
-from .protocols import Protocol
+from .protocols import SAMPLED, Protocol
 from .recorder import Recorder
 from .suites import FOLDERS, Folder
 from .trial import Part, Trial
@@ -46,6 +46,10 @@ class Attacks:
     patchfool: PatchFoolConfig = field(default_factory=PatchFoolConfig)
     autoattack: float = 4 / 255
     autoattack_norm: str = "Linf"
+
+    def __post_init__(self) -> None:
+        for suite in ("fgsm", "pgd", "autoattack"):
+            self.trials(suite)  # OptionError for a radius that is none, before anything is loaded
 
     def trials(self, suite: str) -> list[Trial]:
         """What ``suite`` tries."""
@@ -131,10 +135,11 @@ def run_suites(
     Clean accuracy and FGSM share a decoded batch and a forward pass. What an earlier run has
     finished is taken from ``records``.
     """
-    there = {folder: exists(folder) for folder in dict.fromkeys(map(plan.folder, plan.suites))}
-    suites = [suite for suite in SUITES if suite in plan.suites and there[plan.folder(suite)]]
+    suites = [suite for suite in SUITES if suite in plan.suites and plan.folder(suite).exists()]
     if not suites:
         return []
+    for folder in dict.fromkeys(map(plan.folder, plan.suites)):
+        exists(folder)  # warns of what is skipped
     outputs = outputs_on(model, plan.folder(suites[0]), plan.transform(suites[0]))
     how: dict[str, Any] = {
         "share": world_size() > 1,
@@ -145,8 +150,8 @@ def run_suites(
     }
     slow = {suite: plan.part(suite, outputs) for suite in _SLOW if suite in suites}
     quick = {suite: plan.part(suite, outputs) for suite in suites if suite not in (*_SLOW, "c")}
-    for part in (*quick.values(), *slow.values()):
-        part.open()  # what cannot be opened, or attacked, is told now and not in some hours
+    for suite, part in (quick | slow).items():
+        _try_opening(suite, part)  # what cannot be opened, or attacked, is told now and not in some hours
     if "patchfool" in slow:
         _try_patchfool(model, slow["patchfool"], plan.attacks.patchfool)
     if "autoattack" in slow:
@@ -165,6 +170,14 @@ def run_suites(
     return suites
 
 
+def _try_opening(suite: str, part: Part) -> None:
+    try:
+        part.open()
+    except DataError as error:
+        subset = f"give --subset {suite}=random:1000 or " if suite in SAMPLED else ""
+        raise DataError(f"{suite}: {error.line} Or {subset}leave the suite out.") from error
+
+
 def _try_patchfool(model: nn.Module, part: Part, config: PatchFoolConfig) -> None:
     """One step on one image, for a model whose attention cannot be read."""
     pixels, label = part.open().with_transform(part.transform)[0]
@@ -173,5 +186,6 @@ def _try_patchfool(model: nn.Module, part: Part, config: PatchFoolConfig) -> Non
         patchfool(model, pixels[None].to(device), torch.tensor([label], device=device), replace(config, steps=1))
     except ModelError as error:
         raise ModelError(
-            f"{error.line} Or leave the suite patchfool out, or give --patchfool-select saliency --patchfool-loss ce."
+            f"{error.line} In flags: --patchfool-layer L, --patchfool-loss ce, --patchfool-select saliency; "
+            "or leave the suite patchfool out."
         ) from error

@@ -44,6 +44,7 @@ FOLDERS = {
     "damagenet": Folder("damagenet", images.damagenet, "DamageNet", side=224),
 }
 
+ROBUSTBENCH = 5000  # of the validation set's images: for attacks too slow for all
 SEVERITIES = range(1, 6)
 # Top-1 error of AlexNet on each corruption, the denominators of mCE (Hendrycks and Dietterich 2019).
 ALEXNET_ERROR = {
@@ -63,3 +64,10 @@ ALEXNET_ERROR = {
     "pixelate": 0.717840,
     "jpeg_compression": 0.606500,
 }
+
+
+def released_images(suite: str) -> int:
+    """How many images the whole set behind ``suite``, as records name it, has; attacks are on the validation set."""
+    if suite == "imagenet-c":
+        return FOLDERS["c"].images * len(ALEXNET_ERROR) * len(SEVERITIES)
+    return FOLDERS.get(suite.removeprefix("imagenet-"), FOLDERS["val"]).images

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from . import published
 from .columns import OF_THE_RUN, Column, column_settings
@@ -112,7 +112,7 @@ class Summary:
     def _variant(
         self, columns: Sequence[Column], free: Sequence[str] = (), prefer: Callable[[Column], bool] | None = None
     ) -> list[Column]:
-        """The columns of one protocol: one that is preferred, then held by most cells, then seen first.
+        """The columns of one protocol: preferred, else with most cells, else with most images, else seen first.
 
         ``free`` names settings that may differ among them.
         """
@@ -122,9 +122,9 @@ class Summary:
             kept = {name: value for name, value in column.protocol.items() if name not in free}
             variants.setdefault(json.dumps(kept, sort_keys=True), []).append(column)
 
-        def rank(group: list[Column]) -> tuple[bool, int]:
+        def rank(group: list[Column]) -> tuple[bool, int, int]:
             preferred = prefer is not None and prefer(group[0])
-            return preferred, sum(len(self.grid.held(column)) for column in group)
+            return preferred, sum(len(self.grid.held(column)) for column in group), max(map(self._images, group))
 
         return max(variants.values(), key=rank, default=[])
 
@@ -137,10 +137,27 @@ class Summary:
         if not chosen:
             return None
         records = {row: record for column in chosen for row, record in self.grid.held(column)}
+        for column in sorted(self._other_subsets(columns, chosen), key=self._images, reverse=True):
+            records = dict(self.grid.held(column)) | records  # better than "not run"; a note says it
         ordered = {row: records[row] for row in self.grid.rows if row in records}
         standard = name != "fgsm" or _has_the_papers_radius(chosen[0])
         title = place.title if standard else f"{place.title} {show(chosen[0].protocol.get('epsilon', 'any'))}"
-        return Part(name, title, ordered, [c.title for c in columns if c not in chosen], standard)
+        shown = {id(record) for record in records.values()}
+        left_out = [c.title for c in columns if any(id(record) not in shown for _, record in self.grid.held(c))]
+        return Part(name, title, ordered, left_out, standard)
+
+    def _images(self, column: Column) -> int:
+        return max(record.n for _, record in self.grid.held(column))
+
+    def _other_subsets(self, columns: Sequence[Column], chosen: Sequence[Column]) -> list[Column]:
+        """Those of ``columns`` that differ from one of ``chosen`` in nothing but which images were taken."""
+
+        def settled(column: Column) -> dict[str, Any]:
+            free = ("subset", *(_RESIZING if self.preset in _PRESETS[:3] else ()))
+            return {name: value for name, value in column.protocol.items() if name not in free}
+
+        alike = [settled(column) for column in chosen]
+        return [column for column in columns if column not in chosen and settled(column) in alike]
 
     def record(self, row: str, name: str) -> Record | None:
         return self.parts[name].records.get(row) if name in self.parts else None

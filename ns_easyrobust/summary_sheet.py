@@ -8,6 +8,7 @@ from . import published
 from .paired import DRAWS
 from .published import PAPER, Published
 from .sheets import Cell, Sheet
+from .suites import ROBUSTBENCH, released_images
 from .summary import PLACES, Part, Summary
 from .tables import describe_difference, measured_cell, tone
 from .wording import NOT_RUN, number
@@ -88,7 +89,23 @@ def _notes(summary: Summary, names: Sequence[str], rows: Sequence[Published]) ->
         notes.append(f"Not run for any row: {', '.join(unrun)}.")
     for part in summary.parts.values():
         notes += _part_notes(part)
-    return notes + (list(published.NOTES) if rows else [])
+    return notes + ([*_fewer(summary), *published.NOTES] if rows else [])
+
+
+def _fewer(summary: Summary) -> list[str]:
+    """What keeps measured rows from standing beside published ones."""
+    columns = []
+    for name, part in summary.parts.items():
+        whole = ROBUSTBENCH if name == "patchfool" else released_images(PLACES[name].suite)
+        fewer = {f"{record.n}" for record in part.records.values() if record.n < whole}
+        if fewer:
+            columns.append(f"{part.title} (n={', '.join(sorted(fewer, key=int))} of {whole})")
+    if not columns:
+        return []
+    return [
+        f"Not to be set beside the published rows, as measured on fewer images than the released sets hold: "
+        f"{', '.join(columns)}."
+    ]
 
 
 def _part_notes(part: Part) -> list[str]:

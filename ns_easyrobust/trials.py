@@ -22,6 +22,7 @@ def clean(suite: str, **protocol: Any) -> Trial:
 
 def fgsm(epsilon: float = 1 / 255) -> Trial:
     """torchattacks' FGSM within L-infinity radius ``epsilon``."""
+    attacks.require_radius("fgsm", epsilon)
 
     def attack(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
         return attacks.fgsm(model, pixels, labels, epsilon=epsilon)
@@ -32,6 +33,7 @@ def fgsm(epsilon: float = 1 / 255) -> Trial:
 
 def pgd(epsilon: float = 1 / 255, steps: int = 10) -> Trial:
     """torchattacks' PGD within L-infinity radius ``epsilon``, from a random start, steps of epsilon / 4."""
+    attacks.require_radius("pgd", epsilon)
 
     def attack(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
         return attacks.pgd(model, pixels, labels, epsilon=epsilon, steps=steps)
@@ -74,6 +76,7 @@ def patch_fool(config: PatchFoolConfig) -> Trial:
 
 def auto_attack(norm: str = "Linf", epsilon: float = 4 / 255) -> Trial:
     """EasyRobust's copy of the standard AutoAttack."""
+    attacks.require_radius("autoattack", epsilon, norm)
 
     def attack(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
         return attacks.autoattack(model, pixels, labels, norm=norm, epsilon=epsilon, seed=seeds[0] % 2**31)

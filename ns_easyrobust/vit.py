@@ -110,6 +110,16 @@ def find_normalize(model: nn.Module) -> nn.Module | None:
     return None
 
 
+def built_size(model: nn.Module) -> tuple[int, int] | None:
+    """Height and width of the images that the patch embedding insists on; None where it takes others too."""
+    inner = unwrap(model)
+    vit = inner[1] if find_normalize(inner) is not None else inner  # type: ignore[index]
+    embedding = getattr(vit, "patch_embed", None)
+    size = getattr(embedding, "img_size", None)
+    strict = getattr(embedding, "strict_img_size", True)  # timm 1.x: False where the model adapts
+    return size if strict and isinstance(size, tuple) and len(size) == 2 else None
+
+
 def unwrap(model: nn.Module) -> nn.Module:
     """The module inside DistributedDataParallel, DataParallel and ``torch.compile``.
 

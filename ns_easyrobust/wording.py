@@ -33,6 +33,11 @@ def number(value: float, unit: str, sign: str = "") -> str:
     return f"{value:{sign}.2f}" if unit == "%" else f"{value:{sign}.4g}"
 
 
+def counted(n: int, noun: str) -> str:
+    """As "1 model", "2 models"."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def chance(p: float) -> str:
     """A p-value as "p=0.03", "p=0.0021" or "p<0.001"."""
     if p < 0.001:

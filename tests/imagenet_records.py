@@ -11,7 +11,7 @@ from test_tables import make
 
 from ns_easyrobust.bits import images_digest, save_right
 from ns_easyrobust.records import Record
-from ns_easyrobust.suites import ALEXNET_ERROR, SEVERITIES
+from ns_easyrobust.suites import ALEXNET_ERROR, ROBUSTBENCH, SEVERITIES, released_images
 
 SIZES = {
     "imagenet-val": 40,
@@ -39,6 +39,24 @@ ON_VAL = ("imagenet-val", "cw", "fgsm", "patchfool", "autoattack", "imagenet-sty
 def paths_of(suite: str, n: int) -> list[str]:
     name = "val" if suite in ON_VAL or suite == "imagenet-c" else suite
     return [f"n{index % 7:02d}/{name}_{index:03d}.png" for index in range(n)]
+
+
+def of_released_size(records: list[Record]) -> list[Record]:
+    """The same, grown to the released sets' sizes; bits are kept for the validation set and AutoAttack alone."""
+    grown = []
+    for record in records:
+        n = ROBUSTBENCH if record.protocol["subset"] == "robustbench" else released_images(record.suite)
+        if record.correct is None:
+            grown.append(replace(record, n=n))
+        elif record.suite in ("imagenet-val", "autoattack"):
+            paths, right = paths_of(record.suite, n), np.arange(n) % 7 < 4
+            saved = save_right(record.folder, f"{record.label}-{record.suite}-grown", paths, right)
+            value = 100 * int(right.sum()) / n
+            grown.append(replace(record, n=n, correct=int(right.sum()), value=value, right=saved,
+                                 images=images_digest(paths)))  # fmt: skip
+        else:
+            grown.append(replace(record, n=n, correct=n // 2, value=100 * (n // 2) / n, right=None, images=None))
+    return grown
 
 
 def whole(folder: Path, label: str, share: float, seed: int, preset: str = "paper", scale: int = 1) -> list[Record]:

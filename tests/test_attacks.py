@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from ns_easyrobust.attacks import cw, fgsm
+from ns_easyrobust.attacks import autoattack, cw, fgsm, pgd, require_radius
 from ns_easyrobust.errors import DataError, OptionError
+from ns_easyrobust.evaluate import evaluate_imagenet_autoattack, evaluate_imagenet_fgsm, evaluate_imagenet_pgd
 
 
 def accuracy(model, images, labels):
@@ -56,5 +57,15 @@ def test_pixels_out_of_range_are_refused(trained, data):
     for attack in (fgsm, cw):
         with pytest.raises(DataError, match=r"expected pixels in \[0, 1\], found \[-1"):
             attack(trained, images * 2 - 1, labels)
-    with pytest.raises(OptionError, match="epsilon >= 0"):
-        fgsm(trained, images, labels, epsilon=-1)
+
+
+def test_radii_are_in_pixels_of_0_to_1(trained, data, digits_dir):
+    images, labels = data
+    for epsilon, message in ((-1, "epsilon >= 0"), (float("nan"), "epsilon >= 0"), (8, "found 8. Divide it by 255")):
+        for attack in (fgsm, pgd, autoattack):
+            with pytest.raises(OptionError, match=message):
+                attack(trained, images, labels, epsilon=epsilon)
+        for evaluate in (evaluate_imagenet_fgsm, evaluate_imagenet_pgd, evaluate_imagenet_autoattack):
+            with pytest.raises(OptionError, match=message):
+                evaluate(trained, digits_dir / "imagenet-val", epsilon=epsilon)
+    require_radius("autoattack", 8, "L2")  # an L2 radius may well be 8

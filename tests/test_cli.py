@@ -151,8 +151,14 @@ def test_a_benchmark_that_would_measure_nothing_or_the_wrong_labels(capsys, digi
     assert "10 outputs, found 9" in fails(capsys, *words, "--data_dir", "few", "--suite", "val")
     assert "before '=', found 'value'" in fails(capsys, *words, "--data_dir", digits_dir, "--subset", "value=all")
     assert "expected all, first:N" in fails(capsys, *words, "--data_dir", digits_dir, "--subset", "val=few")
-    assert "between 0 and 1, found 2" in fails(capsys, *words, "--data_dir", digits_dir, "--epsilon", "2")
+    assert "pixels of [0, 1], found 2. Divide it by 255" in fails(
+        capsys, *words, "--data_dir", digits_dir, "--epsilon", "2"
+    )
     assert not (work / "results.jsonl").exists()
+    (work / "notes.txt").write_text("not mine")
+    line = fails(capsys, *words, "--data_dir", digits_dir, "--records", "notes.txt", "--ckpt_path", "none")
+    assert "notes.txt, line 1: expected a result record, found no JSON" in line
+    assert (work / "notes.txt").read_text() == "not mine"
 
 
 def test_the_image_size_is_the_models_and_another_one_is_refused(capsys, digits_dir, work, checkpoint):
@@ -190,6 +196,25 @@ def test_interrupting_the_demo_is_no_mistake(capsys, work, monkeypatch):
     assert cli.main(["demo"]) == 130
     assert cli.main(["demo"]) == 130  # into another folder
     assert {path.name for path in (work / "output").iterdir()} == {"demo", "demo-2"}
+
+
+def test_an_interrupted_benchmark_says_that_it_goes_on(capsys, digits_dir, work, checkpoint, monkeypatch):
+    def interrupted(*args, **how):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ns_easyrobust.benchmark.run_suites", interrupted)
+    words = ["benchmark", *MODEL, "--ckpt_path", str(checkpoint), "--data_dir", str(digits_dir), "--device", "cpu"]
+    assert cli.main([*words, "--subset", "first:9"]) == 130
+    assert "interrupted; the same command goes on where it stopped" in capsys.readouterr().err
+
+
+def test_a_subset_of_few_classes_is_said(digits_dir, work, checkpoint, caplog):
+    words = ["benchmark", *MODEL, "--ckpt_path", str(checkpoint), "--data_dir", str(digits_dir), "--device", "cpu"]
+    assert cli.main([*words, "-j", "0", "--suite", "val", "--subset", "val=first:9"]) == 0
+    assert "--subset val=first:9: the first folders' images, so of few classes" in caplog.text
+    caplog.clear()
+    assert cli.main([*words, "-j", "0", "--suite", "val", "--subset", "random:9"]) == 0
+    assert "few classes" not in caplog.text
 
 
 def test_nan_weights(capsys, digits_dir, work):

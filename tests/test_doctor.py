@@ -48,6 +48,9 @@ def test_a_whole_tree_has_no_problems(tree):
         "damagenet": "1000 images, labelled by val.txt",
     }.items():
         assert [f.text for f in findings if f.suite == suite and f.level == "ok"] == [facts]
+    assert has(
+        [f for f in findings if f.suite == "val"], "warning", "5000 images of RobustBench's", "subset patchfool="
+    )
     assert has([f for f in findings if f.suite == "sketch"], "warning", "1000 images, expected 50889", "of a subset")
     assert has([f for f in findings if f.suite == "objectnet"], "warning", "in all folders, expected 50273")
     sizes = {f.suite for f in findings if "are not 224x224" in f.text and "(32x32)" in f.text}
@@ -148,7 +151,7 @@ def test_another_number_of_outputs(tmp_path):
     text = "3 classes, 3 images, labelled by the order of the folders"
     assert said(tmp_path, "val", outputs=3) == [Finding("val", "ok", text)]
     assert has(said(tmp_path, "val", outputs=4), "problem", "each of the model's 4 outputs, found 3", "refused")
-    assert has(said(tmp_path, "val"), "problem", "each of the model's 1000 outputs, found 3")
+    assert has(said(tmp_path, "val"), "problem", "each of the model's 1000 outputs, found 3", "--num-classes 3")
 
 
 def test_absent_suites_and_a_hint(own):
@@ -159,7 +162,7 @@ def test_absent_suites_and_a_hint(own):
 
 
 def test_no_such_folder(tmp_path):
-    with pytest.raises(DataError, match="nowhere: expected a folder of images, found none"):
+    with pytest.raises(DataError, match=r"nowhere: expected a folder of images, found none.*Check the path"):
         examine(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"expected some of imagenet-val, imagenet-a, .*, found none of them"):
         examine(tmp_path)

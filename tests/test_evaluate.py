@@ -17,6 +17,7 @@ from ns_easyrobust.evaluate import (
     evaluate_imagenet_cw,
     evaluate_imagenet_fgsm,
     evaluate_imagenet_val,
+    evaluate_stylized_imagenet,
 )
 from ns_easyrobust.recorder import Recorder
 from ns_easyrobust.records import read_records
@@ -55,7 +56,9 @@ def model() -> nn.Sequential:
 
 @pytest.fixture
 def recorder(tmp_path):
-    return Recorder(tmp_path / "results.jsonl", {"label": "stub", "model": "stub", "seed": 0}, {"dtype": "float32"})
+    return Recorder(
+        str(tmp_path / "results.jsonl"), {"label": "stub", "model": "stub", "seed": 0}, {"dtype": "float32"}
+    )
 
 
 @pytest.mark.parametrize("batch", [3, 7, 100])
@@ -96,6 +99,17 @@ def test_default_preprocessing_is_256_and_224(tmp_path):
     watching = nn.Sequential(Normalize((0.0,) * 3, (1.0,) * 3), Watching())
     assert evaluate_imagenet_val(watching, tmp_path / "val", workers=0) == 95
     assert set(seen) == {(224, 224)}
+
+
+def test_a_model_of_another_size_gets_images_of_its_own_and_no_others(trained, digits_dir):
+    root = digits_dir / "imagenet-val"
+    own = Preprocessing(32).transform()
+    expected = evaluate_imagenet_val(trained, root, 64, own, workers=0)
+    assert evaluate_imagenet_val(trained, root, 64, workers=0) == expected
+    whole = evaluate_imagenet_val(trained, root, 64, Preprocessing(32, 1.0).transform(), workers=0)
+    assert evaluate_stylized_imagenet(trained, root, 64, workers=0) == whole != expected
+    with pytest.raises(ModelError, match="images of 32x32 pixels, which the model is built for, found 224x224"):
+        evaluate_imagenet_val(trained, root, 64, Preprocessing().transform(), workers=0)
 
 
 def test_fgsm_and_cw_against_the_attack_on_its_own(trained, digits_dir, tmp_path):

@@ -89,7 +89,7 @@ def test_parts_through_one_loader_are_counted_each_by_itself(lists, tmp_path, wo
 
 
 @pytest.mark.parametrize("stop", [1, 3, 5, 7])
-def test_an_interrupted_run_goes_on_and_ends_in_the_same_records(lists, tmp_path, stop):
+def test_an_interrupted_run_goes_on_and_ends_in_the_same_records(lists, tmp_path, stop, caplog):
     (tmp_path / "whole").mkdir()
     judge(Reader(), parts(lists), workers=0, recorder=recorder(tmp_path / "whole" / "r.jsonl"), seed=3)
     calls = []
@@ -107,7 +107,9 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_records(lists, tmp_path
     journal = sorted((tmp_path / "cut" / "r.jsonl.unfinished").glob("*.jsonl"))[0]
     journal.write_bytes(journal.read_bytes()[:-3])
     model, again = Reader(), []
-    judge(model, parts(lists, lambda: again.append(1)), workers=0, recorder=recorder(path), seed=3)
+    with caplog.at_level("INFO"):
+        judge(model, parts(lists, lambda: again.append(1)), workers=0, recorder=recorder(path), seed=3)
+    assert ("of an unfinished run" in caplog.text) == (stop in (1, 7)), "3 and 5 end a part"
     assert plain(path) == plain(tmp_path / "whole" / "r.jsonl")
     assert len(again) <= 8 - stop + 1  # 8 batches in all; at most the torn line's is judged twice
     assert sum(model.seen) < 2 * 30

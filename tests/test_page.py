@@ -96,7 +96,7 @@ def test_labels_and_paths_are_escaped(records: list[Record]) -> None:
     mine = {title.strip(): cell.strip() for title, cell in zip(provenance[0], provenance[2], strict=True)}
     assert mine["checkpoint"] == f"/{EVIL}.pth"
     assert mine["sha256"] == "ab" * 32
-    assert (mine["seed"], mine["machine"], mine["measured"]) == ("none", "NVIDIA H200", "2026-01-31")
+    assert (mine["seed"], mine["machine"], mine["measured"]) == ("none drawn", "NVIDIA H200", "2026-01-31")
 
 
 def test_the_first_table_is_the_papers_with_published_rows_beneath(records: list[Record]) -> None:
@@ -152,7 +152,7 @@ def test_a_real_browser_shows_it_offline(records: list[Record], tmp_path: Path) 
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
         pytest.skip("no chromium, chromium-browser or google-chrome on PATH (Debian: apt-get install chromium)")
-    write_report(records, tmp_path, baseline="base", published_rows=True)
+    write_report(records, tmp_path, baseline="base", published_rows=ROWS)
     done = subprocess.run(
         [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1500,2000",
          "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from imagenet_records import whole
+from imagenet_records import of_released_size, whole
 from test_tables import make, mce
 
 from ns_easyrobust import report
@@ -88,24 +88,37 @@ def test_verb_prints_the_table_and_the_paths(tmp_path: Path, capsys: pytest.Capt
 
 def test_published_rows_and_forms_are_written_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results, form = tmp_path / "results.jsonl", tmp_path / "form.json"
-    for record in whole(tmp_path, "mine", 0.5, 0, preset="easyrobust"):
+    for record in of_released_size(whole(tmp_path, "mine", 0.5, 0, preset="easyrobust")):
         append_record(results, record)
     (tmp_path / "about.json").write_text('{"institution": "X", "authors": "Y"}')
     parser = argparse.ArgumentParser()
     report.add_arguments(parser)
     flags = ["--published", "--submit", str(form), "--robustbench", str(tmp_path / "bench.json")]
     report.run(parser.parse_args([str(results), *flags, "--about", str(tmp_path / "about.json")]))
-    assert f"wrote {form}\n" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"wrote {form}\n" in printed
+    assert "ViT-B + DAT + NS (published, arXiv:2403.10476, Table 2)" in printed
     assert json.loads(form.read_text())["institution"] == "X"
     assert json.loads((tmp_path / "bench.json").read_text())["authors"] == "Y"
     for name in ("results.md", "results.html"):
         assert "arXiv:2403.10476, Table 4" in (tmp_path / name).read_text()
     assert "arXiv" not in (tmp_path / "results.csv").read_text(), "records only"
 
+    report.run(parser.parse_args([str(results), "--published", "table3", "easyrobust"]))
+    told = (tmp_path / "results.md").read_text()
+    assert "Table 3)" in told
+    assert "dat/README.md" in told
+    assert "Table 2)" not in told
+    assert "Table 4)" not in told
+
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(DataError, match=r"empty\.jsonl: expected records, found none"):
+        report.run(parser.parse_args([str(tmp_path / "empty.jsonl")]))
+
     fresh = tmp_path / "fresh"
     with pytest.raises(OptionError, match="found 'native'"):
         report.run(parser.parse_args([str(results), "--preset", "native", "--output", str(fresh)]))
-    with pytest.raises(OptionError, match="expected a record of autoattack"):
+    with pytest.raises(OptionError, match="expected records of autoattack"):
         rest = [record for record in read_records(results) if record.suite != "autoattack"]
         for record in rest:
             append_record(tmp_path / "rest.jsonl", record)

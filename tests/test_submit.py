@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from imagenet_records import whole
+from imagenet_records import of_released_size, whole
 
 from ns_easyrobust.bits import load_right
 from ns_easyrobust.errors import OptionError
@@ -30,7 +30,8 @@ ROBUSTBENCH = ["link", "name", "authors", "additional_data", "number_forward_pas
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
-    return whole(tmp_path_factory.mktemp("records"), "mine <b>", 0.6, 3, preset="easyrobust")
+    small = whole(tmp_path_factory.mktemp("records"), "mine <b>", 0.6, 3, preset="easyrobust")
+    return of_released_size([record for record in small if "severity" not in record.protocol])
 
 
 def one(records: list[Record], suite: str, metric: str = "top1") -> Record:
@@ -71,7 +72,7 @@ def test_objectnet_alone_may_be_missing(records: list[Record], caplog: pytest.Lo
     form = easyrobust([r for r in records if r.suite != "objectnet"])
     assert form["objectnet"] is None
     assert "objectnet" in caplog.text
-    with pytest.raises(OptionError, match="expected a record of imagenet-v2 top1 under protocol easyrobust"):
+    with pytest.raises(OptionError, match="expected records of imagenet-v2 top1 under protocol easyrobust"):
         easyrobust([r for r in records if r.suite != "imagenet-v2"])
 
 
@@ -83,7 +84,7 @@ def test_robustbenchs_form_takes_clean_accuracy_on_the_attacked_images(records: 
     assert attacked.right_path is not None
     right = dict(zip(*load_right(clean.right_path), strict=True))
     expected = [right[path] for path in load_right(attacked.right_path)[0]]
-    assert form["clean_acc"] == f"{100 * sum(expected) / 16:.2f}"
+    assert form["clean_acc"] == f"{100 * sum(expected) / 5000:.2f}"
     assert form["clean_acc"] != f"{clean.value:.2f}"
     assert (form["autoattack_acc"], form["reported"]) == (f"{attacked.value:.2f}",) * 2
     assert (form["eps"], form["dataset"], form["number_forward_passes"]) == ("4/255", "imagenet", 1)
@@ -92,10 +93,10 @@ def test_robustbenchs_form_takes_clean_accuracy_on_the_attacked_images(records: 
 
 def test_a_clean_record_on_the_same_images_is_taken_as_it_is(records: list[Record]) -> None:
     attacked = one(records, "autoattack")
-    same = replace(attacked, suite="imagenet-val", value=75.0, correct=12, right=None,
+    same = replace(attacked, suite="imagenet-val", value=75.0, correct=3750, right=None,
                    protocol={"preset": "easyrobust", "subset": "robustbench"})  # fmt: skip
     assert robustbench([attacked, same])["clean_acc"] == "75.00"
-    with pytest.raises(OptionError, match="clean accuracy on AutoAttack's 16 images"):
+    with pytest.raises(OptionError, match="clean accuracy on AutoAttack's 5000 images"):
         robustbench([attacked, replace(one(records, "imagenet-val"), right=None)])
 
 
@@ -104,7 +105,7 @@ def test_a_clean_record_on_the_same_images_is_taken_as_it_is(records: list[Recor
     [
         ("autoattack", {"epsilon": 8 / 255}, "autoattack top1 at L-infinity 4/255"),
         ("autoattack", {"norm": "l2"}, "autoattack top1 at L-infinity 4/255"),
-        ("autoattack", {"subset": "first:16"}, r"expected images robustbench .* subset first:16 \(n=16\)"),
+        ("autoattack", {"subset": "first:16"}, r"expected images robustbench .* subset first:16 \(n=5000\)"),
     ],
 )
 def test_another_attack_is_refused(records: list[Record], suite: str, protocol: dict[str, Any], message: str) -> None:
@@ -118,6 +119,23 @@ def test_a_part_of_the_images_is_no_submission(records: list[Record]) -> None:
             for r in records]  # fmt: skip
     with pytest.raises(OptionError, match="imagenet-val: expected images all for a leaderboard"):
         easyrobust(part)
+    for suite, n in (("imagenet-a", 7500), ("imagenet-c", 3750000), ("imagenet-sketch", 50889), ("objectnet", 18574)):
+        assert one(records, suite, "mce" if suite == "imagenet-c" else "top1").n == n
+        short = [replace(r, n=n - 1, correct=None) if r.suite == suite else r for r in records]
+        with pytest.raises(OptionError, match=f"{suite}: expected the {n} images .* found a record of {n - 1}"):
+            easyrobust(short)
+    few = [replace(r, n=4999, correct=2500, value=100 * 2500 / 4999) if r.suite == "autoattack" else r
+           for r in records]  # fmt: skip
+    with pytest.raises(OptionError, match="autoattack: expected the 5000 images"):
+        robustbench(few)
+
+
+def test_everything_that_is_missing_is_said_at_once(records: list[Record]) -> None:
+    some = [r for r in records if r.suite not in ("imagenet-v2", "imagenet-r", "objectnet")]
+    with pytest.raises(OptionError, match="records of imagenet-v2 top1, imagenet-r top1 under protocol easyrobust"):
+        easyrobust(some)
+    with pytest.raises(OptionError, match=r"autoattack top1 at L-infinity 4/255 \(benchmark --adv\)"):
+        robustbench([r for r in records if r.suite != "autoattack"])
 
 
 def test_another_protocol_is_said(records: list[Record], caplog: pytest.LogCaptureFixture) -> None:
@@ -129,8 +147,8 @@ def test_another_protocol_is_said(records: list[Record], caplog: pytest.LogCaptu
 
 
 def test_one_of_several_rows_is_chosen(records: list[Record]) -> None:
-    grid = Grid([*records, *(replace(r, label="other", value=50.0, correct=20) for r in records if r.n == 40
-                             and r.suite == "imagenet-val")])  # fmt: skip
+    grid = Grid([*records, *(replace(r, label="other", value=50.0, correct=25000) for r in records
+                             if r.suite == "imagenet-val")])  # fmt: skip
     with pytest.raises(OptionError, match=r"expected one row, found 'mine <b>', 'other'\. Choose one with --row"):
         easyrobust_form(grid, None, preset="easyrobust", about={})
     with pytest.raises(OptionError, match="unknown --row"):

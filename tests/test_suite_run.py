@@ -128,13 +128,13 @@ def test_attacks_their_settings_and_subsets_are_in_the_records(trained, digits_d
 
 
 def test_robustbenchs_list_is_asked_for_before_anything_is_computed(tree, reads_pixels, tmp_path):
-    with pytest.raises(DataError, match="5000 images of RobustBench's list"):
+    with pytest.raises(DataError, match=r"patchfool: .*5000 images of RobustBench's list.*--subset patchfool="):
         run(reads_pixels, tree[0], ["val", "patchfool"], tmp_path / "r.jsonl")
     assert not (tmp_path / "r.jsonl").exists()
 
 
 def test_a_model_that_patchfool_cannot_attack_is_told_before_anything_is_computed(digits_dir, trained, tmp_path):
-    with pytest.raises(ModelError, match="leave the suite patchfool out, or give --patchfool-select saliency"):
+    with pytest.raises(ModelError, match=r"and the loss 'ce', .*--patchfool-layer L, .*leave the suite"):
         run(trained, digits_dir, ["val", "patchfool"], tmp_path / "r.jsonl")  # three blocks, no block 4
     assert not (tmp_path / "r.jsonl").exists()
 

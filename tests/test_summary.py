@@ -204,10 +204,27 @@ def test_bounded_cw_is_another_column(records: list[Record]) -> None:
 
 def test_settings_of_most_rows_win_and_the_others_are_named(records: list[Record]) -> None:
     rare = replace(only(records, "new", "imagenet-r"), label="third")
-    rare = replace(rare, protocol={**rare.protocol, "subset": "first:24"})
-    sheet = summary_sheet(summed([rare, *records]))
+    rare = replace(rare, protocol={**rare.protocol, "crop": 200, "preset": "custom"})
+    custom = [replace(r, protocol={**r.protocol, "preset": "custom"}) for r in records]
+    sheet = summary_sheet(summed([rare, *custom]))
     assert row_of(sheet, "third")["R"] == "not run"
-    assert any(note.startswith("R: also measured as imagenet-r top1 (subset=first:24)") for note in sheet.notes)
+    assert any(note.startswith("R: also measured as imagenet-r top1 (crop=200)") for note in sheet.notes)
+
+
+def test_a_row_of_another_subset_is_shown_and_said(records: list[Record]) -> None:
+    few = make("third", "imagenet-r", 5, n=10, images="f" * 64,
+               protocol={**only(records, "new", "imagenet-r").protocol, "subset": "first:10"})  # fmt: skip
+    more = replace(few, n=12, correct=6, images="e" * 64, protocol={**few.protocol, "subset": "first:12"})
+    both = replace(few, label="new")
+    summary = summed([*records, few, more, both])
+    assert summary.record("third", "r") == more, "of several the largest"
+    assert summary.record("new", "r") == only(records, "new", "imagenet-r"), "the column's own images first"
+    sheet = summary_sheet(summary)
+    assert row_of(sheet, "third")["R"].endswith(" n=12")
+    assert any(note.startswith("R: n differs: 24 (base, new); 12 (third)") for note in sheet.notes)
+    assert any(note.startswith("R: also measured as imagenet-r top1 (subset=first:10)") for note in sheet.notes)
+    alone = summed([few, replace(more, label="fourth"), replace(few, label="fourth")], None)
+    assert alone.record("fourth", "r") == replace(few, label="fourth"), "held by more rows, though smaller"
 
 
 def test_models_of_another_size_share_a_presets_column(records: list[Record]) -> None:
@@ -246,6 +263,13 @@ def test_published_rows_are_marked_and_bare(records: list[Record]) -> None:
     assert dict(sheet.heads)["R"] == "not run"
     assert row_of(sheet, "new")["R"] == "not run"
     assert any("not measured here" in note for note in sheet.notes)
+    (fewer,) = [note for note in sheet.notes if note.startswith("Not to be set beside the published rows")]
+    assert "Clean (n=40 of 50000), PatchFool (n=16 of 5000)" in fewer
+    whole_a = [replace(r, n=7500, correct=3750, value=50.0, right=None, images=None) if r.suite == "imagenet-a" else r
+               for r in records]  # fmt: skip
+    (fewer,) = [note for note in summary_sheet(summed(whole_a), ROWS).notes if note.startswith("Not to be set")]
+    assert " A (" not in fewer
+    assert " V2 (n=20 of 10000)" in fewer
     assert not any("published" in note.lower() for note in summary_sheet(summed(records)).notes)
 
 

@@ -257,7 +257,9 @@ def test_what_stands_below_the_table_lets_one_measure_again() -> None:
             "a: vit_tiny, runs/a.pth (sha256 0123456789ab), EMA weights state_dict_ema, "
             "mean (0.5, 0.25, 0.5), seed 7, on NVIDIA H200, measured 2026-01-31"
         ) in text
-        assert "b: vit_tiny, no checkpoint file, seed none, on a machine not recorded, measured 2026-02-03" in text
+        assert (
+            "b: vit_tiny, no checkpoint file, seed none drawn, on a machine not recorded, measured 2026-02-03" in text
+        )
         assert "torch=2.11.0 (a)" in text
         assert "torch=1.0 (b)" in text
 
