@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import sys
 from typing import NamedTuple
 
@@ -38,7 +39,7 @@ def _usage() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; the exit code is 0, 2 for a user's mistake, 130 for Ctrl-C."""
+    """Run one verb; the exit code is 0, 2 for a user's mistake, 130 for Ctrl-C, 141 for a closed pipe."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
@@ -60,6 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"ns-easyrobust {name}: {error.line}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # ... | head: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         goes_on = "; the same command goes on where it stopped" if name == "benchmark" else ""
         print(f"ns-easyrobust {name}: interrupted{goes_on}", file=sys.stderr)

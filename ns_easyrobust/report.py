@@ -132,11 +132,12 @@ def run(args: argparse.Namespace) -> None:
     rows = _published_rows(args.published)
     forms = _forms(args, table, summary)
     width = shutil.get_terminal_size((120, 24)).columns  # 120 where there is no terminal
+    written = _write(table, summary, args.output or args.results[0].parent, args.best, rows)
+    written += [write_text(path, text) for path, text in forms.items()]
     print(table.to_text(best=args.best, width=width))
     if rows:
         print(f"\n{as_text(summary_sheet(summary, rows), width)}")
-    written = _write(table, summary, args.output or args.results[0].parent, args.best, rows)
-    for path in [*written, *(write_text(path, text) for path, text in forms.items())]:
+    for path in written:
         print(f"wrote {path}")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +127,16 @@ def test_published_rows_and_forms_are_written_when_asked(tmp_path: Path, capsys:
         flags = ["--robustbench", str(fresh / "b.json"), "--output", str(fresh)]
         report.run(parser.parse_args([str(tmp_path / "rest.jsonl"), *flags]))
     assert not fresh.exists(), "a form that cannot be made leaves nothing behind"
+
+
+def test_a_reader_who_has_seen_enough(tmp_path: Path) -> None:
+    for record in whole(tmp_path, "mine", 0.5, 0):
+        append_record(tmp_path / "r.jsonl", record)
+    command = [sys.executable, "-m", "ns_easyrobust", "report", str(tmp_path / "r.jsonl")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        told = process.stderr.read()
+    assert (process.returncode, b"Traceback" in told) == (141, False)
+    assert (tmp_path / "results.html").exists()
