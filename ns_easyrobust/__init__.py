@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 
 from .augment import NullspaceAugmentation, add_nullspace_args
 from .checkpoints import load_model, save_model
+from .companion import nullspace_augmented
 from .evaluate import (
     evaluate_damagenet,
     evaluate_imagenet_a,
@@ -54,6 +55,7 @@ __all__ = [
     "evaluate_stylized_imagenet",
     "load_model",
     "measure",
+    "nullspace_augmented",
     "patch_nullspace",
     "patchfool",
     "register",

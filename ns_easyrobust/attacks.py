@@ -28,7 +28,9 @@ def checked(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def require_radius(attack: str, epsilon: float, norm: str = "Linf") -> None:
-    """OptionError for what is no radius in pixels of [0, 1]; above 1, L-infinity was meant on [0, 255]."""
+    """OptionError for another norm, or what is no radius in pixels of [0, 1]; Linf above 1 was meant on [0, 255]."""
+    if norm not in ("Linf", "L2"):
+        raise OptionError(f"{attack}: expected the norm Linf or L2, found {norm!r}.")
     if not (epsilon >= 0 and math.isfinite(epsilon)):
         raise OptionError(f"{attack}: expected epsilon >= 0 in pixels of [0, 1], found {epsilon}.")
     if norm == "Linf" and epsilon > 1:
@@ -135,8 +137,6 @@ def autoattack(
         DataError: pixels outside [0, 1]. OptionError: another norm or radius, or fewer than 10 outputs.
     """
     require_radius("autoattack", epsilon, norm)
-    if norm not in ("Linf", "L2"):
-        raise OptionError(f"autoattack: expected the norm Linf or L2, found {norm!r}.")
     from easyrobust.attacks import AutoAttack
 
     tracer = sys.gettrace()  # AutoAttack's check for dynamic defences unsets it

@@ -59,7 +59,7 @@ class NullspaceAugmentation:
             back from synthesis to judge each noise on. Under several ranks, a loader's dataset
             is dealt to them; a list must already be this rank's share.
         config: settings of the synthesis.
-        interval: calls of :meth:`loss` that share one noise; S of App. C where a step is one call.
+        interval: steps that share one noise (S of App. C); a step is a call of :meth:`loss`.
         held_out: batches to judge the noise on, instead of images kept back.
         generator: where all seeds come from (rank 0's counts); seed 0 by default.
         on_step: called with each synthesis :class:`~ns_easyrobust.noise.Step`, for progress bars.
@@ -102,7 +102,7 @@ class NullspaceAugmentation:
         self.noise: Noise | None = None
         self.history: list[dict[str, Any]] = []
         self._seed = int(broadcast(torch.tensor(draw_seed(generator), device=self._device())))
-        self._calls = self._position = 0  # calls of loss(); batches that syntheses have used
+        self._steps = self._calls = self._position = 0  # steps and calls of loss(); batches that syntheses have used
         self._held_out = held_out  # what the caller gave, or what _open_stream keeps back
         self._keeps_back = held_out is None and isinstance(batches, DataLoader)
         self._stream: Iterator[Any] | None = None
@@ -154,7 +154,7 @@ class NullspaceAugmentation:
         held_out = noise.held_out
         self.history.append(
             {
-                "step": self._calls,
+                "step": self._steps,
                 "norm": noise.norm,
                 "mse_probability": noise.mse_probability,
                 "synthesis_steps": noise.steps,
@@ -185,20 +185,28 @@ class NullspaceAugmentation:
         return noise
 
     def loss(
-        self, input: torch.Tensor, target: torch.Tensor, loss_fn: Callable[[Any, torch.Tensor], torch.Tensor]
+        self,
+        input: torch.Tensor,
+        target: torch.Tensor,
+        loss_fn: Callable[[Any, torch.Tensor], torch.Tensor],
+        *,
+        new_step: bool = True,
     ) -> torch.Tensor:
         """The loss on ``input`` with the noise added: what to add to the clean loss (line 19).
 
         Runs in the model's current mode and under the caller's autocast. A fresh noise is
-        synthesized at the first and every ``interval``-th call.
+        synthesized at the first and every ``interval``-th step.
 
         Args:
             input: (B, C, H, W), what the loop gives the model, after mixup.
             target: labels (B,) or soft targets (B, K), what ``loss_fn`` takes.
             loss_fn: the loop's own.
+            new_step: False for another loss of the same step, which does not count towards ``interval``.
         """
-        if self._calls % self.interval == 0:
-            self.refresh()
+        if new_step or self.noise is None:
+            if self._steps % self.interval == 0:
+                self.refresh()
+            self._steps += 1
         assert self.noise is not None
         seed = mix(self._seed_for(_FORWARD, self._calls), rank())
         self._calls += 1
@@ -211,6 +219,7 @@ class NullspaceAugmentation:
         """Everything that :meth:`load_state_dict` needs to go on as if never interrupted."""
         return {
             "seed": self._seed,
+            "steps": self._steps,
             "calls": self._calls,
             "position": self._position,
             "noise": None if self.noise is None else self.noise.state_dict(),
@@ -219,7 +228,8 @@ class NullspaceAugmentation:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`, given the same batches and settings."""
-        self._seed, self._calls, self._position = state["seed"], state["calls"], state["position"]
+        self._seed, self._position = state["seed"], state["position"]
+        self._steps, self._calls = state["steps"], state["calls"]
         self.noise = None if state["noise"] is None else Noise.from_state_dict(state["noise"])
         self.history = [dict(entry) for entry in state["history"]]
         self._stream = self._value = None
@@ -279,7 +289,7 @@ def add_nullspace_args(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=40,
         metavar="N",
-        help="losses that share one noise, one a step; S in App. C (default: 40)",
+        help="steps that share one noise; S in App. C (default: 40)",
     )
     add_noise_args(parser)
 

@@ -24,6 +24,9 @@ class _Verb(NamedTuple):
 VERBS = {
     "demo": _Verb("demo", "the main job on small real data: pretrain, finetune four ways, attack, compare"),
     "train": _Verb("train", "finetune with --aug nullspace, an EasyRobust-style training script"),
+    "launch": _Verb(
+        "launch", "an unmodified EasyRobust script with --aug nullspace, repaired where time has broken it"
+    ),
     "doctor": _Verb("doctor", "say what a benchmark folder holds, before an evaluation finds out"),
     "benchmark": _Verb("benchmark", "evaluate a checkpoint: the paper's whole table, EasyRobust's flags"),
     "report": _Verb("report", "set records beside each other: text, Markdown, CSV, plot"),
@@ -41,6 +44,16 @@ def _usage() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; the exit code is 0, 2 for a user's mistake, 130 for Ctrl-C, 141 for a closed pipe."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _main(argv)
+        sys.stdout.flush()  # or a reader that has gone would be noticed at exit alone
+    except BrokenPipeError:  # ... | head: it has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return code
+
+
+def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
         return 0
@@ -61,11 +74,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"ns-easyrobust {name}: {error.line}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:  # ... | head: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except KeyboardInterrupt:
-        goes_on = "; the same command goes on where it stopped" if name == "benchmark" else ""
+        resumes = name == "benchmark" and "--again" not in flags
+        goes_on = "; the same command goes on where it stopped" if resumes else ""
         print(f"ns-easyrobust {name}: interrupted{goes_on}", file=sys.stderr)
         return 130
     return 0

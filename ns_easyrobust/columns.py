@@ -8,13 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .records import Record
+from .records import Record, column_settings
 from .wording import settings
 
-# Settings that belong to a row's model, and those of the run, which move a number in its last digits.
-# Neither makes a column of its own: the first stand with the row, a difference in the second is a note.
-OF_THE_MODEL = ("mean", "std", "normalization_from")
-OF_THE_RUN = ("batch_size", "dtype")
 # The paper's Table 2 from left to right; suites it does not have follow as first seen.
 SUITES = (
     "imagenet-val",
@@ -46,11 +42,6 @@ class Column:
     @property
     def lower_is_better(self) -> bool:
         return _LOWER_IS_BETTER.search(self.metric) is not None
-
-
-def column_settings(record: Record) -> dict[str, Any]:
-    """The part of a record's protocol that makes a column of its own."""
-    return {k: v for k, v in record.protocol.items() if k not in (*OF_THE_MODEL, *OF_THE_RUN)}
 
 
 def column_key(record: Record) -> str:

@@ -2,7 +2,7 @@
 
 EasyRobust's names keep their return types and units; where its functions are wrong, the
 number here is right: docs/evaluation.md lists the differences, tests/test_host.py shows them.
-All take EasyRobust's five positionals.
+All take EasyRobust's positionals.
 
 Keywords of all: ``records`` (a :class:`~ns_easyrobust.recorder.Recorder` or None), ``workers``
 (data loading processes, 4), ``seed`` (of what an attack draws, the same for any number of
@@ -332,5 +332,5 @@ def evaluate_imagenet_c(
     protocol = {**describe_transform(transform), "batch_size": test_batchsize, "subset": str(subset)}
     records = how.get("records")
     if records is not None:
-        records = records.of_run(how.get("dtype", torch.float32), None, dist)
+        records = records.of_run(model, how.get("dtype", torch.float32), None, dist)
     return sum_up_corruptions(outcomes, records, protocol)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from .columns import OF_THE_MODEL, OF_THE_RUN, Column, column_key, columns_of
+from .columns import Column, column_key, columns_of
 from .errors import OptionError
 from .intervals import wilson_interval
 from .paired import Difference, difference
-from .records import Record, latest
+from .records import OF_THE_MODEL, OF_THE_RUN, Record, latest
 from .wording import show, told
 
 _MANY = 8  # variants of one suite's metric; more (ImageNet-C's 75) go to the CSV alone
@@ -156,6 +156,9 @@ def mismatch(held: Sequence[tuple[str, Record]]) -> str | None:
     known = [(record.images[:12], row) for row, record in held if record.images is not None]
     if len({images for images, _ in known}) > 1:
         return "the images differ: " + told((f"set {images}", row) for images, row in known)
+    asked = [(record.task[:12], row) for row, record in held if record.task is not None]
+    if len({task for task, _ in asked}) > 1:
+        return "labels or files differ behind equal names: " + told((f"task {task}", row) for task, row in asked)
     return None
 
 

@@ -30,6 +30,10 @@ _logger = logging.getLogger(__name__)
 _SIZES = 100  # files whose size stands for all: a look at each of 50,000 takes minutes on a network's disk
 
 
+class NotAllThere(DataError):
+    """RobustBench's images are not all in the folder."""
+
+
 @dataclass(frozen=True, eq=False)
 class ImageList(Dataset[tuple[Any, int]]):
     """Images of one evaluation; an item is (``transform`` of the image, label).
@@ -71,7 +75,7 @@ class ImageList(Dataset[tuple[Any, int]]):
         Equal lists of paths may stand for other labels (a mended label file) or other files.
         """
         step = max(1, len(self) // _SIZES)
-        sizes = [os.stat(self.root / path).st_size for path in self.paths[::step]]
+        sizes = [_size(self.root / path) for path in self.paths[::step]]
         answers = sorted(self.answers.items()) if self.answers is not None else None
         asked = (self.labels, self.classes, answers, self.border, sizes)
         return hashlib.sha256(repr(asked).encode()).hexdigest()
@@ -96,6 +100,13 @@ class ImageList(Dataset[tuple[Any, int]]):
             table = torch.tensor([self.answers.get(output, -1) for output in range(self.outputs)])
             predicted = table.to(logits.device)[predicted]
         return predicted == labels
+
+
+def _size(path: Path) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError as error:
+        raise DataError(f"{path}: expected an image, found: {error.strerror}. Mend the link, or delete it.") from error
 
 
 @dataclass(frozen=True)
@@ -130,7 +141,7 @@ class Subset:
         """This part of ``images``; a random part keeps the list's order, RobustBench's has its own.
 
         Raises:
-            DataError: RobustBench's images are not all there.
+            NotAllThere: RobustBench's images are not all there.
         """
         if self.kind == "robustbench":
             return images.take(_robustbench(images))
@@ -150,10 +161,10 @@ def _robustbench(images: ImageList) -> list[int]:
     position = {stem(path): index for index, path in enumerate(images.paths)}
     missing = [name for name in wanted if name not in position]
     if missing:
-        raise DataError(
+        raise NotAllThere(
             f"{images.root}: expected the {len(wanted)} images of RobustBench's list, found "
             f"{len(wanted) - len(missing)} of them (missing: {missing[0]}{', ...' if len(missing) > 1 else ''}). "
-            "Use the whole ImageNet validation set, or another subset, such as random:1000."
+            "Use the whole ImageNet validation set, or another subset."
         )
     return [position[name] for name in wanted]
 
@@ -186,6 +197,24 @@ def folder_labels(root: Path, names: Sequence[str], outputs: int) -> dict[str, i
     return numbers
 
 
+def class_labels(root: Path, outputs: int) -> tuple[list[str], dict[str, int] | None]:
+    """The class folders in ``root``, and the label of each where their names say it, else None.
+
+    Raises:
+        DataError: no folder, no class folders, or not one for each output where only their order counts.
+    """
+    names, _ = list_folder(root)
+    if not names:
+        raise DataError(f"{root}: expected one folder a class, found no folders. Check --data-dir.")
+    labels = folder_labels(root, names, outputs)
+    if labels is None and len(names) != outputs:
+        raise DataError(
+            f"{root}: expected one class folder for each of the model's {outputs} outputs, found {len(names)}. "
+            "Labels follow the sorted folders, so they would be wrong."
+        )
+    return names, labels
+
+
 def class_folders(root: str | Path, outputs: int, transform: Any = None) -> ImageList:
     """``root/<class>/**/<image>``, in ImageFolder's order.
 
@@ -197,15 +226,7 @@ def class_folders(root: str | Path, outputs: int, transform: Any = None) -> Imag
         DataError: no folder, no images, or class folders that do not give every label.
     """
     root = Path(root)
-    names, _ = list_folder(root)
-    if not names:
-        raise DataError(f"{root}: expected one folder a class, found no folders. Check --data-dir.")
-    labels = folder_labels(root, names, outputs)
-    if labels is None and len(names) != outputs:
-        raise DataError(
-            f"{root}: expected one class folder for each of the model's {outputs} outputs, found {len(names)}. "
-            "Labels follow the sorted folders, so they would be wrong."
-        )
+    names, labels = class_labels(root, outputs)
     found = {name: sorted(images_below(root, name), key=os.path.split) for name in names}
     empty = [name for name in names if not found[name]]
     if labels is None and empty:

@@ -24,7 +24,7 @@ from .opened import Opened
 from .progress import Progress
 from .randomness import isolated, mix
 from .recorder import Recorder
-from .trial import Outcome, Part
+from .trial import Outcome, Part, Trial
 from .vit import built_size, frozen, unwrap
 
 _logger = logging.getLogger(__name__)
@@ -74,6 +74,12 @@ def outputs_of(model: nn.Module, pixels: torch.Tensor) -> int:
         return int(inner(pixels[None].to(_device_of(model))).shape[-1])
 
 
+def require_gradients(dtype: torch.dtype, trials: Iterable[Trial]) -> None:
+    """OptionError for attacks in float16."""
+    if dtype == torch.float16 and any(trial.attack is not None for trial in trials):
+        raise OptionError("dtype float16: expected float32 or bfloat16 for attacks, whose gradients float16 cuts to 0.")
+
+
 def judge(
     model: nn.Module,
     parts: Iterable[Part],
@@ -103,11 +109,12 @@ def judge(
             of several sizes. OptionError: an attack in float16, whose gradients would vanish.
     """
     parts = list(parts)
-    if dtype == torch.float16 and any(trial.attack is not None for part in parts for trial in part.trials):
-        raise OptionError("dtype float16: expected float32 or bfloat16 for attacks, whose gradients float16 cuts to 0.")
+    require_gradients(dtype, [trial for part in parts for trial in part.trials])
+    if seed < 0:
+        raise OptionError(f"seed: expected a whole number >= 0, found {seed}.")
     past: tuple[Any, Any] = ({}, {})
     if recorder is not None:
-        recorder = recorder.of_run(dtype, seed, share)
+        recorder = recorder.of_run(model, dtype, seed, share)
         past = (recorder.finished(), recorder.unfinished())
     opened: dict[int, Opened] = {}
     first, of = (rank(), world_size()) if share else (0, 1)
@@ -143,7 +150,7 @@ def judge(
             if index != current:
                 _require_size(inner, pixels)
                 current, titles = index, dict.fromkeys(trial.name for trial in state.part.trials)
-                taken = sum(map(len, state.done))
+                taken = len(set().union(*state.done))
                 if taken and rank() == 0:
                     _logger.info("%s: goes on after %d batches of an unfinished run", ", ".join(titles), taken)
                 progress.start(", ".join(titles), len(state.left()[first::of]))
@@ -215,6 +222,8 @@ def _close(state: Opened, share: bool, recorder: Recorder | None, device: torch.
         found = state.records[trial]
         if found is not None:
             outcomes.append(Outcome(found.n, found.correct or 0))
+            if recorder is not None:
+                recorder.renew(found)
             told = f" (measured {found.created[:10]}, taken from the records)"
         else:
             judged, told = state.judged(trial), ""

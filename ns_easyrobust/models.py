@@ -173,6 +173,15 @@ def vit_micro_patch4_32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 
 @register_model
+def vit_micro_patch32_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ViT for 224x224 images: 49 patches, width 64, 3 blocks. For smoke tests of scripts that crop to 224."""
+    return _micro(
+        VisionTransformer, "vit_micro_patch32_224", "head", pretrained, kwargs,
+        img_size=224, patch_size=32, embed_dim=64, depth=3, num_heads=4,
+    )  # fmt: skip
+
+
+@register_model
 def swin_micro_patch2_32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Swin for 32x32 images: 256 patches, windows of 4, 2 stages of 2 blocks. For tests."""
     classifier = "head.fc" if hasattr(SwinTransformer, "set_input_size") else "head"  # timm 1.x : 0.5.4

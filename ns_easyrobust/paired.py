@@ -59,11 +59,16 @@ def _sorted_right(path: Path) -> tuple[np.ndarray, str]:
     return right[order], images_digest(paths)
 
 
+def other_task(one: Record, other: Record) -> bool:
+    """Whether labels, allowed answers or files are known to differ, behind equal names."""
+    return one.task is not None and other.task is not None and one.task != other.task
+
+
 def _pair(record: Record, base: Record) -> tuple[np.ndarray, np.ndarray] | None:
     """Both records' bits, aligned; None, logged where a file is the reason, if they are not comparable."""
     if record.correct is None or base.correct is None or record.images is None or record.images != base.images:
         return None
-    if record.right is None or base.right is None:
+    if record.right is None or base.right is None or other_task(record, base):
         return None
     try:
         return right_of(record), right_of(base)

@@ -64,6 +64,31 @@ def read_file(path: Path, name: str) -> tuple[str, dict[str, Any]]:
     return "torch", _read_torch(path, name)
 
 
+class _LeftOut:
+    """Stands for an object of a class that is not looked up: whatever the pickle hands it is dropped."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def read_without_objects(path: Path, name: str) -> dict[str, Any]:
+    """As :func:`read_file`, with objects of unknown classes left out instead of refused.
+
+    Lightning's checkpoints hold their callbacks beside the weights. Their classes are never looked
+    up: torch's weights-only reader is given an empty class of ours for each name.
+    """
+    try:
+        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # no zip archive: read_file says what it is
+        unknown = []
+    stand_ins: list[Any] = [(type("LeftOut", (_LeftOut,), {}), full) for full in unknown]
+    with torch.serialization.safe_globals(stand_ins):
+        return read_file(path, name)[1]
+
+
 def _head(path: Path, name: str) -> bytes:
     if path.is_dir():
         raise CheckpointError(f"{name}: expected a checkpoint file, found a folder. Name the file in it.")

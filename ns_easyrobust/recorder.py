@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from .bits import images_digest, save_right
 from .distributed import broadcast_object, rank
 from .journal import Batch, Journal
-from .records import Record, append_record, read_records
+from .records import Record, append_record, now, read_records
+from .vit import unwrap
 
 # Another version of these may count otherwise.
 _DECIDING = ("ns_easyrobust", "easyrobust", "torchattacks", "timm", "torch", "torchvision")
@@ -79,10 +80,12 @@ class Recorder:
         folder = self.path.with_name(self.path.name + ".unfinished")
         return self._journals.setdefault(folder, Journal(folder))
 
-    def of_run(self, dtype: torch.dtype, seed: int | None, share: bool) -> Recorder:
-        """This one, for a run of these settings."""
-        words = {"dtype": str(dtype).removeprefix("torch.")}
-        return replace(self, protocol=self.protocol | words, seed=seed, share=share)
+    def of_run(self, model: nn.Module, dtype: torch.dtype, seed: int | None, share: bool) -> Recorder:
+        """This one, for a run of these settings; weights that came from no named file are told apart by a digest."""
+        words, common = {"dtype": str(dtype).removeprefix("torch.")}, self.common
+        if common.get("checkpoint_sha256") is None:
+            common = common | {"weights": f"{common.get('weights') or 'in memory'}, state {state_digest(model)[:12]}"}
+        return replace(self, common=common, protocol=self.protocol | words, seed=seed, share=share)
 
     def record(self, suite: str, metric: str, value: float, *, protocol: dict[str, Any], **rest: Any) -> Record:
         """A record of this checkpoint."""
@@ -135,13 +138,43 @@ class Recorder:
         )
 
     def add_value(self, suite: str, metric: str, value: float, *, protocol: dict[str, Any], **rest: Any) -> None:
-        """Append a record of any metric, unless a killed run has left this very one behind."""
-        record = self.record(suite, metric, value, protocol=protocol, **rest)
-        if rank() == 0 and (self.again or not any(map(partial(_same, record), self._read()))):
+        """Append a record of any metric, unless this very one is the newest of its cell (a killed run left it)."""
+        self._append(self.record(suite, metric, value, protocol=protocol, **rest), self._read())
+
+    def _append(self, record: Record, there: list[Record]) -> None:
+        newest = next((other for other in reversed(there) if other.cell == record.cell), None)
+        if rank() == 0 and (self.again or newest is None or not _same(record, newest)):
             append_record(self.path, record)
+
+    def renew(self, record: Record) -> None:
+        """``record`` stands for a measurement asked for now: make it, and what was written with it, the newest."""
+        there = self._read()
+        with_it = {other.cell: other for other in there if _written_together(other, record)}
+        for other in with_it.values():
+            self._append(replace(other, created=now()), there)
 
     def _read(self) -> list[Record]:
         return read_records(self.path) if self.path.exists() else []
+
+
+def state_digest(model: nn.Module) -> str:
+    """A hash of every parameter and buffer, wrapped or not."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(unwrap(model).state_dict().items()):
+        values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(values.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _written_together(one: Record, other: Record) -> bool:
+    """Whether both are of one trial: CW's accuracies within radii and its mean L2 belong to one."""
+
+    def trial(record: Record) -> tuple[object, ...]:
+        settled = {name: value for name, value in record.protocol.items() if name != "radius"}
+        return (record.row, record.suite, settled, record.seed, record.versions)
+
+    return trial(one) == trial(other) and one.images in (None, other.images) and one.task in (None, other.task)
 
 
 def _same(one: Record, other: Record) -> bool:

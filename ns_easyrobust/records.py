@@ -13,11 +13,10 @@ import numbers
 import os
 import platform
 import re
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, dataclass, field, fields, replace
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -61,8 +60,15 @@ def describe_machine(device: torch.device | str) -> str:
     return f"{ranks}{name}, {os.cpu_count()} logical cores"
 
 
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
+def now() -> str:
+    """The UTC time for :attr:`Record.created`."""
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds")
+
+
+# Settings that belong to a row's model, and those of the run, which move a number in its last digits.
+# Neither makes a column of its own: the first stand with the row, a difference in the second is a note.
+OF_THE_MODEL = ("mean", "std", "normalization_from")
+OF_THE_RUN = ("batch_size", "dtype")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +115,7 @@ class Record:
     right: str | None = None
     machine: str = ""
     versions: Mapping[str, str] = field(default_factory=collect_versions)
-    created: str = field(default_factory=_now)
+    created: str = field(default_factory=now)
     folder: Path | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -193,6 +199,11 @@ class Record:
         return json.dumps([*self.row, *what], sort_keys=True)
 
     @property
+    def cell(self) -> str:
+        """Equal for two measurements that stand in one cell of a table, where the newer one is shown."""
+        return json.dumps([*self.row, self.suite, self.metric, self.unit, column_settings(self)], sort_keys=True)
+
+    @property
     def time(self) -> datetime:
         """:attr:`created`, to compare."""
         return datetime.fromisoformat(self.created)
@@ -227,6 +238,11 @@ class Record:
         if missing:
             raise ValueError(f"a record without {missing[0]!r}")
         return cls(**values)
+
+
+def column_settings(record: Record) -> dict[str, Any]:
+    """The part of a record's protocol that makes a column of its own."""
+    return {k: v for k, v in record.protocol.items() if k not in (*OF_THE_MODEL, *OF_THE_RUN)}
 
 
 def _is_torn(tail: bytes) -> bool:

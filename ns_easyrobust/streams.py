@@ -204,13 +204,17 @@ def cycle(batches: Iterable[Any], start: int = 0) -> Iterator[Any]:
 def images_of(batch: Any, like: torch.Tensor) -> torch.Tensor:
     """The images (B, C, H, W) of a batch, which is images or (images, labels, ...), where and as ``like`` is.
 
+    Of several views of the images, as AugMix's loader gives them, the first.
+
     Args:
         like: a parameter of the model, for its device and dtype.
 
     Raises:
         DataError: it is not a floating-point tensor of four dimensions.
     """
-    images = batch[0] if isinstance(batch, list | tuple) else batch
+    images = batch
+    while isinstance(images, list | tuple) and len(images):
+        images = images[0]
     if not (isinstance(images, torch.Tensor) and images.ndim == 4 and images.is_floating_point()):
         found = (
             f"{images.dtype} of shape {tuple(images.shape)}"

@@ -18,6 +18,8 @@ from .bits import load_right
 from .columns import Column
 from .errors import OptionError
 from .grid import Grid, require_rows
+from .paired import other_task
+from .protocols import PRESETS
 from .records import Record
 from .suites import ROBUSTBENCH, released_images
 from .wording import show
@@ -161,20 +163,23 @@ def _chosen(grid: Grid, row: str | None) -> str:
 
 
 def _find(grid: Grid, row: str, suite: str, metric: str, preset: str | None) -> Record | None:
-    """The row's record of one measurement; of AutoAttack the one at L-infinity 4/255."""
-    for column, record in grid.of_row(row):
-        named = (column.suite, column.metric, column.protocol.get("preset")) == (suite, metric, preset)
-        if named and (suite != "autoattack" or _leaderboards_attack(column)):
-            return record
-    return None
+    """The row's record of one measurement, of all images where there is one; of AutoAttack at L-infinity 4/255."""
+    found = [
+        record
+        for column, record in grid.of_row(row)
+        if (column.suite, column.metric, column.protocol.get("preset")) == (suite, metric, preset)
+        and (suite != "autoattack" or _leaderboards_attack(column))
+    ]
+    return next((record for record in found if _is_whole(record, ("all", "robustbench"))), found[0] if found else None)
 
 
 def _missing(row: str, absent: Sequence[tuple[str, str]], preset: str | None) -> OptionError:
     radius = {"autoattack": " at L-infinity 4/255 (benchmark --adv)"}
     what = ", ".join(f"{suite} {metric}{radius.get(suite, '')}" for suite, metric in absent)
+    flag = f" with --protocol {preset}" if preset in PRESETS else ""
     return OptionError(
         f"{row}: expected records of {what} under protocol {preset}, found none. "
-        f"Run ns-easyrobust benchmark --protocol {preset} for them."
+        f"Run ns-easyrobust benchmark{flag} for them."
     )
 
 
@@ -184,7 +189,14 @@ def _leaderboards_attack(column: Column) -> bool:
     return near and str(column.protocol.get("norm")).lower() == "linf"
 
 
+def _is_whole(record: Record, allowed: tuple[str, ...]) -> bool:
+    subset = record.protocol.get("subset", "all")
+    return subset in allowed and record.n == (ROBUSTBENCH if subset == "robustbench" else released_images(record.suite))
+
+
 def _require_whole(record: Record, allowed: tuple[str, ...]) -> None:
+    if _is_whole(record, allowed):
+        return
     subset = record.protocol.get("subset", "all")
     if subset not in allowed:
         raise OptionError(
@@ -192,18 +204,23 @@ def _require_whole(record: Record, allowed: tuple[str, ...]) -> None:
             f"of subset {subset} (n={record.n}). Measure it on those."
         )
     n = ROBUSTBENCH if subset == "robustbench" else released_images(record.suite)
-    if record.n != n:
-        raise OptionError(
-            f"{record.label}, {record.suite}: expected the {n} images of the released set for a leaderboard, found a "
-            f"record of {record.n}. Complete the folder (ns-easyrobust doctor counts it) and measure again."
-        )
+    raise OptionError(
+        f"{record.label}, {record.suite}: expected the {n} images of the released set for a leaderboard, found a "
+        f"record of {record.n}. Complete the folder (ns-easyrobust doctor counts it) and measure again."
+    )
 
 
 def _clean_on_same_images(grid: Grid, row: str, attacked: Record) -> float:
     """Clean accuracy in percent on the images of ``attacked``, from the bits of the validation set where need be."""
-    clean = [r for c, r in grid.of_row(row) if (c.suite, c.metric) == ("imagenet-val", "top1")]
+    seen = ("preset", "resize", "crop", "interpolation", "dtype")
+    clean = [
+        record
+        for column, record in grid.of_row(row)
+        if (column.suite, column.metric) == ("imagenet-val", "top1")
+        and all(record.protocol.get(name) == attacked.protocol.get(name) for name in seen)
+    ]
     for record in clean:
-        if record.images == attacked.images and attacked.images is not None:
+        if record.images == attacked.images and attacked.images is not None and not other_task(record, attacked):
             return record.value
     for record in clean:
         if record.right_path is not None and attacked.right_path is not None:
@@ -212,6 +229,6 @@ def _clean_on_same_images(grid: Grid, row: str, attacked: Record) -> float:
             if all(path in right for path in chosen):
                 return 100 * sum(bool(right[path]) for path in chosen) / len(chosen)
     raise OptionError(
-        f"{row}: expected clean accuracy on AutoAttack's {attacked.n} images, found no record of imagenet-val that "
-        "holds them. Run suite val on all images, or on the same subset."
+        f"{row}: expected clean accuracy on AutoAttack's {attacked.n} images, found no imagenet-val prepared "
+        "alike that holds them. Run suite val on all images, or on the same subset."
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ from .corruptions import corruption_parts, sum_up_corruptions
 from .data import describe_transform
 from .distributed import world_size
 from .errors import DataError, ModelError
-from .images import Subset
-from .judging import judge
+from .images import NotAllThere, Subset, class_labels
+from .judging import judge, require_gradients
 from .parts import exists, outputs_on, part_of
 from .patchfool import PatchFoolConfig, patchfool
-from .protocols import SAMPLED, Protocol
+from .protocols import Protocol
 from .recorder import Recorder
 from .suites import FOLDERS, Folder
 from .trial import Part, Trial
@@ -140,6 +141,7 @@ def run_suites(
         return []
     for folder in dict.fromkeys(map(plan.folder, plan.suites)):
         exists(folder)  # warns of what is skipped
+    require_gradients(dtype, [trial for suite in suites for trial in plan.attacks.trials(suite)])
     outputs = outputs_on(model, plan.folder(suites[0]), plan.transform(suites[0]))
     how: dict[str, Any] = {
         "share": world_size() > 1,
@@ -151,31 +153,39 @@ def run_suites(
     slow = {suite: plan.part(suite, outputs) for suite in _SLOW if suite in suites}
     quick = {suite: plan.part(suite, outputs) for suite in suites if suite not in (*_SLOW, "c")}
     for suite, part in (quick | slow).items():
-        _try_opening(suite, part)  # what cannot be opened, or attacked, is told now and not in some hours
+        with _of_suite(suite):
+            part.open()  # what cannot be opened, or attacked, is told now and not in some hours
+    corrupted = {}
+    if "c" in suites:
+        with _of_suite("c"):
+            corrupted = plan.corruptions(outputs)
+            for name, severity in corrupted:  # without listing 3.75 million images
+                class_labels(plan.folder("c") / name / str(severity), outputs)
     if "patchfool" in slow:
         _try_patchfool(model, slow["patchfool"], plan.attacks.patchfool)
     if "autoattack" in slow:
         attacks.require_ten(outputs)
     if {"val", "fgsm"} <= set(quick) and plan.alike("val", "fgsm", outputs):
         quick["val"] = replace(quick["val"], trials=[*quick["val"].trials, *quick.pop("fgsm").trials])
-    corrupted = plan.corruptions(outputs) if "c" in suites else {}
     found = judge(model, [*quick.values(), *corrupted.values()], **how)
     if corrupted:
         outcomes = {key: outcome[0] for key, outcome in zip(corrupted, found[len(quick) :], strict=True)}
         protocol = next(iter(corrupted.values())).protocol
         seen = describe_transform(plan.transform("c")) | {"batch_size": plan.batch_size}
-        sum_up_corruptions(outcomes, records.of_run(dtype, None, how["share"]), {**protocol, **seen})
+        sum_up_corruptions(outcomes, records.of_run(model, dtype, None, how["share"]), {**protocol, **seen})
     for part in slow.values():
         judge(model, [part], **how)
     return suites
 
 
-def _try_opening(suite: str, part: Part) -> None:
+@contextmanager
+def _of_suite(suite: str) -> Iterator[None]:
+    """Name the suite whose folder is refused, and the flags that help."""
     try:
-        part.open()
+        yield
     except DataError as error:
-        subset = f"give --subset {suite}=random:1000 or " if suite in SAMPLED else ""
-        raise DataError(f"{suite}: {error.line} Or {subset}leave the suite out.") from error
+        others = f"give --subset {suite}=random:1000 or " if isinstance(error, NotAllThere) else ""
+        raise DataError(f"{suite}: {error.line} Or {others}leave the suite out.") from error
 
 
 def _try_patchfool(model: nn.Module, part: Part, config: PatchFoolConfig) -> None:

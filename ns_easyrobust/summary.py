@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from . import published
-from .columns import OF_THE_RUN, Column, column_settings
+from .columns import Column
 from .errors import OptionError
 from .grid import Grid, mismatch
 from .paired import Difference, combined_interval, difference
-from .records import Record
+from .records import OF_THE_RUN, Record, column_settings
 from .suites import ALEXNET_ERROR, SEVERITIES
 from .wording import show, told
 
@@ -53,6 +53,7 @@ class Part:
         records: by row; what was not run is not there.
         left_out: titles of the grid's columns that measured the same under other settings.
         standard: whether its attack has the paper's radius, so that it may enter the Average.
+        partial: rows that were measured on another part of the images than the column, which have no Average.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Part:
     records: Mapping[str, Record]
     left_out: Sequence[str] = ()
     standard: bool = True
+    partial: Sequence[str] = ()
 
     @property
     def lower_is_better(self) -> bool:
@@ -99,7 +101,7 @@ class Summary:
     def __init__(self, grid: Grid, preset: str | None = None) -> None:
         self.grid, self.preset = grid, _choose_preset(grid, preset)
         self.parts = {name: part for name in PLACES if (part := self._part(name)) is not None}
-        self._corruptions = self._variant(self._candidates("imagenet-c", "top1"), ("corruption", "severity"))
+        self._corruptions = self._filled(self._candidates("imagenet-c", "top1"), ("corruption", "severity"))
         self._intervals: dict[tuple[str, str], tuple[float, float] | None] = {}
 
     def _candidates(self, suite: str, metric: str) -> list[Column]:
@@ -112,7 +114,7 @@ class Summary:
     def _variant(
         self, columns: Sequence[Column], free: Sequence[str] = (), prefer: Callable[[Column], bool] | None = None
     ) -> list[Column]:
-        """The columns of one protocol: preferred, else with most cells, else with most images, else seen first.
+        """The columns of one protocol: preferred, else of most images, else with most cells, else seen first.
 
         ``free`` names settings that may differ among them.
         """
@@ -124,49 +126,62 @@ class Summary:
 
         def rank(group: list[Column]) -> tuple[bool, int, int]:
             preferred = prefer is not None and prefer(group[0])
-            return preferred, sum(len(self.grid.held(column)) for column in group), max(map(self._images, group))
+            return preferred, max(map(self._images, group)), sum(len(self.grid.held(column)) for column in group)
 
         return max(variants.values(), key=rank, default=[])
+
+    def _filled(
+        self, columns: Sequence[Column], free: Sequence[str] = (), prefer: Callable[[Column], bool] | None = None
+    ) -> list[Column]:
+        """:meth:`_variant`, then those that differ from it in nothing but the images taken, the most images first.
+
+        The latter are for rows that the former lack.
+        """
+        chosen = self._variant(columns, free, prefer)
+        free = (*free, "subset", *(_RESIZING if self.preset in _PRESETS[:3] else ()))
+
+        def settled(column: Column) -> dict[str, Any]:
+            return {name: value for name, value in column.protocol.items() if name not in free}
+
+        alike = [settled(column) for column in chosen]
+        others = [column for column in columns if column not in chosen and settled(column) in alike]
+        return [*chosen, *sorted(others, key=self._images, reverse=True)]
+
+    def _images(self, column: Column) -> int:
+        return max(record.n for _, record in self.grid.held(column))
 
     def _part(self, name: str) -> Part | None:
         place = PLACES[name]
         columns = self._candidates(place.suite, place.metric)
         if name == "cw":
             columns = [column for column in columns if column.protocol.get("radius", "unbounded") == "unbounded"]
-        chosen = self._variant(columns, prefer=_has_the_papers_radius if name == "fgsm" else None)
+        prefer = _has_the_papers_radius if name == "fgsm" else None
+        chosen, filled = self._variant(columns, prefer=prefer), self._filled(columns, prefer=prefer)
         if not chosen:
             return None
-        records = {row: record for column in chosen for row, record in self.grid.held(column)}
-        for column in sorted(self._other_subsets(columns, chosen), key=self._images, reverse=True):
-            records = dict(self.grid.held(column)) | records  # better than "not run"; a note says it
+        records: dict[str, Record] = {}
+        for column in filled:
+            records = dict(self.grid.held(column)) | records
         ordered = {row: records[row] for row in self.grid.rows if row in records}
-        standard = name != "fgsm" or _has_the_papers_radius(chosen[0])
-        title = place.title if standard else f"{place.title} {show(chosen[0].protocol.get('epsilon', 'any'))}"
         shown = {id(record) for record in records.values()}
         left_out = [c.title for c in columns if any(id(record) not in shown for _, record in self.grid.held(c))]
-        return Part(name, title, ordered, left_out, standard)
-
-    def _images(self, column: Column) -> int:
-        return max(record.n for _, record in self.grid.held(column))
-
-    def _other_subsets(self, columns: Sequence[Column], chosen: Sequence[Column]) -> list[Column]:
-        """Those of ``columns`` that differ from one of ``chosen`` in nothing but which images were taken."""
-
-        def settled(column: Column) -> dict[str, Any]:
-            free = ("subset", *(_RESIZING if self.preset in _PRESETS[:3] else ()))
-            return {name: value for name, value in column.protocol.items() if name not in free}
-
-        alike = [settled(column) for column in chosen]
-        return [column for column in columns if column not in chosen and settled(column) in alike]
+        own = {id(record) for column in chosen for _, record in self.grid.held(column)}
+        partial = [row for row, record in ordered.items() if id(record) not in own]
+        standard = name != "fgsm" or _has_the_papers_radius(chosen[0])
+        title = place.title if standard else f"{place.title} {show(chosen[0].protocol.get('epsilon', 'any'))}"
+        return Part(name, title, ordered, left_out, standard, partial)
 
     def record(self, row: str, name: str) -> Record | None:
         return self.parts[name].records.get(row) if name in self.parts else None
 
     def missing(self, row: str) -> list[str]:
-        """Titles of the columns that ``row`` lacks for an Average, FGSM at another radius among them."""
-        return [
-            PLACES[name].title for name in PLACES if self.record(row, name) is None or not self.parts[name].standard
-        ]
+        """Titles of the columns that ``row`` lacks for an Average: not run, FGSM at another radius, other images."""
+        lacks = []
+        for name, place in PLACES.items():
+            part = self.parts.get(name)
+            if part is None or row not in part.records or row in part.partial or not part.standard:
+                lacks.append(place.title)
+        return lacks
 
     def average(self, row: str) -> float | None:
         """Plain mean of the eleven columns, 100 - mCE for C; None where one is missing."""
@@ -177,7 +192,7 @@ class Summary:
     def corruptions(self, row: str) -> dict[tuple[str, int], Record]:
         """``row``'s accuracy on each (corruption, severity) that was run."""
         found = {}
-        for column in self._corruptions:
+        for column in reversed(self._corruptions):  # the preferred ones last
             record = self.grid.cell(row, column)
             key = (column.protocol.get("corruption"), column.protocol.get("severity"))
             if record is not None and key in _FOLDERS:
@@ -257,8 +272,9 @@ def _has_the_papers_radius(column: Column) -> bool:
 def _choose_preset(grid: Grid, wanted: str | None) -> str | None:
     suites = {(place.suite, place.metric) for place in PLACES.values()}
     found = {c.protocol.get("preset") for c in grid.columns if (c.suite, c.metric) in suites}
-    if wanted is not None and wanted not in found:
-        named = ", ".join(sorted(str(preset) for preset in found if preset)) or "none"
+    of_any = {column.protocol.get("preset") for column in grid.columns}
+    if wanted is not None and wanted not in of_any:
+        named = ", ".join(sorted(str(preset) for preset in of_any if preset)) or "none"
         raise OptionError(
             f"--preset: expected one that the records have ({named}), found {wanted!r}. "
             "Leave it out, or run the benchmark with that protocol."

@@ -113,6 +113,9 @@ def _part_notes(part: Part) -> list[str]:
     notes = [f"{part.title}: {found}; not comparable image by image."] if found else []
     if not part.standard:
         notes.append(f"{part.title}: another radius than the paper's 1/255, so it does not enter the Average.")
+    if part.partial:
+        rows = ", ".join(part.partial)
+        notes.append(f"{part.title}: {rows}: of another part of the images than the column, so without an Average.")
     if part.left_out:
         notes.append(f"{part.title}: also measured as {'; '.join(part.left_out)}; see the table of all measurements.")
     return notes

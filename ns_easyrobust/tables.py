@@ -7,11 +7,11 @@ import io
 import json
 from collections import Counter
 
-from .columns import OF_THE_RUN, Column
+from .columns import Column
 from .grid import Grid
 from .intervals import wilson_interval
 from .paired import Difference
-from .records import Record
+from .records import OF_THE_RUN, Record
 from .sheets import Cell, Sheet, as_markdown, as_text
 from .wording import NOT_RUN, chance, number, settings, spread, told
 

@@ -69,3 +69,5 @@ def test_radii_are_in_pixels_of_0_to_1(trained, data, digits_dir):
             with pytest.raises(OptionError, match=message):
                 evaluate(trained, digits_dir / "imagenet-val", epsilon=epsilon)
     require_radius("autoattack", 8, "L2")  # an L2 radius may well be 8
+    with pytest.raises(OptionError, match="expected the norm Linf or L2, found False"):
+        evaluate_imagenet_autoattack(trained, digits_dir / "imagenet-val", 8, None, False)

@@ -12,6 +12,7 @@ from torchvision import transforms
 
 from ns_easyrobust import judging, trials
 from ns_easyrobust.errors import DataError, ModelError, OptionError
+from ns_easyrobust.grid import Grid
 from ns_easyrobust.images import ImageList, class_folders
 from ns_easyrobust.judging import judge, outputs_of
 from ns_easyrobust.patchfool import PatchFoolConfig
@@ -150,6 +151,60 @@ def test_another_seed_images_or_weights_are_measured_anew(lists, tmp_path):
         seeds[record.suite[0]].add(record.seed)
     assert seeds == {"s": {None}, "n": {0, 4}}
     assert {r.protocol["dtype"] for r in read_records(path)} == {"float32", "bfloat16"}
+
+
+def test_weights_in_memory_are_told_apart(lists, tmp_path):
+    path, model = tmp_path / "r.jsonl", Reader()
+    (((first, _), *_), (again, *_)) = [judge(model, parts(lists), workers=0, recorder=recorder(path)) for _ in range(2)]
+    assert first == again[0]
+    seen = len(model.seen)
+    model.scale.data.mul_(0)  # trained on, so to speak
+    ((after, _), *_) = judge(model, parts(lists), workers=0, recorder=recorder(path))
+    assert len(model.seen) > seen
+    assert after.correct == 3 != first.correct  # by hand: labels 0 among 11 images counted modulo 5
+    names = {r.weights for r in read_records(path) if r.suite == "s0"}
+    assert len(names) == 2
+    named = replace(recorder(path), common={"label": "m", "model": "m", "checkpoint_sha256": "ab", "weights": "w"})
+    judge(model, parts(lists[:1]), workers=0, recorder=named)
+    assert read_records(path)[-1].weights == "w"
+
+
+def test_what_is_taken_from_the_records_is_what_the_table_shows(trained, digits_dir, tmp_path):
+    path = tmp_path / "r.jsonl"
+    images = class_folders(digits_dir / "imagenet-val", 10).take(range(0, 500, 25))
+
+    def run(batch, dtype=torch.float32, radii=(0.5,)):
+        part = Part(lambda: images, TENSOR, batch, [trials.clean("imagenet-val"), trials.cw(radii, steps=3)], {})
+        judge(trained, [part], workers=0, dtype=dtype, recorder=recorder(path))
+        return Grid(read_records(path))
+
+    def shown(grid):
+        return {(c.suite, c.metric, c.protocol.get("radius")): r for c, r in grid.of_row(grid.rows[0])}
+
+    before = shown(run(10))
+    between = shown(run(20, torch.bfloat16))
+    length = len(read_records(path))
+    after = shown(run(10))
+    again = shown(run(10))
+    assert len(before) == 4
+    for key, record in before.items():
+        assert record.protocol["batch_size"] != between[key].protocol["batch_size"]
+        assert replace(after[key], created=record.created) == record
+        assert again[key] == after[key]
+    assert len(read_records(path)) == length + 4, "made the newest once, and not again where they are it"
+
+
+def test_a_negative_seed_is_refused(lists):
+    with pytest.raises(OptionError, match="seed: expected a whole number >= 0, found -1"):
+        judge(Reader(), parts(lists), workers=0, seed=-1)
+
+
+def test_a_broken_link_is_named(tmp_path):
+    listed = write(tmp_path / "x", [0, 1, 2])
+    (tmp_path / "x" / "01.png").unlink()
+    (tmp_path / "x" / "01.png").symlink_to("nowhere.png")
+    with pytest.raises(DataError, match=r"01\.png: expected an image, found: No such file"):
+        judge(Reader(), parts([listed]), workers=0)
 
 
 def test_a_transform_that_words_do_not_describe_is_never_taken_from_the_records(lists, tmp_path):

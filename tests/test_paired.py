@@ -14,6 +14,7 @@ from test_tables import make
 
 from ns_easyrobust.bits import images_digest, save_right
 from ns_easyrobust.errors import DataError
+from ns_easyrobust.grid import mismatch
 from ns_easyrobust.intervals import bootstrap_difference
 from ns_easyrobust.paired import Difference, combined_interval, difference, right_of
 from ns_easyrobust.records import Record
@@ -59,6 +60,17 @@ def test_what_is_not_comparable_has_a_delta_alone(tmp_path: Path, change: dict[s
     for pair in ((replace(record, **change), base), (record, replace(base, **change))):
         assert difference(*pair) == Difference(record.value - base.value)
         assert combined_interval([(1.0, *pair)]) is None
+
+
+def test_other_labels_behind_equal_names_are_not_paired(tmp_path: Path) -> None:
+    one, other, *_ = two(tmp_path)
+    assert difference(replace(one, task="a"), replace(other, task="a")).p is not None
+    assert difference(replace(one, task="a"), other).p is not None, "unknown in older records"
+    found = difference(replace(one, task="a"), replace(other, task="b"))
+    assert (found.p, found.low) == (None, None)
+    assert mismatch([("x", replace(one, task="a")), ("y", replace(other, task="b"))]) == (
+        "labels or files differ behind equal names: task a (x); task b (y)"
+    )
 
 
 def test_bits_that_are_gone_or_anothers_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -133,7 +134,8 @@ def test_a_reader_who_has_seen_enough(tmp_path: Path) -> None:
     for record in whole(tmp_path, "mine", 0.5, 0):
         append_record(tmp_path / "r.jsonl", record)
     command = [sys.executable, "-m", "ns_easyrobust", "report", str(tmp_path / "r.jsonl")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()

@@ -94,8 +94,14 @@ def test_robustbenchs_form_takes_clean_accuracy_on_the_attacked_images(records: 
 def test_a_clean_record_on_the_same_images_is_taken_as_it_is(records: list[Record]) -> None:
     attacked = one(records, "autoattack")
     same = replace(attacked, suite="imagenet-val", value=75.0, correct=3750, right=None,
-                   protocol={"preset": "easyrobust", "subset": "robustbench"})  # fmt: skip
+                   protocol={**one(records, "imagenet-val").protocol, "subset": "robustbench"})  # fmt: skip
     assert robustbench([attacked, same])["clean_acc"] == "75.00"
+    for changes in ({"preset": "native"}, {"resize": 224}, {"dtype": "bfloat16"}):
+        other = replace(same, value=90.0, correct=4500, protocol={**same.protocol, **changes})
+        assert robustbench([attacked, other, same])["clean_acc"] == "75.00"
+    mended = [replace(attacked, task="a"), replace(same, task="b")]
+    with pytest.raises(OptionError, match="imagenet-val prepared alike that holds them"):
+        robustbench(mended)
     with pytest.raises(OptionError, match="clean accuracy on AutoAttack's 5000 images"):
         robustbench([attacked, replace(one(records, "imagenet-val"), right=None)])
 
@@ -138,10 +144,23 @@ def test_everything_that_is_missing_is_said_at_once(records: list[Record]) -> No
         robustbench([r for r in records if r.suite != "autoattack"])
 
 
+def test_a_trial_run_before_does_not_hide_the_whole_measurement(records: list[Record]) -> None:
+    def trial(record: Record, subset: str) -> Record:
+        return replace(record, n=10, correct=5, value=50.0, right=None, images=None, label=record.label,
+                       protocol={**record.protocol, "subset": subset})  # fmt: skip
+
+    few = [trial(one(records, "imagenet-a"), "first:10"), trial(one(records, "autoattack"), "random:10")]
+    assert easyrobust([*few, *records]) == easyrobust(records)
+    assert robustbench([*few, *records]) == robustbench(records)
+
+
 def test_another_protocol_is_said(records: list[Record], caplog: pytest.LogCaptureFixture) -> None:
     paper = [replace(r, protocol={**r.protocol, "preset": "paper"}) for r in records]
     easyrobust(paper, preset="paper")
     assert "these numbers are of protocol paper" in caplog.text
+    bare = [replace(r, protocol={k: v for k, v in r.protocol.items() if k != "preset"}) for r in records]
+    with pytest.raises(OptionError, match="Run ns-easyrobust benchmark for them"):
+        easyrobust([r for r in bare if r.suite != "imagenet-r"], preset=None)
     with pytest.raises(OptionError, match="under protocol easyrobust, found none"):
         easyrobust(paper)
 

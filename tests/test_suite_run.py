@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import load_script
 
-from ns_easyrobust.errors import DataError, ModelError
+from ns_easyrobust.errors import DataError, ModelError, OptionError
 from ns_easyrobust.images import Subset
 from ns_easyrobust.patchfool import PatchFoolConfig
 from ns_easyrobust.protocols import Protocol
@@ -136,6 +137,22 @@ def test_robustbenchs_list_is_asked_for_before_anything_is_computed(tree, reads_
 def test_a_model_that_patchfool_cannot_attack_is_told_before_anything_is_computed(digits_dir, trained, tmp_path):
     with pytest.raises(ModelError, match=r"and the loss 'ce', .*--patchfool-layer L, .*leave the suite"):
         run(trained, digits_dir, ["val", "patchfool"], tmp_path / "r.jsonl")  # three blocks, no block 4
+    assert not (tmp_path / "r.jsonl").exists()
+
+
+def test_attacks_in_float16_are_refused_before_anything_is_computed(digits_dir, trained, tmp_path):
+    plan = Plan(digits_dir, ["val", "cw"], Protocol("paper", 32))
+    with pytest.raises(OptionError, match="float16: expected float32 or bfloat16 for attacks"):
+        run_suites(trained, plan, records=Recorder(tmp_path / "r.jsonl", {"label": "m", "model": "m"}), workers=0,
+                   dtype=torch.float16)  # fmt: skip
+    assert not (tmp_path / "r.jsonl").exists()
+
+
+def test_a_stray_class_in_one_corruption_is_told_before_anything_is_computed(tmp_path, reads_pixels):
+    load_script("make_benchmark_tree").write_tree(tmp_path / "data", folders=("imagenet-val", "imagenet-c"), classes=2)
+    (tmp_path / "data" / "imagenet-c" / "fog" / "1" / "stray").mkdir()
+    with pytest.raises(DataError, match=r"c: .*fog/1: .*WordNet ids, found 1 others: stray.* Or leave the suite out"):
+        run(reads_pixels, tmp_path / "data", ["val", "c"], tmp_path / "r.jsonl")
     assert not (tmp_path / "r.jsonl").exists()
 
 

@@ -223,8 +223,41 @@ def test_a_row_of_another_subset_is_shown_and_said(records: list[Record]) -> Non
     assert row_of(sheet, "third")["R"].endswith(" n=12")
     assert any(note.startswith("R: n differs: 24 (base, new); 12 (third)") for note in sheet.notes)
     assert any(note.startswith("R: also measured as imagenet-r top1 (subset=first:10)") for note in sheet.notes)
+    assert "needs 11 more" in row_of(sheet, "third")["Average"]
     alone = summed([few, replace(more, label="fourth"), replace(few, label="fourth")], None)
-    assert alone.record("fourth", "r") == replace(few, label="fourth"), "held by more rows, though smaller"
+    assert alone.record("fourth", "r") == replace(more, label="fourth"), "the most images first"
+
+
+def test_a_row_of_fewer_images_has_no_average(records: list[Record]) -> None:
+    clean = only(records, "new", "imagenet-val")
+    few = replace(clean, n=10, correct=9, value=90.0, right=None, images="f" * 64,
+                  protocol={**clean.protocol, "subset": "first:10"})  # fmt: skip
+    summary = summed([*(r for r in records if r != clean), few])
+    assert summary.record("new", "clean") == few
+    assert (summary.average("new"), summary.missing("new")) == (None, ["Clean"])
+    assert summary.average("base") is not None
+    assert "Clean: new: of another part of the images than the column, so without an Average." in (
+        summary_sheet(summary).notes
+    )
+
+
+def test_corruptions_of_another_subset_stand_with_their_mce(records: list[Record]) -> None:
+    def thinned(record: Record) -> Record:
+        c = record.label == "new" and record.suite == "imagenet-c"
+        return replace(record, protocol={**record.protocol, "subset": "random:9"}) if c else record
+
+    summary = summed([thinned(record) for record in records])
+    assert len(summary.corruptions("new")) == len(summary.corruptions("base")) == 75
+    assert summary.corruptions("new") == {
+        key: thinned(record) for key, record in summed(records).corruptions("new").items()
+    }
+
+
+def test_a_preset_of_another_suite_may_be_asked_for(records: list[Record]) -> None:
+    attacked = replace(only(records, "new", "imagenet-val"), suite="autoattack")
+    attacked = replace(attacked, protocol={**attacked.protocol, "preset": "easyrobust"})
+    assert summed([attacked, *records], preset="easyrobust").parts == {}
+    assert summed([attacked, *records]).preset == "paper"
 
 
 def test_models_of_another_size_share_a_presets_column(records: list[Record]) -> None:

@@ -1,0 +1,209 @@
+"""What keeps EasyRobust's scripts from running on today's PyTorch, mended from outside while one runs, and named."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.utils import data, model_zoo
+
+from .distributed import active, is_first, rank
+from .errors import CheckpointError
+from .readers import ALLOWED, read_without_objects
+from .vit import built_size
+
+_logger = logging.getLogger(__name__)
+_said: set[str] = set()
+
+
+def say(what: str) -> None:
+    """Name a repair, once a process and by one of all ranks."""
+    if what not in _said and is_first():
+        _said.add(what)
+        _logger.warning("repaired: %s", what)
+
+
+@contextmanager
+def repaired(downloads: Path | None = None) -> Iterator[None]:
+    """While the body runs, what a script imports and calls works under the installed versions.
+
+    Args:
+        downloads: folder of files that stand for downloads of the same name.
+    """
+    _said.clear()
+    with ExitStack() as undo:
+        undo.enter_context(torch.serialization.safe_globals(ALLOWED))  # timm's checkpoints hold a Namespace
+        undo.enter_context(mock.patch.object(data.DataLoader, "__init__", _loader(data.DataLoader.__init__)))
+        for target in (model_zoo, torch.hub):
+            name = "load_url" if target is model_zoo else "load_state_dict_from_url"
+            undo.enter_context(mock.patch.object(target, name, _fetching(getattr(target, name), downloads)))
+        for alias, kind in (("bool", np.bool_), ("int", int), ("float", float)):
+            if not hasattr(np, alias):
+                undo.enter_context(mock.patch.object(np, alias, kind, create=True))
+        _mend_imports(undo)
+        yield
+
+
+def _loader(start: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(start)
+    def begin(self: Any, *args: Any, **options: Any) -> None:
+        if options.get("persistent_workers") and not options.get("num_workers"):
+            say("-j 0: data loaders without workers cannot keep them (persistent_workers=True)")
+            options["persistent_workers"] = False
+        start(self, *args, **options)
+
+    return begin
+
+
+def _fetching(fetch: Callable[..., Any], downloads: Path | None) -> Callable[..., Any]:
+    """``fetch``, from ``downloads`` where the file is there; in one line where it is to be had nowhere."""
+
+    @functools.wraps(fetch)
+    def load(url: str, *args: Any, **options: Any) -> Any:
+        name = url.rsplit("/", 1)[-1]
+        if downloads is not None and (downloads / name).is_file():
+            say(f"{name} is read from {downloads} instead of {url}")
+            return read_without_objects(downloads / name, name)
+        try:
+            return fetch(url, *args, **{**options, "weights_only": True})
+        except Exception as error:  # urllib's, or the unpickler's refusal
+            raise CheckpointError(
+                f"{url}: expected to download and read it, found {type(error).__name__}: {str(error)[:200]}. "
+                f"Put {name} into a folder and give launch --downloads FOLDER."
+            ) from error
+
+    return load
+
+
+def _mend_imports(undo: ExitStack) -> None:
+    """Names that scripts import and that are gone, or are missing here and not used."""
+    import torchvision.transforms as transforms
+
+    if not hasattr(transforms, "RandomSizedCrop"):
+        undo.enter_context(mock.patch.object(transforms, "RandomSizedCrop", _sized_crop, create=True))
+    try:
+        importlib.import_module("tkinter.ttk")
+    except ImportError:
+        stub: Any = ModuleType("tkinter.ttk")
+        stub.Style = object
+        undo.enter_context(mock.patch.dict(sys.modules, {"tkinter": ModuleType("tkinter"), "tkinter.ttk": stub}))
+        say("tkinter is not installed: adversarial_training imports it and does not use it")
+    import easyrobust.datasets as datasets
+
+    for name in ("ImageNetDataset", "DeepAugmentDataset", "StylizedImageNetDataset"):
+        kind = getattr(datasets, name)
+        undo.enter_context(mock.patch.object(kind, "__init__", _one_after_another(kind.__init__)))
+
+
+def _sized_crop(*args: Any, **options: Any) -> Any:
+    from torchvision.transforms import RandomResizedCrop
+
+    say("torchvision has no RandomSizedCrop any more: RandomResizedCrop is its new name")
+    return RandomResizedCrop(*args, **options)
+
+
+def _one_after_another(start: Callable[..., None]) -> Callable[..., None]:
+    """Rank 0 writes the list of images, which the others read."""
+
+    @functools.wraps(start)
+    def begin(self: Any, *args: Any, **options: Any) -> None:
+        if active():
+            say("ranks wait for rank 0 to write train_with_label.txt")
+            if rank() != 0:
+                dist.barrier()
+        start(self, *args, **options)
+        if active() and rank() == 0:
+            dist.barrier()
+
+    return begin
+
+
+def mend(script: Any) -> None:
+    """Repairs inside the loaded ``script``: its parser, and names that it looks up in itself."""
+    actions = script.parser._option_string_actions
+    if "--local_rank" in actions and "--local-rank" not in actions:
+        actions["--local-rank"] = actions["--local_rank"]  # torch.distributed.launch's spelling since 2.0
+        actions["--local_rank"].option_strings.append("--local-rank")
+    if hasattr(script, "create_scheduler"):
+        script.create_scheduler = _scheduler(script.create_scheduler)
+    if not hasattr(script, "amp"):
+        script.amp = _NoApex()
+    if not hasattr(script, "ApexDDP"):
+        script.ApexDDP = _native_ddp
+    if hasattr(script, "pgd_generator") and hasattr(script, "bn_to_adv_status"):
+        script.pgd_generator = _within_classes(script.pgd_generator)
+    if hasattr(script, "CrossStyleAugmentor"):
+        script.create_model = _resizing(script.create_model)
+
+
+def _scheduler(create: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(create)
+    def scheduler(args: Any, optimizer: Any) -> Any:
+        milestones = getattr(args, "decay_milestones", None)
+        if args.sched == "multistep" and milestones:
+            say("--sched multistep decays at --decay-milestones, which timm 0.5.4 looks for in --decay-epochs")
+            args.decay_epochs = milestones
+        return create(args, optimizer)
+
+    return scheduler
+
+
+class _NoApex:
+    """``apex.amp`` where it is not installed: hat scales its losses with it, and it is not maintained."""
+
+    @contextmanager
+    def scale_loss(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
+        say("apex is not installed: losses are not scaled, so train in float32 or bfloat16")
+        yield loss
+
+
+def _native_ddp(model: nn.Module, delay_allreduce: bool = False) -> nn.Module:
+    say("apex is not installed: PyTorch's DistributedDataParallel takes its place")
+    return nn.parallel.DistributedDataParallel(model, device_ids=[torch.cuda.current_device()])
+
+
+def _within_classes(attack: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """advprop draws its targets among 1000 classes, whatever the model has."""
+
+    @functools.wraps(attack)
+    def targeted(images: torch.Tensor, target: torch.Tensor, model: nn.Module, **options: Any) -> torch.Tensor:
+        head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+        if options.get("targeted") and target.ndim == 1 and int(target.max()) >= head.out_features:
+            say(f"advprop draws attack targets among 1000 classes: taken modulo the model's {head.out_features}")
+            target = target % head.out_features
+        return attack(images, target, model, **options)
+
+    return targeted
+
+
+def _resizing(create: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """shape_texture trains on 112 to 224 pixels, which a ViT of a fixed size refuses."""
+
+    @functools.wraps(create)
+    def model_of_one_size(*args: Any, **options: Any) -> nn.Module:
+        model = create(*args, **options)
+        size = built_size(model)
+
+        def resize(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
+            if tuple(inputs[0].shape[2:]) == size:
+                return None
+            say(f"images are resized to the model's {size} again where the script has made them smaller")
+            return (nn.functional.interpolate(inputs[0], size=size, mode="bilinear"), *inputs[1:])
+
+        if size is not None:
+            model.register_forward_pre_hook(resize)
+        return model
+
+    return model_of_one_size

@@ -1,0 +1,184 @@
+"""Scripts of EasyRobust's shape, unmodified, through the real launcher."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import small_vit
+from torch import nn
+from torch.utils import data, model_zoo
+
+from ns_easyrobust import cli
+from ns_easyrobust.errors import CheckpointError
+from ns_easyrobust.launch import load_script
+from ns_easyrobust.readers import read_without_objects
+from ns_easyrobust.repairs import repaired
+from ns_easyrobust.without_cuda import without_cuda
+
+SCRIPT = Path(__file__).with_name("shaped_script.py")
+
+
+@pytest.fixture
+def images(digits_dir, tmp_path):
+    """Images in a folder of the test's own, for the script writes a list of them there."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train").symlink_to(digits_dir / "train")
+    (tmp_path / "out").mkdir()
+    return tmp_path / "data"
+
+
+def words(images, *more, script=SCRIPT):
+    flags = ["--data_dir", images, "--model", "vit_micro_patch8_32", "--output", images.parent / "out"]
+    ours = ["--device", "cpu", "--ns-max-steps", "2", "--ns-interval", "3"]
+    return [str(word) for word in ["launch", script, *flags, *ours, *more]]
+
+
+def ran(*command, processes=1, **environment) -> str:
+    """All that the launcher says, in a process of its own; it must end well."""
+    start = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"] if processes > 1 else []
+    done = subprocess.run(
+        [sys.executable, *start, "-m", "ns_easyrobust", *command],
+        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def test_a_script_gets_the_companion_loss_and_its_repairs_are_named(images):
+    said = ran(*words(images, "--aug", "nullspace", "-j", "0", "--local-rank=0"))  # as torch.distributed.launch does
+    companions = [float(value) for value in re.findall(r"--aug: step \d: loss [\d.]+, companion ([\d.]+)", said)]
+    assert len(companions) == 6
+    assert min(companions) > 0.5
+    assert said.count("noise 1: ") == said.count("noise 2: ") == 1, "each line once, and a noise for three steps"
+    for repair in ("RandomSizedCrop", "-j 0: data loaders"):
+        assert said.count(f"repaired: {repair}") == 1 or f"repaired: torchvision has no {repair}" in said
+    assert yaml.safe_load((images.parent / "out" / "args.yaml").read_text())["ns_interval"] == 3
+    # Without the augmentation it trains otherwise; with a companion, every step is another one.
+    shutil.rmtree(images.parent / "out")
+    (images.parent / "out").mkdir()
+    plain = ran(*words(images, "-j", "0"))
+    assert "companion" not in plain
+    weights = [re.findall(r"weights ([\d.]+)", text) for text in (said, plain)]
+    assert len(weights[0]) == len(weights[1]) == 6
+    assert not set(weights[0]) & set(weights[1])
+
+
+def test_resume_autocast_and_milestones(images):
+    ran(*words(images, "-j", "0"))
+    saved = images.parent / "out" / "checkpoint-0.pth.tar"
+    kept = shutil.move(saved, images.parent / "first.pth.tar")
+    flags = ["--resume", kept, "--aug", "random", "--amp", "--sched", "multistep", "--epochs", "2", "-j", "1"]
+    said = ran(*words(images, *flags))
+    assert "resumed at 1" in said
+    assert "output of torch.bfloat16" in said
+    assert "epoch 0: lr 0.005" in said
+    assert "repaired: --sched multistep" in said
+
+
+def test_two_processes_train_one_model(images):
+    said = ran(*words(images, "--aug", "nullspace", "-j", "0"), processes=2)
+    weights = [re.findall(r"weights ([\d.]+)", line) for line in said.splitlines() if "output of" in line]
+    assert len(weights) == 2 * 3
+    assert len(set(map(str, weights))) == 3, "both ranks have the same weights after each step"
+    assert said.count("noise 1: ") == 1
+    assert said.count("ranks wait for rank 0") == 1
+    assert (images / "train_with_label.txt").read_text().count("\n") == 1297
+
+
+def test_downloads_from_a_folder(images, tmp_path):
+    url = "http://nowhere.invalid/models/weights.ckpt"
+    (tmp_path / "files").mkdir()
+    torch.save({"state_dict": small_vit(seed=5)[1].state_dict()}, tmp_path / "files" / "weights.ckpt")
+    said = ran(*words(images, "-j", "0", "--fetch", url, "--downloads", tmp_path / "files"))
+    assert f"repaired: weights.ckpt is read from {tmp_path / 'files'} instead of {url}" in said
+    done = subprocess.run([sys.executable, "-m", "ns_easyrobust", *words(images, "--fetch", url)], capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    assert done.returncode == 2
+    assert "Put weights.ckpt into a folder and give launch --downloads FOLDER." in done.stderr.splitlines()[-1]
+
+
+def test_help_is_the_scripts_and_ours(capsys):
+    said = ran("launch", str(SCRIPT), "--device", "cpu", "--help")
+    for flag in ("--aug-repeats", "--aug {", "--ns-branch", "--ns-eps"):
+        assert flag in said
+    with pytest.raises(SystemExit):
+        cli.main(["launch", "--help"])
+    assert "--downloads DIR" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "expected an EasyRobust training script, found no file"),
+        ("import argparse\nparser = argparse.ArgumentParser()\ndef main(): pass\n", "found no train_one_epoch"),
+        ("import a_module_that_is_not_there\n", "found no module 'a_module_that_is_not_there'"),
+    ],
+)
+def test_what_is_no_such_script(tmp_path, capsys, text, message):
+    path = tmp_path / "main.py"
+    if text is not None:
+        path.write_text(text)
+    assert cli.main(["launch", str(path), "--device", "cpu"]) == 2
+    assert message in capsys.readouterr().err
+    assert "easyrobust_script" not in sys.modules
+
+
+def test_a_model_without_a_patch_embedding_is_refused(images):
+    command = words(images, "--aug", "nullspace", "-j", "0", "--model", "resnet18")
+    done = subprocess.run(
+        [sys.executable, "-m", "ns_easyrobust", *command], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "ResNet has no patch embedding" in done.stderr.splitlines()[-1]
+
+
+def test_everything_is_as_it_was_afterwards():
+    before = (data.DataLoader.__init__, model_zoo.load_url, torch.cuda.synchronize, torch.cuda.amp.autocast)
+    allowed = list(torch.serialization.get_safe_globals())
+    with without_cuda(), repaired():
+        assert torch.zeros(2, device="cuda").device.type == "cpu"
+        assert nn.Linear(2, 2).cuda().to("cuda:1").weight.device.type == "cpu"
+        assert torch.ones(1).to(torch.device("cuda", 0)).cuda().device.type == "cpu"
+        assert data.DataLoader([1], persistent_workers=True).persistent_workers is False
+    assert (data.DataLoader.__init__, model_zoo.load_url, torch.cuda.synchronize, torch.cuda.amp.autocast) == before
+    assert torch.serialization.get_safe_globals() == allowed
+    with pytest.raises(ValueError, match="persistent_workers"):
+        data.DataLoader([1], persistent_workers=True)
+
+
+def test_loading_does_not_run_the_script():
+    with repaired():
+        module = load_script(SCRIPT)
+    assert callable(module.main)
+    sys.modules.pop("easyrobust_script")
+
+
+class Callback:
+    """As Lightning's, beside the weights."""
+
+    def __init__(self):
+        self.best = 1.0
+
+
+class Payload:
+    def __reduce__(self):
+        return (os.mkdir, ("it_ran",))
+
+
+def test_objects_beside_the_weights_are_left_out_and_run_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content = {"state_dict": {"w": torch.arange(3.0)}, "callbacks": {Callback: Callback(), "x": [Callback()]}}
+    torch.save(content, "lightning.ckpt")
+    assert torch.equal(read_without_objects(Path("lightning.ckpt"), "it")["state_dict"]["w"], torch.arange(3.0))
+    torch.save({**content, "hostile": Payload()}, "hostile.ckpt")
+    with pytest.raises(CheckpointError, match=r"found the Python object \w+\.mkdir, which was not loaded"):
+        read_without_objects(Path("hostile.ckpt"), "it")
+    assert not Path("it_ran").exists()
