@@ -209,12 +209,12 @@ def load_model(
     vit = build(arch, num_classes=num_classes, **model_kwargs)
     weights, name = None, "pretrained" if pretrained else "random"
     if checkpoint is not None:
-        weights, name = _load_into(vit, checkpoint, ema, arch)
+        weights, name = load_into(vit, checkpoint, ema, arch)
     elif pretrained and (url := published_url(vit)) is not None:
         # timm 0.5.4 would unpickle what it downloads, and tell two files of one name apart by nothing
         published = published_classes(vit)
         vit = build(arch, num_classes=published, **model_kwargs)
-        weights, _ = _load_into(vit, read_checkpoint(url), ema, arch)
+        weights, _ = load_into(vit, read_checkpoint(url), ema, arch)
         if published != num_classes:
             _logger.info("%s: a new head for %d classes in place of %d", arch, num_classes, published)
             vit.reset_classifier(num_classes)  # type: ignore[operator]
@@ -227,8 +227,12 @@ def load_model(
     return model
 
 
-def _load_into(vit: nn.Module, checkpoint: Checkpoint, ema: bool, arch: str) -> tuple[Weights | None, str]:
-    """Load the chosen weights into ``vit``; returns them (None for npz) and their name."""
+def load_into(vit: nn.Module, checkpoint: Checkpoint, ema: bool, arch: str) -> tuple[Weights | None, str]:
+    """Load the chosen weights into a bare ``vit``, strictly; returns them (None for npz) and their name.
+
+    Raises:
+        CheckpointError: they are not there, or for another model.
+    """
     source, weights, name = checkpoint.source, None, "npz"
     if checkpoint.form != "npz":
         weights = checkpoint.weights(ema)
@@ -315,7 +319,7 @@ def export_checkpoint(
                 f"{checkpoint.source}: expected the architecture of a JAX .npz, found none. Give --model."
             )
         vit = build(arch, num_classes=jax_class_count(checkpoint.content) or 1000)
-        _load_into(vit, checkpoint, False, arch)
+        load_into(vit, checkpoint, False, arch)
         weights = weights_from(vit.state_dict(), "npz", checkpoint.source)
     else:
         weights = checkpoint.weights()

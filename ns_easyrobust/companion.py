@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -61,7 +62,7 @@ class CompanionLoss(nn.Module):
             self.watch.forget()
             self.watch.awake = False  # until the optimizer has stepped
         if self.steps % self.log_interval == 0 and self.losses == 1 and rank() == 0:
-            values = (self.steps, float(loss.detach()), float(companion.detach()))
+            values = (self.steps, float(loss.detach().mean()), float(companion.detach().mean()))
             _logger.info("--aug: step %d: loss %.4f, companion %.4f", *values)
         return loss + companion
 
@@ -72,8 +73,27 @@ class CompanionLoss(nn.Module):
         self.watch.forget()
 
 
-def add_branch_arg(parser: argparse.ArgumentParser) -> None:
-    """The flag of :func:`nullspace_augmented` alone."""
+class FirstBatches:
+    """The first ``n`` batches of a loader's every epoch; all else of it is the loader's."""
+
+    def __init__(self, loader: Any, n: int) -> None:
+        self.loader, self.n = loader, n
+
+    def __len__(self) -> int:
+        return min(self.n, len(self.loader))
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.islice(iter(self.loader), self.n)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
+
+
+def add_script_args(parser: argparse.ArgumentParser) -> None:
+    """The flags of :func:`nullspace_augmented` alone."""
+    parser.add_argument(
+        "--epoch-steps", type=int, default=0, metavar="N", help="batches of an epoch; 0: all (default: 0)"
+    )
     parser.add_argument(
         "--ns-branch",
         default="first",
@@ -122,6 +142,8 @@ def nullspace_augmented(train_one_epoch: Trainer) -> Trainer:
             assert augmentation is not None
             branch = getattr(args, "ns_branch", BRANCHES[0])
             of_model[key] = CompanionLoss(loss_fn, augmentation, Watch(), branch, getattr(args, "log_interval", 50))
+        if getattr(args, "epoch_steps", 0):
+            loader = FirstBatches(loader, args.epoch_steps)
         loss = of_model[key]
         loss.loss_fn = loss_fn
         hook = optimizer.register_step_post_hook(loss.step_done)

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from .augment import add_nullspace_args
-from .companion import add_branch_arg, nullspace_augmented
+from .companion import add_script_args, nullspace_augmented
 from .distributed import is_first
 from .errors import OptionError
 from .prepare import pick_device
@@ -77,7 +77,7 @@ def load_script(path: Path) -> ModuleType:
 
 def _add_flags(module: Any) -> None:
     add_nullspace_args(module.parser)
-    add_branch_arg(module.parser)
+    add_script_args(module.parser)
 
 
 def launch(script: Path, flags: list[str], *, device: str = "auto", downloads: Path | None = None) -> None:

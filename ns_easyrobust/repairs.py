@@ -19,10 +19,11 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils import data, model_zoo
 
+from .checkpoints import Checkpoint, load_into, read_checkpoint
 from .distributed import active, is_first, rank
 from .errors import CheckpointError
 from .readers import ALLOWED, read_without_objects
-from .vit import built_size
+from .vit import built_size, find_normalize
 
 _logger = logging.getLogger(__name__)
 _said: set[str] = set()
@@ -146,6 +147,11 @@ def mend(script: Any) -> None:
         script.pgd_generator = _within_classes(script.pgd_generator)
     if hasattr(script, "CrossStyleAugmentor"):
         script.create_model = _resizing(script.create_model)
+    if hasattr(script, "create_model"):
+        start = _Start(script.create_model)
+        script.create_model = start.create_model
+        if hasattr(script, "ModelEmaV2"):
+            script.ModelEmaV2 = functools.partial(start.average, script.ModelEmaV2)
 
 
 def _scheduler(create: Callable[..., Any]) -> Callable[..., Any]:
@@ -207,3 +213,44 @@ def _resizing(create: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         return model
 
     return model_of_one_size
+
+
+class _Start:
+    """``--initial-checkpoint`` of any form, raw weights and moving average each where they belong.
+
+    timm loads the raw weights into the bare model, which fails on the keys of a checkpoint with the
+    normalisation inside (DAT's), and a moving average starts from them instead of from its own.
+    """
+
+    def __init__(self, create: Callable[..., nn.Module]) -> None:
+        self.create, self.arch = create, ""
+        self.checkpoint: Checkpoint | None = None
+
+    def create_model(self, model_name: str, *args: Any, checkpoint_path: str = "", **options: Any) -> nn.Module:
+        """timm's, without its loading."""
+        try:
+            model = self.create(model_name, *args, **options)
+        except OSError as error:  # urllib's, for CLIP's and others' weights
+            raise CheckpointError(
+                f"{model_name}: expected to download its weights, found {type(error).__name__}: {error}. "
+                "Check the network, or choose a model that needs none."
+            ) from error
+        if checkpoint_path:
+            self.arch, self.checkpoint = model_name, read_checkpoint(checkpoint_path)
+            weights, _ = load_into(model, self.checkpoint, False, model_name)
+            if weights is not None and weights.mean is not None:
+                mean, std = (tuple(round(v, 4) for v in values or ()) for values in (weights.mean, weights.std))
+                say(
+                    f"--initial-checkpoint holds a normalisation in front of the model (mean {mean}, std {std}), which "
+                    "timm does not expect. See that the script uses the same: in its model, or with --mean and --std"
+                )
+        return model
+
+    def average(self, kind: Callable[..., Any], model: nn.Module, *args: Any, **options: Any) -> Any:
+        """The script's moving average."""
+        ema = kind(model, *args, **options)
+        if self.checkpoint is not None and self.checkpoint.has_ema:
+            inner = ema.module[1] if find_normalize(ema.module) is not None else ema.module
+            load_into(inner, self.checkpoint, True, self.arch)
+            say("--model-ema starts from the checkpoint's moving average, not from its raw weights")
+        return ema

@@ -104,7 +104,7 @@ class Watch:
             self.forget()
 
     def images_behind(self, logits: torch.Tensor) -> torch.Tensor:
-        """The images (n, ...) that ``logits`` (n, K) were computed from.
+        """The images (n, ...) that ``logits`` (n, K) were computed from; of several sizes, all of the largest.
 
         Raises:
             ModelError: they cannot be traced (:func:`rows_behind`).
@@ -113,10 +113,12 @@ class Watch:
             return self.forwards[-1].images.detach()
         places = rows_behind(logits, [forward.logits for forward in self.forwards])
         images = [self.forwards[source].images[row].detach() for source, row in places]
-        shapes = {tuple(image.shape) for image in images}
-        if len(shapes) > 1:
-            raise ModelError(
-                f"the loss was handed logits of images of several sizes: expected one, found {sorted(shapes)}. "
-                "Noise has the shape of one size's tokens."
-            )
-        return torch.stack(images)
+        largest = max((image.shape[-2:] for image in images), key=lambda shape: shape[0] * shape[1])
+        # shape_texture trains on small images, which the model brings to its size; noise has that size's tokens
+        return torch.stack([_resized(image, largest) for image in images])
+
+
+def _resized(image: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    if image.shape[-2:] == size:
+        return image
+    return nn.functional.interpolate(image[None], size=tuple(size), mode="bilinear")[0]

@@ -13,7 +13,7 @@ import yaml
 from easyrobust.datasets import ImageNetDataset
 from timm.models import create_model, resume_checkpoint
 from timm.scheduler import create_scheduler
-from timm.utils import CheckpointSaver, NativeScaler, setup_default_logging
+from timm.utils import CheckpointSaver, ModelEmaV2, NativeScaler, setup_default_logging
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils import model_zoo
 from torchvision import transforms
@@ -23,6 +23,8 @@ parser.add_argument("-c", "--config", default="")
 parser = argparse.ArgumentParser(description="a script of EasyRobust's shape")
 for flag, default in {"data_dir": "", "model": "", "output": "", "resume": "", "fetch": "", "sched": "cosine"}.items():
     parser.add_argument(f"--{flag}", default=default)
+parser.add_argument("--initial-checkpoint", default="")
+parser.add_argument("--model-ema", action="store_true")
 parser.add_argument("--aug-repeats", type=int, default=0)  # --aug must not be taken for it
 parser.add_argument("--decay-milestones", type=int, nargs="+", default=[1])
 parser.add_argument("--epochs", type=int, default=1)
@@ -48,8 +50,10 @@ def main():
         torch.cuda.set_device(args.local_rank)
         torch.distributed.init_process_group(backend="nccl", init_method="env://")
     torch.manual_seed(args.seed)
-    model = create_model(args.model, num_classes=args.num_classes)
+    model = create_model(args.model, num_classes=args.num_classes, checkpoint_path=args.initial_checkpoint)
     model.cuda()
+    if args.model_ema:
+        _logger.info("start: raw %.9f, average %.9f", squares(model), squares(ModelEmaV2(model, decay=0.9).module))
     if args.fetch:
         model.load_state_dict(model_zoo.load_url(args.fetch)["state_dict"])
     optimizer = torch.optim.SGD(model.parameters(), args.lr)
@@ -77,6 +81,10 @@ def main():
             yaml.safe_dump(vars(args), stream)
 
 
+def squares(model):
+    return sum(float(p.detach().double().square().sum()) for p in model.parameters())
+
+
 def train_one_epoch(epoch, model, loader, optimizer, loss_fn, args, loss_scaler=None):
     autocast = torch.cuda.amp.autocast if args.amp else lambda: torch.autocast("cpu", enabled=False)
     model.train()
@@ -94,8 +102,7 @@ def train_one_epoch(epoch, model, loader, optimizer, loss_fn, args, loss_scaler=
             loss.backward()
             optimizer.step()
         torch.cuda.synchronize()
-        weights = sum(float(p.detach().double().square().sum()) for p in model.parameters())
-        _logger.info("output of %s, weights %.9f", output.dtype, weights)
+        _logger.info("output of %s, weights %.9f", output.dtype, squares(model))
     return {"loss": meter.total}
 
 

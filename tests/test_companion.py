@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from ns_easyrobust.augment import NullspaceAugmentation, add_nullspace_args, config_from_args
-from ns_easyrobust.companion import add_branch_arg, nullspace_augmented
+from ns_easyrobust.companion import FirstBatches, add_script_args, nullspace_augmented
 from ns_easyrobust.errors import ModelError
 
 
@@ -30,7 +30,7 @@ def parsed(*flags: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seed", type=int, default=3)
     add_nullspace_args(parser)
-    add_branch_arg(parser)
+    add_script_args(parser)
     return parser.parse_args(["--ns-max-steps", "3", "--ns-eps", "1e-9", "--ns-interval", "4", *flags])
 
 
@@ -160,6 +160,17 @@ def test_accumulated_batches_are_one_step(data, caplog):
         )
     assert [round(loss / 2.3) for loss in losses] == [2, 1, 2, 1, 2, 1]
     assert sum(line.startswith("noise ") and "synthesis steps" in line for line in caplog.messages) == 2
+
+
+def test_a_part_of_each_epoch(data):
+    losses: list[float] = []
+    args, model = parsed("--aug", "nullspace", "--epoch-steps", "2"), small_vit()
+    train, optimizer = nullspace_augmented(epoch_of(plain, losses)), torch.optim.SGD(model.parameters(), 0.0)
+    for epoch in range(3):
+        train(epoch, model, loader(data), optimizer, F.cross_entropy, args)
+    assert len(losses) == 6
+    first = FirstBatches(loader(data), 2)
+    assert (len(first), len(FirstBatches(loader(data), 99)), first.batch_size) == (2, 6, 8)
 
 
 def test_the_log_names_step_and_losses(data, caplog):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -81,6 +82,21 @@ def test_resume_autocast_and_milestones(images):
     assert "output of torch.bfloat16" in said
     assert "epoch 0: lr 0.005" in said
     assert "repaired: --sched multistep" in said
+
+
+def test_raw_and_averaged_weights_of_dats_form_each_where_they_belong(images):
+    """timm's checkpoint of a Sequential(Normalize, vit) with its Namespace inside, as EasyRobust publishes DAT."""
+    raw, averaged = small_vit(seed=5), small_vit(seed=6)
+    path = images.parent / "dat.pth.tar"
+    content = {"state_dict": raw.state_dict(), "state_dict_ema": averaged.state_dict(), "epoch": 299, "version": 2}
+    torch.save({**content, "arch": "vit", "args": argparse.Namespace(model="vit"), "metric": 1.0}, path)
+    said = ran(*words(images, "--aug", "nullspace", "-j", "0", "--initial-checkpoint", path, "--model-ema"))
+    (found,) = re.findall(r"start: raw ([\d.]+), average ([\d.]+)", said)
+    expected = [sum(float(p.double().square().sum()) for p in model[1].parameters()) for model in (raw, averaged)]
+    assert [float(value) for value in found] == pytest.approx([float(value) for value in expected], rel=1e-9)
+    assert "repaired: --initial-checkpoint holds a normalisation" in said
+    assert "(mean (0.5, 0.5, 0.5), std (0.5, 0.5, 0.5))" in said
+    assert "repaired: --model-ema starts from the checkpoint's moving average" in said
 
 
 def test_two_processes_train_one_model(images):

@@ -92,10 +92,10 @@ def test_images_handed_on_need_no_gradient(digits):
         assert not watch.images_behind(model(digits[0][:2] + delta)).requires_grad
 
 
-def test_images_of_several_sizes_are_refused():
+def test_images_of_several_sizes_come_at_the_largest():
     model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
-    watch = Watch()
+    watch, large, small = Watch(), torch.rand(2, 3, 8, 8), torch.rand(2, 3, 4, 4)
     with watch.on(model):
-        joined = torch.cat([model(torch.rand(2, 3, 8, 8)), model(torch.rand(2, 3, 6, 6))])
-        with pytest.raises(ModelError, match="images of several sizes"):
-            watch.images_behind(joined)
+        images = watch.images_behind(torch.cat([model(large), model(small)]))
+    assert torch.equal(images[:2], large)
+    assert torch.equal(images[2:], nn.functional.interpolate(small, size=(8, 8), mode="bilinear"))
