@@ -51,6 +51,15 @@ def broadcast_object(value: Plain) -> Plain:
     return value
 
 
+def gather_objects(value: Plain) -> list[Plain]:
+    """Every rank's plain ``value``, by rank."""
+    if not active():
+        return [value]
+    found: list[Plain | None] = [None] * world_size()
+    dist.all_gather_object(found, value)
+    return found  # type: ignore[return-value]
+
+
 def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     """Sum of ``tensor`` over ranks, written in place and returned."""
     if active():

@@ -203,6 +203,14 @@ def build_parser(parser: argparse.ArgumentParser | None = None) -> argparse.Argu
     run.add_argument("--channels-last", **_SWITCH)
     run.add_argument("--output", default="output/train", metavar="DIR")
     run.add_argument("--experiment", default="", metavar="NAME", help="folder in --output (default: date and model)")
+    run.add_argument(
+        "--resume",
+        choices=("auto",),
+        help="go on from the newest whole state in --output/--experiment, exactly; start anew where there is none",
+    )
+    run.add_argument(
+        "--recovery-interval", type=whole(0), default=0, metavar="N", help="steps between two states; 0: an epoch's end"
+    )
     run.add_argument("--log-interval", type=whole(1), default=50, metavar="N")
     run.add_argument("--val-interval", type=whole(1), default=1, metavar="N", help="epochs between evaluations")
     run.add_argument(

@@ -19,6 +19,7 @@ from .checkpoints import Checkpoint, load_model, read_checkpoint
 from .data import FolderPart, Preprocessing, check_classes, image_folder, training_transform
 from .distributed import rank, world_size
 from .errors import OptionError, TrainingError
+from .runstate import dataset_digest
 from .streams import SeededSamples, Stream, split_indices
 from .vit import NormalizedModel, built_size
 
@@ -67,6 +68,7 @@ class Data:
     val: Any
     holdout: Any  # None unless --select train-holdout
     steps_per_epoch: int
+    digest: str  # of the image folders
 
 
 class Ema(ModelEmaV2):
@@ -124,7 +126,8 @@ def _training_transform(args: argparse.Namespace, model: NormalizedModel, size: 
     )
 
 
-def build_data(args: argparse.Namespace, model: NormalizedModel) -> Data:
+def build_data(args: argparse.Namespace, model: NormalizedModel, start: int = 0) -> Data:
+    """What ``args`` read; the training stream begins at batch ``start``."""
     config = resolve_data_config({"img_size": args.img_size}, model=model[1])
     size = config["input_size"][-1]
     preprocessing = Preprocessing(
@@ -148,7 +151,7 @@ def build_data(args: argparse.Namespace, model: NormalizedModel) -> Data:
             f"--aa {args.aa}: expected a policy of timm's, found one it cannot read ({error!r})."
         ) from error
     plain = preprocessing.transform()
-    stream = Stream(len(rest), args.batch_size, seed=args.seed, rank=rank(), world_size=world_size())
+    stream = Stream(len(rest), args.batch_size, seed=args.seed, rank=rank(), world_size=world_size(), start=start)
     loader: DataLoader[Any] = DataLoader(
         SeededSamples(FolderPart(train, rest, augmented), args.seed),
         batch_sampler=stream,
@@ -160,6 +163,7 @@ def build_data(args: argparse.Namespace, model: NormalizedModel) -> Data:
         val=FolderPart(val, range(len(val)), plain),
         holdout=FolderPart(train, held, plain) if held else None,
         steps_per_epoch=args.epoch_steps or stream.batches_per_epoch,
+        digest=dataset_digest([*train.samples, *val.samples], root),
     )
 
 

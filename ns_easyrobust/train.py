@@ -7,76 +7,52 @@ Its one addition to a usual script is the companion loss of Algorithm 1 in
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import logging
 import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from timm.data import Mixup
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.scheduler import create_scheduler
-from timm.utils import ModelEmaV2, dispatch_clip_grad, random_seed, update_summary
+from timm.utils import dispatch_clip_grad, random_seed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
-from .augment import NullspaceAugmentation, augmentation_from_args
-from .checkpoints import save_model
-from .distributed import is_first, mean_over_ranks, on_first_rank, process_group, rank, sum_over_ranks, world_size
-from .errors import OptionError, TrainingError
+from .augment import augmentation_from_args
+from .distributed import (
+    broadcast_object,
+    is_first,
+    mean_over_ranks,
+    on_first_rank,
+    process_group,
+    rank,
+    sum_over_ranks,
+    world_size,
+)
+from .errors import OptionError
 from .files import new_run_folder, write_text
 from .noise import Step
 from .options import build_parser, parse_with
-from .prepare import Data, build_data, build_mixup_and_loss, build_model, pick_device
+from .prepare import build_data, build_mixup_and_loss, build_model, pick_device
+from .runstate import BEFORE, find_state, require_same
+from .stopping import Stop
+from .training import RUN_FILES, Run
 from .vit import unwrap
 
 _logger = logging.getLogger(__name__)
 add_arguments, parse = build_parser, parse_with
 _SYNTHESIS_LOG = 500  # synthesis steps between two lines of the log
-_RUN_FILES = ("summary.csv", "last.pth.tar", "model_best.pth.tar", "noise.csv", "noise.pt")
 
 
-@dataclass
-class _Run:
-    """The moving parts of a run."""
-
-    args: argparse.Namespace
-    device: torch.device
-    model: nn.Module  # as trained: wrapped in DDP under several processes
-    ema: ModelEmaV2 | None
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    scheduler: Any
-    mixup: Mixup | None
-    loss_fn: nn.Module
-    augmentation: NullspaceAugmentation | None
-    data: Data
-    folder: Path
-    last_step: int
-    step: int = 0
-    started: float = field(default_factory=time.monotonic)
-
-    @property
-    def judged(self) -> nn.Module:
-        """The module that is evaluated: the EMA where there is one."""
-        return self.ema.module if self.ema is not None else unwrap(self.model)
-
-    def autocast(self) -> Any:
-        dtype = getattr(torch, self.args.amp_dtype)
-        return torch.autocast(self.device.type, dtype=dtype, enabled=self.args.amp)
-
-
-def _evaluate(run: _Run, dataset: Any) -> dict[str, float]:
+def _evaluate(run: Run, dataset: Any) -> dict[str, float]:
     """Loss and top-1 (percent) of the judged weights on every image once, over all ranks."""
     model, batch = run.judged, run.args.validation_batch_size or run.args.batch_size
     mine = Subset(dataset, range(rank(), len(dataset), world_size()))
@@ -94,18 +70,12 @@ def _evaluate(run: _Run, dataset: Any) -> dict[str, float]:
             total += torch.stack([loss.double(), right.double(), torch.tensor(len(labels), device=run.device)])
     loss_sum, right_sum, n = sum_over_ranks(total).tolist()
     if not math.isfinite(loss_sum):
-        raise _diverged(run, f"evaluation after step {run.step}: expected a finite loss, found {loss_sum}")
+        raise run.diverged(f"evaluation after step {run.at.step}: expected a finite loss, found {loss_sum}")
     return {"loss": loss_sum / n, "top1": 100 * right_sum / n}
 
 
-def _diverged(run: _Run, what: str) -> TrainingError:
-    good = run.folder / "last.pth.tar"
-    rest = f"Weights saved before that: {good}" if good.exists() else "Nothing was saved"
-    return TrainingError(f"{what}. Lower --lr, or check data and checkpoint. {rest}.")
-
-
-def _train_step(run: _Run, images: torch.Tensor, target: torch.Tensor) -> tuple[float, float]:
-    """One update; the clean and the companion loss, averaged over ranks."""
+def _train_step(run: Run, images: torch.Tensor, target: torch.Tensor) -> tuple[float, float]:
+    """One update; the clean and the companion loss, averaged over ranks, which agree on whether to stop."""
     args = run.args
     images, target = images.to(run.device, non_blocking=True), target.to(run.device, non_blocking=True)
     if run.mixup is not None:
@@ -120,10 +90,12 @@ def _train_step(run: _Run, images: torch.Tensor, target: torch.Tensor) -> tuple[
     run.optimizer.zero_grad()
     run.scaler.scale(loss + companion).backward()
     # Read after the backward is queued, so that a GPU never waits; before the weights change.
-    clean_value, companion_value = mean_over_ranks(torch.stack([loss.detach(), companion.detach()])).tolist()
+    told = torch.stack([loss.detach(), companion.detach(), loss.detach().new_tensor(float(run.stop.asked))])
+    clean_value, companion_value, asked = mean_over_ranks(told.float()).tolist()
+    run.stop.agreed = asked > 0
     if not math.isfinite(clean_value + companion_value):
         found = f"clean {clean_value}, noisy {companion_value}"
-        raise _diverged(run, f"step {run.step}: expected a finite loss, found {found}")
+        raise run.diverged(f"step {run.at.step}: expected a finite loss, found {found}")
     if args.clip_grad is not None:
         run.scaler.unscale_(run.optimizer)
         dispatch_clip_grad(run.model.parameters(), value=args.clip_grad, mode=args.clip_mode)
@@ -134,24 +106,27 @@ def _train_step(run: _Run, images: torch.Tensor, target: torch.Tensor) -> tuple[
     return clean_value, companion_value
 
 
-def _train_epoch(run: _Run, epoch: int, stream: Iterator[Any], steps: int, bar: Any) -> dict[str, float]:
-    """``steps`` updates; mean losses and the state of the noise."""
-    if run.mixup is not None and run.args.mixup_off_epoch and epoch >= run.args.mixup_off_epoch:
+def _train_epoch(run: Run, stream: Iterator[Any], steps: int, bar: Any) -> dict[str, float]:
+    """The updates that are left of an epoch of ``steps``; mean losses and the state of the noise."""
+    at, args = run.at, run.args
+    if run.mixup is not None and args.mixup_off_epoch and at.epoch >= args.mixup_off_epoch:
         run.mixup.mixup_enabled = False
     run.model.train()
-    total_clean = total_companion = 0.0
-    for index in range(steps):
+    while at.epoch_step < steps:
         clean, companion = _train_step(run, *next(stream))
-        total_clean, total_companion = total_clean + clean, total_companion + companion
-        run.step += 1
-        run.scheduler.step_update(num_updates=run.step, metric=total_clean / (index + 1))
+        at.clean, at.companion = at.clean + clean, at.companion + companion
+        at.step, at.epoch_step = at.step + 1, at.epoch_step + 1
+        run.scheduler.step_update(num_updates=at.step, metric=at.clean / at.epoch_step)
         bar.set_postfix(loss=f"{clean:.3f}", noisy=f"{companion:.3f}", refresh=False)
         bar.update()
-        if bar.disable and (index + 1) % run.args.log_interval == 0:
-            left = (time.monotonic() - run.started) / run.step * (run.last_step - run.step)
-            of = f"step {run.step} of {run.last_step}, {left:.0f} s to go"
+        if bar.disable and at.epoch_step % args.log_interval == 0:
+            of = f"step {at.step} of {run.last_step}, {run.seconds_to_go:.0f} s to go"
             _logger.info("%s: loss %.4f, noisy %.4f", of, clean, companion)
-    metrics = {"loss": total_clean / steps, "noisy_loss": total_companion / steps}
+        if run.stop.agreed or (args.recovery_interval and at.step % args.recovery_interval == 0):
+            run.save_state()
+        if run.stop.agreed:
+            raise run.stop.error(run.folder, at.step)
+    metrics = {"loss": at.clean / steps, "noisy_loss": at.companion / steps}
     if run.augmentation is not None and run.augmentation.history:
         latest = run.augmentation.history[-1]
         metrics |= {"noise_norm": latest["norm"], "noise_mse_probability": latest["mse_probability"]}
@@ -164,7 +139,9 @@ def _bar(**options: Any) -> Any:
     return tqdm(unit="step", disable=None if rank() == 0 else True, **options)
 
 
-def _show(bar: Any, tested: Step) -> None:
+def _show(bar: Any, tested: Step, stop: Stop, folder: Path) -> None:
+    if stop.asked:  # a synthesis may take minutes; it is done again from the last state
+        raise stop.error(folder)
     if tested.step == 0:
         bar.reset()
     bar.set_postfix(norm=f"{tested.norm:.4g}", mse_probability=f"{tested.mse_probability:.4g}", refresh=False)
@@ -174,64 +151,40 @@ def _show(bar: Any, tested: Step) -> None:
         _logger.info("synthesis step %d: norm %.4g, mse_probability %.4g", *numbers)
 
 
-def _save(run: _Run, name: str, **extra: Any) -> None:
-    save_model(
-        unwrap(run.model),
-        run.folder / name,
-        ema=run.ema.module if run.ema is not None else None,
-        arch=run.args.model,
-        args=vars(run.args),
-        step=run.step,
-        **extra,
-    )
-
-
-def _write_noise_history(run: _Run) -> None:
-    assert run.augmentation is not None
-    assert run.augmentation.noise is not None
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(run.augmentation.history[0]))
-    writer.writeheader()
-    writer.writerows(run.augmentation.history)
-    write_text(run.folder / "noise.csv", text.getvalue())
-    run.augmentation.noise.save(run.folder / "noise.pt")
-
-
-def _write(
-    run: _Run, epoch: int, trained: dict[str, float], judged: dict[str, float], score: float | None, best: float
-) -> None:
-    """An epoch's files; without an evaluation in this epoch only what a crash would cost."""
-    if not all(bool(parameter.isfinite().all()) for parameter in run.model.parameters()):
-        raise _diverged(run, f"epoch {epoch}: expected finite weights, found nan or inf")
-    extra = {"epoch": epoch, "metric": score, "selected_on": run.args.select}
-    _save(run, "last.pth.tar", **extra)
-    if run.augmentation is not None:
-        _write_noise_history(run)
-    if judged:
-        first = not (run.folder / "summary.csv").exists()
-        update_summary(epoch, trained, judged, run.folder / "summary.csv", write_header=first)
-    if score is not None and score > best and judged:
-        _save(run, "model_best.pth.tar", **extra)
-
-
-def _fit(run: _Run, bar: Any) -> None:
+def _fit(run: Run, bar: Any, state: dict[str, Any] | None) -> None:
     """Train, evaluate after every ``--val-interval`` epochs, keep the best and the last weights."""
-    args = run.args
-    stream, best, epoch = iter(run.data.train), -math.inf, 0
-    while run.step < run.last_step:
-        steps = min(run.data.steps_per_epoch, run.last_step - run.step)
-        train_metrics = _train_epoch(run, epoch, stream, steps, bar)
+    args, at = run.args, run.at
+    stream = iter(run.data.train)
+    if state is not None:
+        run.restore_random(state)  # after the loader has drawn its seed
+    while at.step < run.last_step or at.epoch_step:
+        steps = min(run.data.steps_per_epoch, run.last_step - at.step + at.epoch_step)
+        train_metrics = _train_epoch(run, stream, steps, bar)
         metrics: dict[str, float] = {}
-        if run.step >= run.last_step or (epoch + 1) % args.val_interval == 0:
+        if at.step >= run.last_step or (at.epoch + 1) % args.val_interval == 0:
             metrics = _evaluate(run, run.data.val)
             if run.data.holdout is not None:
                 metrics["holdout_top1"] = _evaluate(run, run.data.holdout)["top1"]
-            _logger.info("epoch %d: %s", epoch, ", ".join(f"{key} {value:.4g}" for key, value in metrics.items()))
-        score = {"val": metrics.get("top1"), "train-holdout": metrics.get("holdout_top1")}.get(args.select, epoch)
-        on_first_rank(partial(_write, run, epoch, train_metrics, metrics, score, best), run.device)
-        best = max(best, -math.inf if score is None else score)
-        epoch += 1
-        run.scheduler.step(epoch)
+            _logger.info("epoch %d: %s", at.epoch, ", ".join(f"{key} {value:.4g}" for key, value in metrics.items()))
+        score = {"val": metrics.get("top1"), "train-holdout": metrics.get("holdout_top1")}.get(args.select, at.epoch)
+        on_first_rank(partial(run.write, train_metrics, metrics, score), run.device)
+        at.best = max(at.best, -math.inf if score is None else score)
+        at.epoch, at.epoch_step, at.clean, at.companion = at.epoch + 1, 0, 0.0, 0.0
+        run.scheduler.step(at.epoch)
+        run.save_state()
+
+
+def _resumed(args: argparse.Namespace, folder: Path) -> dict[str, Any] | None:
+    """The state that ``--resume`` asks for, as rank 0 finds it."""
+    if args.resume != "auto":
+        return None
+    if not args.experiment:
+        raise OptionError("--resume auto: expected --experiment, the run's folder in --output, found none. Name it.")
+    state = find_state(folder) if rank() == 0 else None
+    state = broadcast_object(state)
+    if state is None:
+        _logger.info("--resume auto: %s holds no state yet, starting anew", folder)
+    return state
 
 
 def train(args: argparse.Namespace) -> Path:
@@ -241,12 +194,14 @@ def train(args: argparse.Namespace) -> Path:
         UserError: something about the flags, the data, the checkpoint or the output folder.
     """
     torch.backends.cudnn.benchmark = True
-    with process_group(pick_device(args.device)) as device, ExitStack() as bars:
+    with Stop() as stop, process_group(pick_device(args.device)) as device, ExitStack() as bars:
         name = args.experiment or f"{time.strftime('%Y%m%d-%H%M%S')}-{args.model}"
         folder = Path(args.output) / name
-        on_first_rank(lambda: new_run_folder(folder, _RUN_FILES), device)
+        state = _resumed(args, folder)
+        if state is None:
+            on_first_rank(lambda: new_run_folder(folder, RUN_FILES), device)
         model, ema = build_model(args, device)
-        data = build_data(args, model)
+        data = build_data(args, model, start=0 if state is None else state["at"]["step"])
         # A plain Sequential hides what timm must not decay, as in the paper's code.
         try:
             optimizer = create_optimizer_v2(
@@ -271,11 +226,11 @@ def train(args: argparse.Namespace) -> Path:
             trained,
             data.train,
             generator=torch.Generator().manual_seed(args.seed),
-            on_step=lambda tested: _show(synthesis, tested),
+            on_step=lambda tested: _show(synthesis, tested, stop, folder),
         )
         settings = {key: value for key, value in vars(args).items() if key != "config"}  # what -c takes
         on_first_rank(lambda: write_text(folder / "args.yaml", yaml.safe_dump(settings)), device)
-        run = _Run(
+        run = Run(
             args=args,
             device=device,
             model=trained,
@@ -289,8 +244,15 @@ def train(args: argparse.Namespace) -> Path:
             data=data,
             folder=folder,
             last_step=last_step,
+            stop=stop,
         )
-        _fit(run, bar)
+        if state is not None:
+            require_same(state["identity"], run.identity(), folder)
+            run.restore(state)
+            bar.update(run.at.step)
+            _logger.info("resumed %s at step %d of %d", folder, run.at.step, last_step)
+        _fit(run, bar, state)
+        on_first_rank(lambda: (folder / BEFORE).unlink(missing_ok=True), device)
     return folder
 
 

@@ -19,8 +19,8 @@ def main(notes: str, argv: list[str]) -> None:
         seen.append(images.clone())
         return step(run, images, target)
 
-    def watched_fit(run, bar):
-        fit(run, bar)
+    def watched_fit(run, *more):
+        fit(run, *more)
         found = {
             "seen": torch.stack(seen),
             "weights": unwrap(run.model).state_dict(),

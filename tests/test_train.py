@@ -39,7 +39,7 @@ def rows(folder):
 def test_a_run_leaves_what_timm_leaves_and_learns(flags):
     folder = train(parse_args([*flags, "--epoch-steps", "70", "--epochs", "3", "--no-aug", "--lr", "3e-3"]))
     names = sorted(path.name for path in folder.iterdir())
-    assert names == ["args.yaml", "last.pth.tar", "model_best.pth.tar", "summary.csv"]
+    assert names == ["args.yaml", "last.pth.tar", "model_best.pth.tar", "state.pth.tar", "summary.csv"]
     summary = rows(folder)
     assert [row["epoch"] for row in summary] == ["0", "1", "2"]
     assert float(summary[-1]["eval_top1"]) > 25  # chance is 10
@@ -154,7 +154,7 @@ def test_looking_does_not_change_the_run(flags):
 
 def test_every_epoch_saves_its_weights_and_noise(flags, monkeypatch):
     def stopped(run, images, target):
-        if run.step == 4:
+        if run.at.step == 4:
             raise KeyboardInterrupt
         return original(run, images, target)
 

@@ -1,0 +1,289 @@
+"""Runs that are killed, stopped or damaged, and go on as if nothing had happened."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import small_vit
+
+from ns_easyrobust import cli, runstate
+from ns_easyrobust.checkpoints import save_model
+from ns_easyrobust.errors import CheckpointError, OutputError, TrainingError
+from ns_easyrobust.options import parse_args
+from ns_easyrobust.readers import read_file
+from ns_easyrobust.runstate import FILES, dataset_digest, find_state, random_state, save_state, set_random_state
+from ns_easyrobust.train import train
+
+
+@pytest.fixture
+def words(digits_dir, tmp_path, monkeypatch):
+    """A run with all that makes an exact resume hard, as words of the command line."""
+    monkeypatch.chdir(tmp_path)
+    save_model(small_vit(), tmp_path / "start.pth.tar")
+    return [
+        *("train", "--model", "vit_micro_patch8_32", "--num-classes", "10", "--data-dir", str(digits_dir)),
+        *("--initial-checkpoint", "start.pth.tar", "--device", "cpu", "-b", "16"),
+        *("--epochs", "3", "--epoch-steps", "6", "--drop", "0.1"),
+        *("--aug", "nullspace", "--ns-interval", "4", "--ns-max-steps", "6", "--ns-eps", "1e-9"),
+        *("--mixup", "0.8", "--cutmix", "1.0", "--smoothing", "0.1", "--mixup-off-epoch", "2", "--drop-path", "0.2"),
+        *("--aa", "rand-m9-mstd0.5-inc1", "--reprob", "0.25", "--model-ema", "--model-ema-decay", "0.9"),
+        *("--lr", "1e-3", "--warmup-epochs", "1", "--output", ".", "--recovery-interval", "2", "--resume", "auto"),
+    ]  # fmt: skip
+
+
+def start(words: list[str], *more: str) -> multiprocessing.Process:
+    process = multiprocessing.get_context("fork").Process(target=lambda: os._exit(cli.main([*words, *more])))
+    process.start()
+    return process
+
+
+def finish(words: list[str], *more: str) -> None:
+    process = start(words, *more)
+    process.join(180)
+    assert process.exitcode == 0
+
+
+def state_of(folder: Path):
+    return read_file(folder / "state.pth.tar", "state")[1]
+
+
+def equal(one, other, where: str = "") -> None:
+    """Bit for bit, wherever a tensor may sit."""
+    assert type(one) is type(other), where
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert list(one) == list(other), where
+        for key in one:
+            if key not in ("resume", "experiment", "workers", "recovery_interval"):
+                equal(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for index, (a, b) in enumerate(zip(one, other, strict=True)):
+            equal(a, b, f"{where}[{index}]")
+    else:
+        assert one == other, where
+
+
+def same_runs(one: Path, other: Path) -> None:
+    """Weights, average, optimizer, schedule, noise, history, random numbers and tables."""
+    equal(state_of(one), state_of(other))
+    for name in ("last.pth.tar", "model_best.pth.tar"):
+        equal(read_file(one / name, name)[1], read_file(other / name, name)[1], name)
+    for name in ("summary.csv", "noise.csv"):
+        assert (one / name).read_text() == (other / name).read_text()
+    equal(torch.load(one / "noise.pt", weights_only=True), torch.load(other / "noise.pt", weights_only=True))
+
+
+def step_in(folder: Path) -> int:
+    return 0 if (state := find_state(folder)) is None else state["at"]["step"]
+
+
+def killed_at(words: list[str], folder: Path, step: int, *more: str) -> None:
+    """Kill -9 once the state of ``step`` is there."""
+    process, deadline = start(words, *more), time.monotonic() + 120
+    while not any((folder / name).exists() for name in FILES) or step_in(folder) < step:
+        assert time.monotonic() < deadline
+        assert process.is_alive(), "through before it could be killed"
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+
+
+def test_killed_twice_with_other_numbers_of_workers(words, tmp_path):
+    finish(words, "--experiment", "whole", "-j", "0")
+    killed_at(words, tmp_path / "cut", 2, "--experiment", "cut", "-j", "2")
+    killed_at(words, tmp_path / "cut", 10, "--experiment", "cut", "-j", "0")
+    finish(words, "--experiment", "cut", "-j", "1")
+    same_runs(tmp_path / "whole", tmp_path / "cut")
+    with open(tmp_path / "cut" / "summary.csv", newline="") as stream:
+        assert [row["epoch"] for row in csv.DictReader(stream)] == ["0", "1", "2"]
+    finish(words, "--experiment", "cut", "-j", "0")  # a finished run has nothing to do
+    same_runs(tmp_path / "whole", tmp_path / "cut")
+    assert not (tmp_path / "cut" / FILES[0]).exists()
+
+
+def test_sigterm_saves_the_step_it_is_at(words, tmp_path, capfd):
+    finish(words, "--experiment", "whole", "-j", "0")
+    long = ["--recovery-interval", "0"]  # so that only the signal saves
+    process = start([*words, *long], "--experiment", "cut", "-j", "0")
+    while not (tmp_path / "cut" / "args.yaml").exists():
+        time.sleep(0.01)
+    time.sleep(random.Random(0).random())
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(60)
+    assert process.exitcode == 143
+    assert "stopped by SIGTERM" in capfd.readouterr().err.splitlines()[-1]
+    finish(words, "--experiment", "cut", "-j", "0")
+    same_runs(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.stress
+def test_killed_at_twenty_random_moments(words, tmp_path):
+    finish(words, "--experiment", "whole", "-j", "2")
+    draw, kills = random.Random(1), 0
+    while kills < 20:
+        process = start(words, "--experiment", "cut", "-j", str(draw.choice([0, 2])))
+        process.join(draw.uniform(0.3, 6.0))
+        if process.exitcode is not None:
+            assert process.exitcode == 0
+            same_runs(tmp_path / "whole", tmp_path / "cut")
+            shutil.rmtree(tmp_path / "cut")
+            continue
+        os.kill(process.pid, draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
+        process.join()
+        kills += 1
+    finish(words, "--experiment", "cut", "-j", "0")
+    same_runs(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_killed_while_it_saves(tmp_path, monkeypatch):
+    """At each of the three moves of a save, one whole state is found."""
+    for step in range(3):
+        save_state(tmp_path, {"step": step})
+    assert find_state(tmp_path)["step"] == 2
+    real, moves = os.replace, []
+
+    def cut(source, target):
+        if len(moves) == stop:
+            raise KeyboardInterrupt
+        moves.append(target)
+        real(source, target)
+
+    for stop, expected in ((0, 2), (1, 3), (2, 3)):
+        folder = tmp_path / str(stop)
+        shutil.copytree(tmp_path, folder, ignore=lambda _, names: [name for name in names if name not in FILES])
+        moves.clear()
+        monkeypatch.setattr(os, "replace", cut)
+        with pytest.raises(KeyboardInterrupt):
+            save_state(folder, {"step": 3})
+        monkeypatch.setattr(os, "replace", real)
+        assert find_state(folder)["step"] == expected
+        save_state(folder, {"step": 4})
+        assert find_state(folder)["step"] == 4
+
+
+def test_a_damaged_state_falls_back_to_the_one_before(tmp_path, caplog):
+    assert find_state(tmp_path) is None
+    for step in range(2):
+        save_state(tmp_path, {"step": step})
+    newest = tmp_path / "state.pth.tar"
+    newest.write_bytes(newest.read_bytes()[:-200])
+    assert find_state(tmp_path)["step"] == 0
+    assert "state.pth.tar" in caplog.text
+    assert "Going back to the one before" in caplog.text
+    (tmp_path / FILES[0]).write_bytes(b"PK")
+    with pytest.raises(CheckpointError, match="found 2 damaged"):
+        find_state(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not Path("/bin/mount").exists(), reason="needs root to mount a small disk")
+def test_a_full_disk_keeps_the_last_state(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=False, capture_output=True
+    ).returncode:
+        pytest.skip("mounting a tmpfs is not allowed here")
+    try:
+        save_state(disk, {"step": 1, "weights": torch.zeros(100_000)})
+        with pytest.raises(OutputError, match=r"No space left|Nothing was overwritten"):
+            save_state(disk, {"step": 2, "weights": torch.zeros(1_000_000)})
+        assert find_state(disk)["step"] == 1
+        assert sorted(path.name for path in disk.iterdir()) == ["state.pth.tar"]
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_other_flags_or_images_are_refused(words, tmp_path, digits_dir):
+    flags = [*words[1:], "--experiment", "cut", "-j", "0", "--max-steps", "3", "--aug", "none"]
+    train(parse_args(flags))
+    with pytest.raises(TrainingError, match=r"--lr: expected 0.001, with which the run in cut began, found 0.01"):
+        train(parse_args([*flags, "--lr", "0.01"]))
+    shutil.copytree(digits_dir / "train", "other/train")
+    shutil.copytree(digits_dir / "val", "other/val")
+    assert train(parse_args([*flags, "--data-dir", "other"])) == Path("cut")  # the same images elsewhere
+    next(Path("other/train/3").iterdir()).unlink()
+    with pytest.raises(TrainingError, match="expected the images that the run in cut began with"):
+        train(parse_args([*flags, "--data-dir", "other"]))
+
+
+def test_resume_needs_a_name(words, capsys):
+    assert cli.main([*words, "-j", "0"]) == 2
+    assert "--resume auto: expected --experiment" in capsys.readouterr().err
+
+
+def test_random_numbers_go_on(tmp_path):
+    def draws():
+        return (
+            random.random(),
+            float(np.random.rand()),
+            float(np.random.randn()),
+            float(torch.rand(())),
+            random.gauss(0, 1),
+        )
+
+    device = torch.device("cpu")
+    np.random.randn()  # leaves a second number in reserve
+    random.gauss(0, 1)
+    save_state(tmp_path, random_state(device))
+    expected = [draws() for _ in range(3)]
+    set_random_state(find_state(tmp_path), device)
+    assert [draws() for _ in range(3)] == expected
+
+
+def test_a_dataset_is_its_names_labels_and_sizes(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("x")
+    samples = [(str(tmp_path / "a"), 0), (str(tmp_path / "b"), 1)]
+    digests = {dataset_digest(samples, tmp_path), dataset_digest(samples[:1], tmp_path)}
+    digests.add(dataset_digest([samples[0], (samples[1][0], 0)], tmp_path))
+    (tmp_path / "b").write_text("xy")
+    digests.add(dataset_digest(samples, tmp_path))
+    assert len(digests) == 4
+
+
+def test_a_rank_that_is_killed_ends_the_others_and_the_run_goes_on(words, tmp_path):
+    """Two ranks: one is killed; torchrun ends the other within a minute; resumed, the end is the same."""
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        "--standalone",
+        "-m",
+        "ns_easyrobust",
+    ]
+    short = [*words, "--epochs", "2", "--epoch-steps", "4", "-j", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*torchrun, *short, "--experiment", "whole"], check=True, env=environment, capture_output=True)
+    process = subprocess.Popen([*torchrun, *short, "--experiment", "cut"], env=environment, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while step_in(tmp_path / "cut") < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ranks = [pid for pid in children if b"RANK=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")]
+    os.kill(int(ranks[0]), signal.SIGKILL)
+    assert process.wait(60) != 0
+    assert b"SIGKILL" in process.stderr.read() or b"Signal 9" in process.stderr.read()
+    subprocess.run([*torchrun, *short, "--experiment", "cut"], check=True, env=environment, capture_output=True)
+    same_runs(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_the_names_of_states_are_marks_of_a_run():
+    from ns_easyrobust.training import RUN_FILES
+
+    assert set(runstate.FILES) < set(RUN_FILES)
