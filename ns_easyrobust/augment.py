@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from .distributed import broadcast, rank, world_size
-from .errors import DataError, OptionError
+from .errors import DataError, NoiseError, OptionError
 from .noise import Noise, NoiseConfig
 from .randomness import draw_seed, isolated, mix
 from .streams import cycle, endless, fixed_batches, parts_of, split_indices
@@ -149,7 +149,13 @@ class NullspaceAugmentation:
 
     def refresh(self) -> Noise:
         """Synthesize a new noise for the model as it is now, and note it in ``history``."""
-        self.noise = noise = self._make_noise()
+        try:
+            self.noise = noise = self._make_noise()
+        except torch.OutOfMemoryError as error:
+            raise NoiseError(
+                f"synthesis at step {self._steps}: expected the model and a batch to fit into memory, found it "
+                "full. Lower the loader's batch size, or give --ns-autocast bfloat16."
+            ) from error
         self._value = None
         held_out = noise.held_out
         self.history.append(

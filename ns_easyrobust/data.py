@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .errors import DataError, OptionError
 
+_logger = logging.getLogger(__name__)
 INTERPOLATIONS = {
     "bilinear": transforms.InterpolationMode.BILINEAR,
     "bicubic": transforms.InterpolationMode.BICUBIC,
@@ -181,14 +183,32 @@ def training_transform(
 
 
 class FolderPart(Dataset[Any]):
-    """The items ``indices`` of an image folder under ``transform``, to use one folder in two ways."""
+    """The items ``indices`` of an image folder under ``transform``, to use one folder in two ways.
 
-    def __init__(self, dataset: ImageFolder, indices: Sequence[int], transform: Any) -> None:
+    Args:
+        replace_bad: take the next image that can be decoded instead of one that cannot; else DataError.
+
+    Attributes:
+        replaced: how often that was done, in all data workers.
+    """
+
+    def __init__(
+        self, dataset: ImageFolder, indices: Sequence[int], transform: Any, *, replace_bad: bool = False
+    ) -> None:
         self.dataset, self.indices, self.transform = dataset, list(indices), transform
+        self.replace_bad, self.replaced = replace_bad, torch.zeros(1, dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, item: int) -> tuple[Any, int]:
-        path, label = self.dataset.samples[self.indices[item]]
-        return self.transform(self.dataset.loader(path)), label
+        for index in (*self.indices[item:], *self.indices[:item]):
+            path, label = self.dataset.samples[index]
+            try:
+                return self.transform(self.dataset.loader(path)), label
+            except DataError as error:
+                if not self.replace_bad:
+                    raise
+                self.replaced += 1
+                _logger.warning("%s Took the next one.", error.line)
+        raise DataError(f"{self.dataset.root}: expected images, found none that can be decoded. Mend the folder.")

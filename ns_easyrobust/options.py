@@ -127,6 +127,12 @@ def build_parser(parser: argparse.ArgumentParser | None = None) -> argparse.Argu
     data.add_argument("--crop-pct", type=within(0.01, 1), metavar="F", help="validation crop (default: the model's)")
     data.add_argument("--interpolation", choices=tuple(INTERPOLATIONS), help="validation (default: the model's)")
     data.add_argument(
+        "--bad-images",
+        default="stop",
+        choices=("stop", "replace"),
+        help="training images that cannot be decoded: stop, or take the next one and count (default: stop)",
+    )
+    data.add_argument(
         "--pin-mem",
         **_SWITCH,
         help="pin host memory for the copy to the GPU",
@@ -212,6 +218,9 @@ def build_parser(parser: argparse.ArgumentParser | None = None) -> argparse.Argu
         "--recovery-interval", type=whole(0), default=0, metavar="N", help="steps between two states; 0: an epoch's end"
     )
     run.add_argument("--log-interval", type=whole(1), default=50, metavar="N")
+    run.add_argument("--log-tensorboard", **_SWITCH, help="numbers for TensorBoard in the run's folder")
+    run.add_argument("--log-wandb", **_SWITCH, help="numbers for Weights & Biases")
+    run.add_argument("--wandb-project", default="ns_easyrobust", metavar="NAME")
     run.add_argument("--val-interval", type=whole(1), default=1, metavar="N", help="epochs between evaluations")
     run.add_argument(
         "--select",

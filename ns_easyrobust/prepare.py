@@ -69,6 +69,7 @@ class Data:
     holdout: Any  # None unless --select train-holdout
     steps_per_epoch: int
     digest: str  # of the image folders
+    replaced: torch.Tensor  # (1,) training images that could not be decoded, so far on this rank
 
 
 class Ema(ModelEmaV2):
@@ -152,8 +153,9 @@ def build_data(args: argparse.Namespace, model: NormalizedModel, start: int = 0)
         ) from error
     plain = preprocessing.transform()
     stream = Stream(len(rest), args.batch_size, seed=args.seed, rank=rank(), world_size=world_size(), start=start)
+    samples = FolderPart(train, rest, augmented, replace_bad=args.bad_images == "replace")
     loader: DataLoader[Any] = DataLoader(
-        SeededSamples(FolderPart(train, rest, augmented), args.seed),
+        SeededSamples(samples, args.seed),
         batch_sampler=stream,
         num_workers=args.workers,
         pin_memory=args.pin_mem,
@@ -163,6 +165,7 @@ def build_data(args: argparse.Namespace, model: NormalizedModel, start: int = 0)
         val=FolderPart(val, range(len(val)), plain),
         holdout=FolderPart(train, held, plain) if held else None,
         steps_per_epoch=args.epoch_steps or stream.batches_per_epoch,
+        replaced=samples.replaced,
         digest=dataset_digest([*train.samples, *val.samples], root),
     )
 

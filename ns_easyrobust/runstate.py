@@ -25,7 +25,7 @@ FILES = (BEFORE, "state.pth.tar", "state-next.pth.tar")
 _SIZES = 100  # files of a dataset whose size stands for all
 # Flags that may change between a run's parts: they move no number.
 FREE = ("resume", "output", "experiment", "config", "workers", "log_interval", "recovery_interval", "device",
-        "pin_mem", "log_tensorboard", "log_wandb", "validation_batch_size", "data_dir")  # fmt: skip
+        "pin_mem", "log_tensorboard", "log_wandb", "wandb_project", "validation_batch_size", "data_dir")  # fmt: skip
 
 
 def save_state(folder: Path, content: dict[str, Any]) -> None:

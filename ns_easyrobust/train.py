@@ -37,13 +37,14 @@ from .distributed import (
     sum_over_ranks,
     world_size,
 )
-from .errors import OptionError
+from .errors import OptionError, TrainingError
 from .files import new_run_folder, write_text
 from .noise import Step
 from .options import build_parser, parse_with
 from .prepare import build_data, build_mixup_and_loss, build_model, pick_device
 from .runstate import BEFORE, find_state, require_same
 from .stopping import Stop
+from .trackers import Trackers
 from .training import RUN_FILES, Run
 from .vit import unwrap
 
@@ -113,12 +114,20 @@ def _train_epoch(run: Run, stream: Iterator[Any], steps: int, bar: Any) -> dict[
         run.mixup.mixup_enabled = False
     run.model.train()
     while at.epoch_step < steps:
-        clean, companion = _train_step(run, *next(stream))
+        try:
+            clean, companion = _train_step(run, *next(stream))
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"training at step {at.step}: expected a step to fit into the GPU's memory, found it full. Lower "
+                f"--batch-size (now {args.batch_size}), or give --amp. {run.saved_so_far}."
+            ) from error
         at.clean, at.companion = at.clean + clean, at.companion + companion
         at.step, at.epoch_step = at.step + 1, at.epoch_step + 1
         run.scheduler.step_update(num_updates=at.step, metric=at.clean / at.epoch_step)
         bar.set_postfix(loss=f"{clean:.3f}", noisy=f"{companion:.3f}", refresh=False)
         bar.update()
+        if at.epoch_step % args.log_interval == 0:
+            run.track({"loss": clean, "noisy_loss": companion, "lr": run.optimizer.param_groups[0]["lr"]})
         if bar.disable and at.epoch_step % args.log_interval == 0:
             of = f"step {at.step} of {run.last_step}, {run.seconds_to_go:.0f} s to go"
             _logger.info("%s: loss %.4f, noisy %.4f", of, clean, companion)
@@ -127,11 +136,9 @@ def _train_epoch(run: Run, stream: Iterator[Any], steps: int, bar: Any) -> dict[
         if run.stop.agreed:
             raise run.stop.error(run.folder, at.step)
     metrics = {"loss": at.clean / steps, "noisy_loss": at.companion / steps}
-    if run.augmentation is not None and run.augmentation.history:
-        latest = run.augmentation.history[-1]
-        metrics |= {"noise_norm": latest["norm"], "noise_mse_probability": latest["mse_probability"]}
-    metrics["lr"] = run.optimizer.param_groups[0]["lr"]
-    return metrics
+    if replaced := int(sum_over_ranks(run.data.replaced.to(run.device, copy=True))):
+        _logger.warning("epoch %d: %d unreadable images were replaced so far", at.epoch, replaced)
+    return metrics | run.noise_numbers | {"lr": run.optimizer.param_groups[0]["lr"]}
 
 
 def _bar(**options: Any) -> Any:
@@ -165,6 +172,7 @@ def _fit(run: Run, bar: Any, state: dict[str, Any] | None) -> None:
             metrics = _evaluate(run, run.data.val)
             if run.data.holdout is not None:
                 metrics["holdout_top1"] = _evaluate(run, run.data.holdout)["top1"]
+            run.track({f"eval_{key}": value for key, value in metrics.items()})
             _logger.info("epoch %d: %s", at.epoch, ", ".join(f"{key} {value:.4g}" for key, value in metrics.items()))
         score = {"val": metrics.get("top1"), "train-holdout": metrics.get("holdout_top1")}.get(args.select, at.epoch)
         on_first_rank(partial(run.write, train_metrics, metrics, score), run.device)
@@ -228,6 +236,16 @@ def train(args: argparse.Namespace) -> Path:
             generator=torch.Generator().manual_seed(args.seed),
             on_step=lambda tested: _show(synthesis, tested, stop, folder),
         )
+        trackers = None
+        if rank() == 0:
+            trackers = Trackers(
+                folder,
+                tensorboard=args.log_tensorboard,
+                wandb=args.wandb_project if args.log_wandb else None,
+                settings=vars(args),
+                step=0 if state is None else state["at"]["step"],
+            )
+            bars.callback(trackers.close)
         settings = {key: value for key, value in vars(args).items() if key != "config"}  # what -c takes
         on_first_rank(lambda: write_text(folder / "args.yaml", yaml.safe_dump(settings)), device)
         run = Run(
@@ -245,6 +263,7 @@ def train(args: argparse.Namespace) -> Path:
             folder=folder,
             last_step=last_step,
             stop=stop,
+            trackers=trackers,
         )
         if state is not None:
             require_same(state["identity"], run.identity(), folder)

@@ -25,6 +25,7 @@ from .files import write_text
 from .prepare import Data
 from .runstate import FILES, random_state, save_state, set_random_state
 from .stopping import Stop
+from .trackers import Trackers
 from .vit import unwrap
 
 _logger = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class Run:
     folder: Path
     last_step: int
     stop: Stop
+    trackers: Trackers | None  # on rank 0
     at: Position = field(default_factory=Position)
     started: float = field(default_factory=time.monotonic)
     began_at: int = 0  # the step at which this process took the run up
@@ -87,11 +89,28 @@ class Run:
         dtype = getattr(torch, self.args.amp_dtype)
         return torch.autocast(self.device.type, dtype=dtype, enabled=self.args.amp)
 
+    def track(self, numbers: dict[str, float]) -> None:
+        """Note ``numbers`` at this step where trackers are asked for, the noise's beside them."""
+        if self.trackers is not None:
+            self.trackers.log(numbers | self.noise_numbers, self.at.step)
+
+    @property
+    def noise_numbers(self) -> dict[str, float]:
+        """Norm and influence of the noise in use; nothing without one."""
+        if self.augmentation is None or not self.augmentation.history:
+            return {}
+        latest = self.augmentation.history[-1]
+        return {"noise_norm": latest["norm"], "noise_mse_probability": latest["mse_probability"]}
+
     def diverged(self, what: str) -> TrainingError:
         """What to raise for numbers that are not finite."""
+        return TrainingError(f"{what}. Lower --lr, or check data and checkpoint. {self.saved_so_far}.")
+
+    @property
+    def saved_so_far(self) -> str:
+        """Where the last good weights are, in words."""
         good = [name for name in ("last.pth.tar", "state.pth.tar") if (self.folder / name).exists()]
-        rest = f"Weights saved before that: {self.folder / good[0]}" if good else "Nothing was saved"
-        return TrainingError(f"{what}. Lower --lr, or check data and checkpoint. {rest}.")
+        return f"Weights saved before that: {self.folder / good[0]}" if good else "Nothing was saved"
 
     def identity(self) -> dict[str, Any]:
         """What must not change while the run is interrupted."""

@@ -34,7 +34,7 @@ ROWS = [
     ["corruptions", "summary_sheet"],
     ["augment", "evaluate", "suite_run", "page", "digits"],
     ["options", "registration", "report", "companion", "repairs"],
-    ["runstate", "stopping"],
+    ["runstate", "stopping", "trackers"],
     ["prepare"],
     ["training"],
     ["train"],

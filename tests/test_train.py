@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from timm.utils import ModelEmaV2
 import ns_easyrobust.train as module
 from ns_easyrobust.checkpoints import read_checkpoint, save_model
 from ns_easyrobust.data import Preprocessing
-from ns_easyrobust.errors import OptionError, OutputError, TrainingError
+from ns_easyrobust.errors import DataError, NoiseError, OptionError, OutputError, TrainingError
 from ns_easyrobust.evaluate import evaluate_imagenet_val
 from ns_easyrobust.noise import Noise
 from ns_easyrobust.options import parse_args
@@ -307,3 +308,33 @@ def test_a_runs_settings_can_be_run_again(flags, tmp_path):
     again = train(parse_args(["-c", str(first / "args.yaml"), "--experiment", "again"]))
     states = [torch.load(folder / "last.pth.tar", weights_only=True)["state_dict"] for folder in (first, again)]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_out_of_memory_says_which_and_what_to_lower(flags, monkeypatch):
+    def full(*args, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ns_easyrobust.augment.synthesize", full)
+        with pytest.raises(NoiseError, match=r"synthesis at step 0: .*Lower the loader's batch size"):
+            train(parse_args([*flags, "--aug", "nullspace"]))
+    monkeypatch.setattr(module, "_train_step", full)
+    with pytest.raises(TrainingError, match=r"training at step 0: .*Lower --batch-size \(now 32\).*Nothing was saved"):
+        train(parse_args([*flags, "--experiment", "other"]))
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_an_image_that_breaks_in_the_middle_of_an_epoch(flags, digits_dir, tmp_path, caplog, workers):
+    for split in ("train", "val"):
+        shutil.copytree(digits_dir / split, tmp_path / "data" / split)
+    broken = sorted((tmp_path / "data" / "train" / "4").iterdir())[3]
+    broken.write_bytes(b"no image")
+    flags = [*flags, "--data_dir", str(tmp_path / "data"), "-j", workers, "--epoch-steps", "0", "--epochs", "1"]
+    with pytest.raises(DataError, match=rf"{broken.name}: expected an image, found one that cannot be decoded"):
+        train(parse_args([*flags, "--select", "last"]))
+    flags = [*flags, "--select", "last", "--experiment", "again", "--bad-images", "replace", "--epochs", "2"]
+    train(parse_args(flags))
+    lines = [line for line in caplog.messages if "unreadable images were replaced so far" in line]
+    if workers == "0":  # workers may be some batches ahead
+        assert lines == [f"epoch {n}: {n + 1} unreadable images were replaced so far" for n in range(2)]
+    assert len(lines) == 2
