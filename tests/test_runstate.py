@@ -255,6 +255,7 @@ def test_a_dataset_is_its_names_labels_and_sizes(tmp_path):
     assert len(digests) == 4
 
 
+@pytest.mark.stress
 def test_a_rank_that_is_killed_ends_the_others_and_the_run_goes_on(words, tmp_path):
     """Two ranks: one is killed; torchrun ends the other within a minute; resumed, the end is the same."""
     torchrun = [
