@@ -221,6 +221,8 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=300, help="seconds for one script (default: 300)")
     parser.add_argument("--docs", type=Path, help="file whose table is replaced")
     args = parser.parse_args()
+    if args.only and args.docs:
+        parser.error("--docs: expected a table of all scripts, found --only. Give one of both.")
     scripts = args.repository.resolve() / "examples" / "imageclassification" / "imagenet"
     if not (scripts / "base_training_script.py").is_file():
         raise SystemExit(f"{args.repository}: expected EasyRobust's repository, found no {scripts}. Clone it.")

@@ -147,6 +147,11 @@ class NullspaceAugmentation:
         self._position += max(1, len(noise.trace))
         return noise
 
+    @property
+    def due(self) -> bool:
+        """Whether the next step begins with a synthesis."""
+        return self._steps % self.interval == 0
+
     def refresh(self) -> Noise:
         """Synthesize a new noise for the model as it is now, and note it in ``history``."""
         try:
@@ -210,7 +215,7 @@ class NullspaceAugmentation:
             new_step: False for another loss of the same step, which does not count towards ``interval``.
         """
         if new_step or self.noise is None:
-            if self._steps % self.interval == 0:
+            if self.due:
                 self.refresh()
             self._steps += 1
         assert self.noise is not None

@@ -7,13 +7,16 @@ import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
+from unittest import mock
 
 import torch
 from torch import nn
 
-from .augment import NullspaceAugmentation, augmentation_from_args
+from .augment import NullspaceAugmentation, augmentation_from_args, augmentation_names
 from .distributed import rank
+from .errors import OptionError
 from .tracing import Watch
 from .vit import unwrap
 
@@ -102,6 +105,21 @@ def add_script_args(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@contextmanager
+def _skips_count(loss: CompanionLoss) -> Iterator[None]:
+    """A step that the gradient scaler skips, for gradients that are not finite, is a step too."""
+    take = torch.amp.GradScaler.step
+
+    def step(self: Any, *args: Any, **options: Any) -> Any:
+        taken = take(self, *args, **options)
+        if loss.losses:
+            loss.step_done()
+        return taken
+
+    with mock.patch.object(torch.amp.GradScaler, "step", step):
+        yield
+
+
 def nullspace_augmented(train_one_epoch: Trainer) -> Trainer:
     """An EasyRobust script's ``train_one_epoch``, with the companion loss that its flags ask for.
 
@@ -132,23 +150,29 @@ def nullspace_augmented(train_one_epoch: Trainer) -> Trainer:
         *more: Any,
         **options: Any,
     ) -> Any:
+        batches, steps = loader, getattr(args, "epoch_steps", 0)
+        loader = FirstBatches(loader, steps) if steps else loader
+        for name, choices in (
+            ("aug", augmentation_names()),
+            ("ns_branch", BRANCHES),
+        ):  # a YAML file sets them unchecked
+            if (found := getattr(args, name, choices[0])) not in choices:
+                raise OptionError(f"{name}: expected one of {', '.join(choices)}, found {found!r}. Correct the flag.")
         if getattr(args, "aug", "none") == "none":
             return train_one_epoch(epoch, model, loader, optimizer, loss_fn, args, *more, **options)
         key = unwrap(model)
         if key not in of_model:
             of_model.clear()
             generator = torch.Generator().manual_seed(getattr(args, "seed", 0))
-            augmentation = augmentation_from_args(args, model, loader, generator=generator)
+            augmentation = augmentation_from_args(args, model, batches, generator=generator)
             assert augmentation is not None
             branch = getattr(args, "ns_branch", BRANCHES[0])
             of_model[key] = CompanionLoss(loss_fn, augmentation, Watch(), branch, getattr(args, "log_interval", 50))
-        if getattr(args, "epoch_steps", 0):
-            loader = FirstBatches(loader, args.epoch_steps)
         loss = of_model[key]
         loss.loss_fn = loss_fn
         hook = optimizer.register_step_post_hook(loss.step_done)
         try:
-            with loss.watch.on(model):
+            with loss.watch.on(model), _skips_count(loss):
                 return train_one_epoch(epoch, model, loader, optimizer, loss, args, *more, **options)
         finally:
             hook.remove()

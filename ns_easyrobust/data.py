@@ -202,8 +202,8 @@ class FolderPart(Dataset[Any]):
         return len(self.indices)
 
     def __getitem__(self, item: int) -> tuple[Any, int]:
-        for index in (*self.indices[item:], *self.indices[:item]):
-            path, label = self.dataset.samples[index]
+        for other in range(len(self)):
+            path, label = self.dataset.samples[self.indices[(item + other) % len(self)]]
             try:
                 return self.transform(self.dataset.loader(path)), label
             except DataError as error:

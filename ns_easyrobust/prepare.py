@@ -15,12 +15,13 @@ from timm.utils import ModelEmaV2, random_seed
 from torch import nn
 from torch.utils.data import DataLoader
 
+from .averaging import Ema
 from .checkpoints import Checkpoint, load_model, read_checkpoint
 from .data import FolderPart, Preprocessing, check_classes, image_folder, training_transform
 from .distributed import rank, world_size
 from .errors import OptionError, TrainingError
 from .runstate import dataset_digest
-from .streams import SeededSamples, Stream, split_indices
+from .streams import LeaveSigterm, SeededSamples, Stream, split_indices
 from .vit import NormalizedModel, built_size
 
 _HOLDOUT_AT_MOST = 10_000
@@ -70,19 +71,6 @@ class Data:
     steps_per_epoch: int
     digest: str  # of the image folders
     replaced: torch.Tensor  # (1,) training images that could not be decoded, so far on this rank
-
-
-class Ema(ModelEmaV2):
-    """timm's moving average, with integer buffers copied.
-
-    timm 0.5.4 averages them too and cuts off the fraction, which shifts the
-    ``relative_position_index`` of Swin and BEiT: 41 of 256 entries after 3 updates at decay 0.9999.
-    """
-
-    def _update(self, model: nn.Module, update_fn: Any) -> None:
-        with torch.no_grad():
-            for mine, theirs in zip(self.module.state_dict().values(), model.state_dict().values(), strict=True):
-                mine.copy_(update_fn(mine, theirs.to(mine.device)) if mine.is_floating_point() else theirs)
 
 
 def build_model(args: argparse.Namespace, device: torch.device) -> tuple[NormalizedModel, ModelEmaV2 | None]:
@@ -159,6 +147,7 @@ def build_data(args: argparse.Namespace, model: NormalizedModel, start: int = 0)
         batch_sampler=stream,
         num_workers=args.workers,
         pin_memory=args.pin_mem,
+        worker_init_fn=LeaveSigterm(),
     )
     return Data(
         train=loader,

@@ -6,6 +6,7 @@ import functools
 import importlib
 import logging
 import sys
+import types
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import timm.models.helpers
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.utils import data, model_zoo
 
+from .averaging import Ema
 from .checkpoints import Checkpoint, load_into, read_checkpoint
 from .distributed import active, is_first, rank
 from .errors import CheckpointError
@@ -47,12 +50,12 @@ def repaired(downloads: Path | None = None) -> Iterator[None]:
     with ExitStack() as undo:
         undo.enter_context(torch.serialization.safe_globals(ALLOWED))  # timm's checkpoints hold a Namespace
         undo.enter_context(mock.patch.object(data.DataLoader, "__init__", _loader(data.DataLoader.__init__)))
-        for target in (model_zoo, torch.hub):
+        for target in (model_zoo, torch.hub, timm.models.helpers):
             name = "load_url" if target is model_zoo else "load_state_dict_from_url"
             undo.enter_context(mock.patch.object(target, name, _fetching(getattr(target, name), downloads)))
-        for alias, kind in (("bool", np.bool_), ("int", int), ("float", float)):
-            if not hasattr(np, alias):
-                undo.enter_context(mock.patch.object(np, alias, kind, create=True))
+        if not hasattr(np, "bool"):  # numpy 1.24 to 1.26
+            say("numpy has no np.bool, which timm 0.5.4's Mixup asks for: np.bool_ is its name there")
+            undo.enter_context(mock.patch.object(np, "bool", np.bool_, create=True))
         _mend_imports(undo)
         yield
 
@@ -137,6 +140,10 @@ def mend(script: Any) -> None:
     if "--local_rank" in actions and "--local-rank" not in actions:
         actions["--local-rank"] = actions["--local_rank"]  # torch.distributed.launch's spelling since 2.0
         actions["--local_rank"].option_strings.append("--local-rank")
+        if any(word.startswith("--local-rank") for word in sys.argv):
+            say("torch.distributed.launch writes --local-rank since 2.0, the script --local_rank")
+    if any(word.startswith("--resume") for word in sys.argv):
+        say("timm's own checkpoints hold a Namespace, which PyTorch's safe loader is allowed to read")
     if hasattr(script, "create_scheduler"):
         script.create_scheduler = _scheduler(script.create_scheduler)
     if not hasattr(script, "amp"):
@@ -171,13 +178,15 @@ class _NoApex:
 
     @contextmanager
     def scale_loss(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
-        say("apex is not installed: losses are not scaled, so train in float32 or bfloat16")
+        say("apex is not installed: losses are not scaled, so leave --amp out")
         yield loss
 
 
 def _native_ddp(model: nn.Module, delay_allreduce: bool = False) -> nn.Module:
-    say("apex is not installed: PyTorch's DistributedDataParallel takes its place")
-    return nn.parallel.DistributedDataParallel(model, device_ids=[torch.cuda.current_device()])
+    say("apex is not installed: PyTorch's DistributedDataParallel takes its place, and broadcasts no buffers")
+    device = next(model.parameters()).device
+    devices = [device] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
 
 def _within_classes(attack: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
@@ -249,6 +258,9 @@ class _Start:
     def average(self, kind: Callable[..., Any], model: nn.Module, *args: Any, **options: Any) -> Any:
         """The script's moving average."""
         ema = kind(model, *args, **options)
+        if any(not buffer.is_floating_point() for buffer in model.buffers()):
+            say("timm's moving average cuts integer buffers' fractions, as of Swin's position index: they are copied")
+            ema._update = types.MethodType(Ema._update, ema)
         if self.checkpoint is not None and self.checkpoint.has_ema:
             inner = ema.module[1] if find_normalize(ema.module) is not None else ema.module
             load_into(inner, self.checkpoint, True, self.arch)

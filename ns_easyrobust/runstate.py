@@ -35,6 +35,8 @@ def save_state(folder: Path, content: dict[str, Any]) -> None:
         OutputError: the folder cannot be written, or the disk is full; nothing is lost.
     """
     before, state, fresh = (folder / name for name in FILES)
+    for torn in folder.glob(f".{fresh.name}.*.tmp"):  # what a kill while saving has left
+        torn.unlink(missing_ok=True)
     write_atomically(fresh, partial(torch.save, content))
     with one_line_for_os_errors(state):
         if state.exists():

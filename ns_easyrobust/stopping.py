@@ -23,10 +23,12 @@ class Stop:
     Attributes:
         asked: whether this process got the signal.
         agreed: whether any rank did, set after each step.
+        saved: the step of the newest state.
     """
 
     def __init__(self) -> None:
         self.asked = self.agreed = False
+        self.saved = -1
         self._before: Any = None
 
     def __enter__(self) -> Stop:
@@ -43,7 +45,9 @@ class Stop:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
 
-    def error(self, folder: Path, step: int | None = None) -> Stopped:
-        """What to raise; ``step`` is that of the state just saved."""
-        saved = "the last state stands" if step is None else f"the state of step {step} is saved"
-        return Stopped(f"stopped by SIGTERM: {saved} in {folder}. The same command with --resume auto goes on.")
+    def error(self, folder: Path) -> Stopped:
+        """What to raise."""
+        return Stopped(
+            f"stopped by SIGTERM: the state of step {self.saved} is saved in {folder}. "
+            f"The same command with --experiment {folder.name} --resume auto goes on."
+        )

@@ -8,7 +8,10 @@ process with batch 2B sees.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +30,28 @@ from .errors import DataError
 from .randomness import isolated, mix
 
 Key = tuple[int, int]  # (position, epoch): what a Stream yields and SeededSamples takes
+
+
+class LeaveSigterm:
+    """A loader's ``worker_init_fn``: its workers end on their parent's SIGTERM and on nobody else's.
+
+    torchrun and SLURM send it to all processes, and the parent needs its workers until it has saved.
+    """
+
+    def __init__(self, first: Callable[[int], None] | None = None) -> None:
+        self.first = first
+
+    def __call__(self, worker: int) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in threads that start later too
+        threading.Thread(target=self._watch, args=(os.getppid(),), daemon=True).start()
+        if self.first is not None:
+            self.first(worker)
+
+    @staticmethod
+    def _watch(parent: int) -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+            pass
+        os._exit(0)
 
 
 class SeededSamples(Dataset[Any]):
@@ -161,7 +186,7 @@ def endless(
             num_workers=loader.num_workers,
             collate_fn=loader.collate_fn,
             pin_memory=loader.pin_memory,
-            worker_init_fn=loader.worker_init_fn,
+            worker_init_fn=LeaveSigterm(loader.worker_init_fn),
             multiprocessing_context=loader.multiprocessing_context,
             generator=torch.Generator().manual_seed(seed),
         )

@@ -44,8 +44,9 @@ from .options import build_parser, parse_with
 from .prepare import build_data, build_mixup_and_loss, build_model, pick_device
 from .runstate import BEFORE, find_state, require_same
 from .stopping import Stop
+from .streams import LeaveSigterm
 from .trackers import Trackers
-from .training import RUN_FILES, Run
+from .training import RUN_FILES, Run, identity
 from .vit import unwrap
 
 _logger = logging.getLogger(__name__)
@@ -58,7 +59,11 @@ def _evaluate(run: Run, dataset: Any) -> dict[str, float]:
     model, batch = run.judged, run.args.validation_batch_size or run.args.batch_size
     mine = Subset(dataset, range(rank(), len(dataset), world_size()))
     loader: DataLoader[Any] = DataLoader(  # with a generator, or looking would move the loop's
-        mine, batch_size=batch, num_workers=run.args.workers, generator=torch.Generator().manual_seed(run.args.seed)
+        mine,
+        batch_size=batch,
+        num_workers=run.args.workers,
+        worker_init_fn=LeaveSigterm(),
+        generator=torch.Generator().manual_seed(run.args.seed),
     )
     total = torch.zeros(3, dtype=torch.float64, device=run.device)
     model.eval()
@@ -114,6 +119,8 @@ def _train_epoch(run: Run, stream: Iterator[Any], steps: int, bar: Any) -> dict[
         run.mixup.mixup_enabled = False
     run.model.train()
     while at.epoch_step < steps:
+        if run.augmentation is not None and run.augmentation.due and run.stop.saved != at.step:
+            run.save_state()  # a synthesis takes long, and is not a moment to save in
         try:
             clean, companion = _train_step(run, *next(stream))
         except torch.OutOfMemoryError as error:
@@ -134,7 +141,7 @@ def _train_epoch(run: Run, stream: Iterator[Any], steps: int, bar: Any) -> dict[
         if run.stop.agreed or (args.recovery_interval and at.step % args.recovery_interval == 0):
             run.save_state()
         if run.stop.agreed:
-            raise run.stop.error(run.folder, at.step)
+            raise run.stop.error(run.folder)
     metrics = {"loss": at.clean / steps, "noisy_loss": at.companion / steps}
     if replaced := int(sum_over_ranks(run.data.replaced.to(run.device, copy=True))):
         _logger.warning("epoch %d: %d unreadable images were replaced so far", at.epoch, replaced)
@@ -147,7 +154,7 @@ def _bar(**options: Any) -> Any:
 
 
 def _show(bar: Any, tested: Step, stop: Stop, folder: Path) -> None:
-    if stop.asked:  # a synthesis may take minutes; it is done again from the last state
+    if stop.asked:  # it is done again, from the state before it
         raise stop.error(folder)
     if tested.step == 0:
         bar.reset()
@@ -164,6 +171,8 @@ def _fit(run: Run, bar: Any, state: dict[str, Any] | None) -> None:
     stream = iter(run.data.train)
     if state is not None:
         run.restore_random(state)  # after the loader has drawn its seed
+    else:
+        run.save_state()
     while at.step < run.last_step or at.epoch_step:
         steps = min(run.data.steps_per_epoch, run.last_step - at.step + at.epoch_step)
         train_metrics = _train_epoch(run, stream, steps, bar)
@@ -220,6 +229,8 @@ def train(args: argparse.Namespace) -> Path:
             raise OptionError(f"--opt {args.opt}: expected an optimizer of timm's, found: {reason}.") from error
         if args.max_steps:
             args.epochs = math.ceil(args.max_steps / data.steps_per_epoch)
+        if state is not None:
+            require_same(state["identity"], identity(args, data), folder)
         scheduler, epochs = create_scheduler(args, optimizer)
         trained: nn.Module = model
         if world_size() > 1:
@@ -266,7 +277,6 @@ def train(args: argparse.Namespace) -> Path:
             trackers=trackers,
         )
         if state is not None:
-            require_same(state["identity"], run.identity(), folder)
             run.restore(state)
             bar.update(run.at.step)
             _logger.info("resumed %s at step %d of %d", folder, run.at.step, last_step)

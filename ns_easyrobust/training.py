@@ -52,6 +52,12 @@ class Position:
     summary: str = ""
 
 
+def identity(args: argparse.Namespace, data: Data) -> dict[str, Any]:
+    """What must not change while a run is interrupted."""
+    plain = {name: value for name, value in vars(args).items() if _is_plain(value)}
+    return {"args": plain, "data": data.digest, "batch": args.batch_size * world_size()}
+
+
 @dataclass
 class Run:
     """A run's objects; ``model`` is as trained, in DDP under several processes."""
@@ -104,7 +110,9 @@ class Run:
 
     def diverged(self, what: str) -> TrainingError:
         """What to raise for numbers that are not finite."""
-        return TrainingError(f"{what}. Lower --lr, or check data and checkpoint. {self.saved_so_far}.")
+        return TrainingError(
+            f"{what}. Lower --lr in a new --experiment, or check data and checkpoint. {self.saved_so_far}."
+        )
 
     @property
     def saved_so_far(self) -> str:
@@ -112,23 +120,21 @@ class Run:
         good = [name for name in ("last.pth.tar", "state.pth.tar") if (self.folder / name).exists()]
         return f"Weights saved before that: {self.folder / good[0]}" if good else "Nothing was saved"
 
-    def identity(self) -> dict[str, Any]:
-        """What must not change while the run is interrupted."""
-        plain = {name: value for name, value in vars(self.args).items() if _is_plain(value)}
-        return {"args": plain, "data": self.data.digest, "batch": self.args.batch_size * world_size()}
-
     def save_state(self) -> None:
         """Everything that :meth:`restore` needs; all ranks together.
 
         Raises:
             OutputError: it cannot be written; the last good state is kept.
         """
+        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+            raise self.diverged(f"step {self.at.step}: expected finite weights, found nan or inf")
         generators = gather_objects(random_state(self.device))
         on_first_rank(lambda: save_state(self.folder, self._state(generators)), self.device)
+        self.stop.saved = self.at.step
 
     def _state(self, generators: list[Any]) -> dict[str, Any]:
         return {
-            "identity": self.identity(),
+            "identity": identity(self.args, self.data),
             "at": vars(self.at),
             "state_dict": unwrap(self.model).state_dict(),
             "state_dict_ema": None if self.ema is None else self.ema.module.state_dict(),
@@ -142,7 +148,7 @@ class Run:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`save_state`, but for the random numbers (:meth:`restore_random`)."""
         self.at = Position(**state["at"])
-        self.began_at = self.at.step
+        self.began_at = self.stop.saved = self.at.step
         unwrap(self.model).load_state_dict(state["state_dict"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["state_dict_ema"])

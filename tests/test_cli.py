@@ -139,7 +139,7 @@ def test_unwritable_and_used_output(capsys, digits_dir, work, checkpoint):
 def test_a_run_that_diverges(capsys, digits_dir, work):
     line = fails(capsys, *train(digits_dir, "--lr", "1e30", "--min-lr", "1e30", "--max-steps", "3", "-b", "16"))
     assert "expected a finite loss" in line
-    assert "Nothing was saved" in line
+    assert "Weights saved before that: out/x/state.pth.tar" in line
 
 
 def test_a_benchmark_that_would_measure_nothing_or_the_wrong_labels(capsys, digits_dir, work, checkpoint):

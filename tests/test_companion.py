@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ns_easyrobust.augment import NullspaceAugmentation, add_nullspace_args, config_from_args
 from ns_easyrobust.companion import FirstBatches, add_script_args, nullspace_augmented
-from ns_easyrobust.errors import ModelError
+from ns_easyrobust.errors import ModelError, OptionError
 
 
 @pytest.fixture
@@ -171,6 +171,54 @@ def test_a_part_of_each_epoch(data):
     assert len(losses) == 6
     first = FirstBatches(loader(data), 2)
     assert (len(first), len(FirstBatches(loader(data), 99)), first.batch_size) == (2, 6, 8)
+
+
+def test_a_part_of_each_epoch_without_noise_too(data):
+    losses: list[float] = []
+    model = small_vit()
+    nullspace_augmented(epoch_of(plain, losses))(
+        0, model, loader(data), torch.optim.SGD(model.parameters(), 0.0), F.cross_entropy, parsed("--epoch-steps", "2")
+    )
+    assert len(losses) == 2
+
+
+def test_a_step_that_the_scaler_skips_is_a_step(data):
+    """Gradients overflow at the first two steps, as fp16 runs begin."""
+
+    class Skipping(torch.amp.GradScaler):
+        def step(self, optimizer, *args, **options):
+            steps.append(len(steps))
+            return None if len(steps) <= 2 else optimizer.step()
+
+    def train_one_epoch(epoch, model, loader, optimizer, loss_fn, args):
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        for input, target in loader:
+            losses.append(float((loss := loss_fn(model(input), target)).detach()))
+            optimizer.zero_grad()
+            loss.backward()
+            scaler.step(optimizer)
+
+    steps, losses = [], []
+    real, torch.amp.GradScaler.step = torch.amp.GradScaler.step, Skipping.step
+    try:
+        model = small_vit()
+        nullspace_augmented(train_one_epoch)(
+            0, model, loader(data), torch.optim.SGD(model.parameters(), 0.0), F.cross_entropy, parsed("--aug", "random")
+        )
+        assert torch.amp.GradScaler.step is Skipping.step
+    finally:
+        torch.amp.GradScaler.step = real
+    assert [round(loss / 2.3) for loss in losses] == [2] * 6
+
+
+@pytest.mark.parametrize(("name", "value"), [("aug", "nulspace"), ("ns_branch", "frist")])
+def test_what_a_yaml_file_sets_is_checked(data, name, value):
+    args, model = parsed("--aug", "nullspace"), small_vit()
+    setattr(args, name, value)  # as parser.set_defaults does
+    with pytest.raises(OptionError, match=f"{name}: expected one of .*, found '{value}'"):
+        nullspace_augmented(epoch_of(plain))(
+            0, model, loader(data), torch.optim.SGD(model.parameters(), 0.0), F.cross_entropy, args
+        )
 
 
 def test_the_log_names_step_and_losses(data, caplog):

@@ -12,7 +12,19 @@ PACKAGE = Path(__file__).parent.parent / "ns_easyrobust"
 ROWS = [
     ["errors"],
     ["randomness", "files", "distributed", "intervals", "wording", "sheets", "published"],
-    ["streams", "vit", "without_cuda", "models", "downloads", "readers", "weights", "imagenet", "listing", "journal"],
+    [
+        "streams",
+        "vit",
+        "without_cuda",
+        "averaging",
+        "models",
+        "downloads",
+        "readers",
+        "weights",
+        "imagenet",
+        "listing",
+        "journal",
+    ],
     [
         "linear",
         "noise",

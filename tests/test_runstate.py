@@ -18,6 +18,7 @@ import pytest
 import torch
 from conftest import small_vit
 
+import ns_easyrobust.train as module
 from ns_easyrobust import cli, runstate
 from ns_easyrobust.checkpoints import save_model
 from ns_easyrobust.errors import CheckpointError, OutputError, TrainingError
@@ -115,18 +116,28 @@ def test_killed_twice_with_other_numbers_of_workers(words, tmp_path):
     assert not (tmp_path / "cut" / FILES[0]).exists()
 
 
-def test_sigterm_saves_the_step_it_is_at(words, tmp_path, capfd):
-    finish(words, "--experiment", "whole", "-j", "0")
-    long = ["--recovery-interval", "0"]  # so that only the signal saves
-    process = start([*words, *long], "--experiment", "cut", "-j", "0")
-    while not (tmp_path / "cut" / "args.yaml").exists():
+@pytest.mark.parametrize("during", ["steps", "synthesis"])
+def test_sigterm_to_all_processes_saves_and_ends(words, tmp_path, during):
+    """As torchrun and SLURM send it: to the data workers too."""
+    slow = ["--ns-max-steps", "100", "--ns-interval", "7"] if during == "synthesis" else []
+    finish([*words, *slow], "--experiment", "whole", "-j", "0")
+    words = [*words, *slow, "--recovery-interval", "0", "-j", "2"]  # so that only epochs and the signal save
+    command = [sys.executable, "-m", "ns_easyrobust", *words, "--experiment", "cut"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, env=environment)
+    deadline = time.monotonic() + 120
+    while step_in(tmp_path / "cut") < 6:
+        assert time.monotonic() < deadline
         time.sleep(0.01)
-    time.sleep(random.Random(0).random())
-    os.kill(process.pid, signal.SIGTERM)
-    process.join(60)
-    assert process.exitcode == 143
-    assert "stopped by SIGTERM" in capfd.readouterr().err.splitlines()[-1]
-    finish(words, "--experiment", "cut", "-j", "0")
+    time.sleep(0.05 if during == "steps" else 0.4)  # a noise is due at step 7
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert process.stderr is not None
+    last = process.stderr.read().decode().splitlines()[-1]
+    step = step_in(tmp_path / "cut")
+    assert f"stopped by SIGTERM: the state of step {step} is saved in cut" in last
+    assert step > 6 if during == "steps" else step == 7
+    finish(words, "--experiment", "cut")
     same_runs(tmp_path / "whole", tmp_path / "cut")
 
 
@@ -175,6 +186,41 @@ def test_killed_while_it_saves(tmp_path, monkeypatch):
         assert find_state(folder)["step"] == 4
 
 
+def test_what_kills_while_saving_have_left_is_cleared(tmp_path):
+    torn = tmp_path / ".state-next.pth.tar.1234.tmp"
+    torn.write_bytes(b"half a state")
+    save_state(tmp_path, {"step": 1})
+    assert not torn.exists()
+
+
+def test_a_run_has_a_state_from_the_start(words, tmp_path, monkeypatch):
+    def killed(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ns_easyrobust.train._train_step", killed)
+    flags = [*words[1:], "--experiment", "cut", "-j", "0", "--recovery-interval", "0"]
+    with pytest.raises(KeyboardInterrupt):
+        train(parse_args(flags))
+    assert step_in(tmp_path / "cut") == 0
+    assert find_state(tmp_path / "cut") is not None
+
+
+def test_weights_that_are_not_finite_are_not_saved(words, tmp_path, monkeypatch):
+    real = module._train_step
+
+    def poisoned(run, images, target):
+        if run.at.step == 2:
+            next(iter(run.model.parameters())).data.fill_(float("nan"))
+            return 1.0, 0.0
+        return real(run, images, target)
+
+    monkeypatch.setattr(module, "_train_step", poisoned)
+    flags = [*words[1:], "--experiment", "cut", "-j", "0", "--recovery-interval", "1", "--aug", "none"]
+    with pytest.raises(TrainingError, match=r"step 3: expected finite weights.*state\.pth\.tar"):
+        train(parse_args(flags))
+    assert step_in(tmp_path / "cut") == 2
+
+
 def test_a_damaged_state_falls_back_to_the_one_before(tmp_path, caplog):
     assert find_state(tmp_path) is None
     for step in range(2):
@@ -212,6 +258,7 @@ def test_other_flags_or_images_are_refused(words, tmp_path, digits_dir):
     train(parse_args(flags))
     with pytest.raises(TrainingError, match=r"--lr: expected 0.001, with which the run in cut began, found 0.01"):
         train(parse_args([*flags, "--lr", "0.01"]))
+    assert "lr: 0.001" in Path("cut/args.yaml").read_text(), "a refused command leaves no trace"
     shutil.copytree(digits_dir / "train", "other/train")
     shutil.copytree(digits_dir / "val", "other/val")
     assert train(parse_args([*flags, "--data-dir", "other"])) == Path("cut")  # the same images elsewhere
