@@ -13,11 +13,12 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from ns_easyrobust import evaluate
+from ns_easyrobust.companion import nullspace_augmented
 from ns_easyrobust.data import Preprocessing, describe_transform
 from ns_easyrobust.errors import DataError, ModelError
 from ns_easyrobust.recorder import Recorder
 from ns_easyrobust.records import read_records
-from ns_easyrobust.registration import ADDED, register
+from ns_easyrobust.registration import ADDED, HOOKS, register
 from ns_easyrobust.suites import ALEXNET_ERROR
 from ns_easyrobust.trial import Outcome
 
@@ -165,3 +166,21 @@ def test_register_adds_and_replaces_nothing():
         for name in ADDED:
             if name not in before:
                 delattr(host, name)
+
+
+def test_register_puts_the_hook_beside_easyrobusts_augmentations():
+    import easyrobust.augmentations as augmentations
+
+    before = {name for name in vars(augmentations) if not name.startswith("_")} - set(HOOKS)
+    for name in HOOKS:
+        vars(augmentations).pop(name, None)  # of an earlier test
+    register()
+    register()
+    try:
+        names: dict[str, object] = {}
+        exec("from easyrobust.augmentations import *", names)
+        assert names["nullspace_augmented"] is nullspace_augmented
+        assert {name for name in names if not name.startswith("_")} - before == set(HOOKS)
+    finally:
+        for name in HOOKS:
+            delattr(augmentations, name)
