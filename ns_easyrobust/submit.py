@@ -69,14 +69,14 @@ def easyrobust_form(
         _logger.warning(
             "--submit: these numbers are of protocol %s; EasyRobust's leaderboard is of its benchmark.py", preset
         )
-    found = {key: _find(grid, row, *what, preset) for key, what in LEADERBOARDS[leaderboard].items()}
+    found = {key: _find(grid, row, *what, preset, _allowed(what[0])) for key, what in LEADERBOARDS[leaderboard].items()}
     absent = [LEADERBOARDS[leaderboard][key] for key, record in found.items() if record is None]
     if absent := [what for what in absent if what != _OOD["objectnet"]]:  # its own benchmark.py leaves that one out
         raise _missing(row, absent, preset)
     numbers: dict[str, float | None] = {}
     for key, record in found.items():
         if record is not None:
-            _require_whole(record, allowed=("all", "robustbench") if record.suite == "autoattack" else ("all",))
+            _require_whole(record, _allowed(record.suite))
         numbers[key] = None if record is None else round(record.value, 2)
     words = dict.fromkeys(_EASYROBUST_WORDS, "")
     words |= {"model": f"<b>{html.escape(row)}</b>", "architecture": grid.of_row(row)[0][1].model}
@@ -95,10 +95,10 @@ def robustbench_form(
     than RobustBench's 5000, or which of them are right without attack is not known.
     """
     row = _chosen(grid, row)
-    attacked = _find(grid, row, "autoattack", "top1", preset)
+    attacked = _find(grid, row, "autoattack", "top1", preset, ("robustbench",))
     if attacked is None:
         raise _missing(row, [_ADVERSARIAL["autoattack"]], preset)
-    _require_whole(attacked, allowed=("robustbench",))
+    _require_whole(attacked, ("robustbench",))
     accuracy = f"{attacked.value:.2f}"
     blank = {
         "link": "",
@@ -162,15 +162,20 @@ def _chosen(grid: Grid, row: str | None) -> str:
     return grid.rows[0]
 
 
-def _find(grid: Grid, row: str, suite: str, metric: str, preset: str | None) -> Record | None:
-    """The row's record of one measurement, of all images where there is one; of AutoAttack at L-infinity 4/255."""
+def _allowed(suite: str) -> tuple[str, ...]:
+    """The subsets that EasyRobust's leaderboards take."""
+    return ("all", "robustbench") if suite == "autoattack" else ("all",)
+
+
+def _find(grid: Grid, row: str, suite: str, metric: str, preset: str | None, allowed: tuple[str, ...]) -> Record | None:
+    """The row's record of one measurement, a whole one where there is one; of AutoAttack at L-infinity 4/255."""
     found = [
         record
         for column, record in grid.of_row(row)
         if (column.suite, column.metric, column.protocol.get("preset")) == (suite, metric, preset)
         and (suite != "autoattack" or _leaderboards_attack(column))
     ]
-    return next((record for record in found if _is_whole(record, ("all", "robustbench"))), found[0] if found else None)
+    return next((record for record in found if _is_whole(record, allowed)), found[0] if found else None)
 
 
 def _missing(row: str, absent: Sequence[tuple[str, str]], preset: str | None) -> OptionError:
@@ -189,25 +194,31 @@ def _leaderboards_attack(column: Column) -> bool:
     return near and str(column.protocol.get("norm")).lower() == "linf"
 
 
+def _subset(record: Record) -> str:
+    return str(record.protocol.get("subset", "all"))
+
+
+def _whole(record: Record) -> int:
+    """How many images its subset has in the released set."""
+    return ROBUSTBENCH if _subset(record) == "robustbench" else released_images(record.suite)
+
+
 def _is_whole(record: Record, allowed: tuple[str, ...]) -> bool:
-    subset = record.protocol.get("subset", "all")
-    return subset in allowed and record.n == (ROBUSTBENCH if subset == "robustbench" else released_images(record.suite))
+    return _subset(record) in allowed and record.n == _whole(record)
 
 
 def _require_whole(record: Record, allowed: tuple[str, ...]) -> None:
-    if _is_whole(record, allowed):
-        return
-    subset = record.protocol.get("subset", "all")
-    if subset not in allowed:
+    if _subset(record) not in allowed:
         raise OptionError(
             f"{record.label}, {record.suite}: expected images {' or '.join(allowed)} for a leaderboard, found a record "
-            f"of subset {subset} (n={record.n}). Measure it on those."
+            f"of subset {_subset(record)} (n={record.n}). Measure it on those."
         )
-    n = ROBUSTBENCH if subset == "robustbench" else released_images(record.suite)
-    raise OptionError(
-        f"{record.label}, {record.suite}: expected the {n} images of the released set for a leaderboard, found a "
-        f"record of {record.n}. Complete the folder (ns-easyrobust doctor counts it) and measure again."
-    )
+    if not _is_whole(record, allowed):
+        raise OptionError(
+            f"{record.label}, {record.suite}: expected the {_whole(record)} images of the released set for a "
+            f"leaderboard, found a record of {record.n}. Complete the folder (ns-easyrobust doctor counts it) and "
+            "measure again."
+        )
 
 
 def _clean_on_same_images(grid: Grid, row: str, attacked: Record) -> float:

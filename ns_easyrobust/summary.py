@@ -101,7 +101,8 @@ class Summary:
     def __init__(self, grid: Grid, preset: str | None = None) -> None:
         self.grid, self.preset = grid, _choose_preset(grid, preset)
         self.parts = {name: part for name in PLACES if (part := self._part(name)) is not None}
-        self._corruptions = self._filled(self._candidates("imagenet-c", "top1"), ("corruption", "severity"))
+        chosen, others = self._filled(self._candidates("imagenet-c", "top1"), ("corruption", "severity"))
+        self._corruptions = [*chosen, *others]
         self._intervals: dict[tuple[str, str], tuple[float, float] | None] = {}
 
     def _candidates(self, suite: str, metric: str) -> list[Column]:
@@ -132,8 +133,8 @@ class Summary:
 
     def _filled(
         self, columns: Sequence[Column], free: Sequence[str] = (), prefer: Callable[[Column], bool] | None = None
-    ) -> list[Column]:
-        """:meth:`_variant`, then those that differ from it in nothing but the images taken, the most images first.
+    ) -> tuple[list[Column], list[Column]]:
+        """:meth:`_variant`, and those that differ from it in nothing but the images taken, the most images first.
 
         The latter are for rows that the former lack.
         """
@@ -145,7 +146,7 @@ class Summary:
 
         alike = [settled(column) for column in chosen]
         others = [column for column in columns if column not in chosen and settled(column) in alike]
-        return [*chosen, *sorted(others, key=self._images, reverse=True)]
+        return chosen, sorted(others, key=self._images, reverse=True)
 
     def _images(self, column: Column) -> int:
         return max(record.n for _, record in self.grid.held(column))
@@ -156,17 +157,17 @@ class Summary:
         if name == "cw":
             columns = [column for column in columns if column.protocol.get("radius", "unbounded") == "unbounded"]
         prefer = _has_the_papers_radius if name == "fgsm" else None
-        chosen, filled = self._variant(columns, prefer=prefer), self._filled(columns, prefer=prefer)
+        chosen, others = self._filled(columns, prefer=prefer)
         if not chosen:
             return None
-        records: dict[str, Record] = {}
-        for column in filled:
+        own = {row: record for column in chosen for row, record in self.grid.held(column)}
+        records = own
+        for column in others:
             records = dict(self.grid.held(column)) | records
         ordered = {row: records[row] for row in self.grid.rows if row in records}
         shown = {id(record) for record in records.values()}
         left_out = [c.title for c in columns if any(id(record) not in shown for _, record in self.grid.held(c))]
-        own = {id(record) for column in chosen for _, record in self.grid.held(column)}
-        partial = [row for row, record in ordered.items() if id(record) not in own]
+        partial = [row for row in ordered if row not in own]
         standard = name != "fgsm" or _has_the_papers_radius(chosen[0])
         title = place.title if standard else f"{place.title} {show(chosen[0].protocol.get('epsilon', 'any'))}"
         return Part(name, title, ordered, left_out, standard, partial)

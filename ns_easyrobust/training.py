@@ -126,11 +126,14 @@ class Run:
         Raises:
             OutputError: it cannot be written; the last good state is kept.
         """
-        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
-            raise self.diverged(f"step {self.at.step}: expected finite weights, found nan or inf")
+        self._require_finite()
         generators = gather_objects(random_state(self.device))
         on_first_rank(lambda: save_state(self.folder, self._state(generators)), self.device)
         self.stop.saved = self.at.step
+
+    def _require_finite(self) -> None:
+        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+            raise self.diverged(f"step {self.at.step}: expected finite weights, found nan or inf")
 
     def _state(self, generators: list[Any]) -> dict[str, Any]:
         return {
@@ -179,8 +182,7 @@ class Run:
     def write(self, trained: dict[str, float], judged: dict[str, float], score: float | None) -> None:
         """An epoch's files; without an evaluation in this epoch only what a crash would cost."""
         epoch = self.at.epoch
-        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
-            raise self.diverged(f"epoch {epoch}: expected finite weights, found nan or inf")
+        self._require_finite()
         extra = {"epoch": epoch, "metric": score, "selected_on": self.args.select}
         self._save_weights("last.pth.tar", **extra)
         if self.augmentation is not None:

@@ -151,6 +151,10 @@ def test_a_trial_run_before_does_not_hide_the_whole_measurement(records: list[Re
 
     few = [trial(one(records, "imagenet-a"), "first:10"), trial(one(records, "autoattack"), "random:10")]
     assert easyrobust([*few, *records]) == easyrobust(records)
+    clean = one(records, "imagenet-val")
+    sampled = replace(clean, n=5000, correct=2500, value=50.0, right=None, images=None,
+                      protocol={**clean.protocol, "subset": "robustbench"})  # fmt: skip
+    assert easyrobust([sampled, *records]) == easyrobust(records), "whole for AutoAttack alone"
     assert robustbench([*few, *records]) == robustbench(records)
 
 
