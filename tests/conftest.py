@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
+import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +18,7 @@ import pytest
 import torch
 from torch import nn
 
+from ns_easyrobust import cli
 from ns_easyrobust.models import build
 from ns_easyrobust.vit import NormalizedModel, with_normalization
 
@@ -93,6 +98,33 @@ def batches(digits) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Twenty batches of 64 digits that ``trained`` was trained on, with labels."""
     images, labels = digits
     return [(images[i : i + 64], labels[i : i + 64]) for i in range(0, 1280, 64)]
+
+
+def in_a_fork(command: list[str], where: Path) -> subprocess.CompletedProcess[str]:
+    """``ns-easyrobust command`` in a process of its own that need not import torch again; what it says in ``where``."""
+
+    def child() -> None:
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            stream = open(where / name, "w", buffering=1)  # noqa: SIM115
+            os.dup2(stream.fileno(), number)
+            setattr(sys, name, stream)
+        logging.getLogger().handlers.clear()  # pytest's
+        os._exit(cli.main(command))
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(200)
+    assert process.exitcode is not None, "it hangs"
+    said = [(where / name).read_text() for name in ("stdout", "stderr")]
+    return subprocess.CompletedProcess(command, process.exitcode, *said)
+
+
+def torchrun(processes: int, where: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    """``torchrun -m ns_easyrobust words``."""
+    launcher = ["torch.distributed.run", f"--nproc_per_node={processes}", "--standalone", "-m", "ns_easyrobust"]
+    program = [sys.executable, "-m", *launcher, *map(str, words)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(program, cwd=where, env=environment, capture_output=True, text=True, check=False, timeout=200)
 
 
 def load_script(name: str) -> ModuleType:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import in_a_fork, torchrun
 
 from ns_easyrobust import distributed
 from ns_easyrobust.checkpoints import read_checkpoint, save_model
@@ -38,22 +38,32 @@ def launch(processes: int, notes: Path, flags: list[str]) -> list[dict]:
     return [torch.load(notes / f"rank{rank}.pt", weights_only=True) for rank in range(processes)]
 
 
-@pytest.mark.parametrize("arch", ["vit_micro_patch8_32", "swin_micro_patch2_32"])
-def test_two_ranks_equal_one_process_with_their_total_batch(arch, digits_dir, tmp_path):
+@pytest.mark.parametrize(
+    ("arch", "ranks"),
+    [
+        ("vit_micro_patch8_32", 2),
+        pytest.param("swin_micro_patch2_32", 2, marks=pytest.mark.stress),
+        pytest.param("vit_micro_patch8_32", 4, marks=pytest.mark.stress),
+    ],
+)
+def test_ranks_equal_one_process_with_their_total_batch(arch, ranks, digits_dir, tmp_path):
     flags = ["--model", arch, "--num-classes", "10", "--data_dir", str(digits_dir), "-j", "0", "--device", "cpu"]
     flags += ["--aug", "nullspace", "--ns-max-steps", "6", "--ns-eps", "1e-6", "--ns-interval", "2", "--hflip", "0"]
     flags += ["--epoch-steps", "3", "--epochs", "1", "--lr", "1e-3", "--drop-path", "0", "--experiment", "run"]
-    first, second = launch(2, tmp_path / "two", [*flags, "-b", "8"])
+    shared = launch(ranks, tmp_path / "shared", [*flags, "-b", str(16 // ranks)])
     (alone,) = launch(1, tmp_path / "one", [*flags, "-b", "16"])
+    first = shared[0]
 
     def rows(found, step):
         return {image.numpy().tobytes() for image in found["seen"][step]}
 
     for step in range(3):  # different shards, together the batch of one process
-        assert not rows(first, step) & rows(second, step)
-        assert rows(first, step) | rows(second, step) == rows(alone, step)
-    assert all(torch.equal(value, second["weights"][name]) for name, value in first["weights"].items())
-    assert torch.equal(first["noise"], second["noise"])
+        shards = [rows(found, step) for found in shared]
+        assert set.union(*shards) == rows(alone, step)
+        assert sum(map(len, shards)) == 16
+    for other in shared[1:]:
+        assert all(torch.equal(value, other["weights"][name]) for name, value in first["weights"].items())
+        assert torch.equal(first["noise"], other["noise"])
     assert [entry["synthesis_steps"] for entry in first["history"]] == [6, 6]
     torch.testing.assert_close(first["noise"], alone["noise"], rtol=1e-3, atol=1e-3)
     for ours, theirs in zip(first["history"], alone["history"], strict=True):
@@ -61,29 +71,24 @@ def test_two_ranks_equal_one_process_with_their_total_batch(arch, digits_dir, tm
         assert ours["held_out_mse_probability"] == pytest.approx(theirs["held_out_mse_probability"], rel=1e-2)
     for name, value in first["weights"].items():
         torch.testing.assert_close(value, alone["weights"][name], rtol=1e-3, atol=1e-3, msg=name)
-    saved = read_checkpoint(tmp_path / "two" / "run" / "last.pth.tar").weights().state
+    saved = read_checkpoint(tmp_path / "shared" / "run" / "last.pth.tar").weights().state
     assert all(torch.equal(value, first["weights"][f"1.{name}"]) for name, value in saved.items())
 
 
-def torchrun(processes: int, where: Path, *words) -> subprocess.CompletedProcess[str]:
-    """``torchrun -m ns_easyrobust words``, or the plain module for one process."""
-    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"] if processes > 1 else []
-    program = [sys.executable, *launcher, "-m", "ns_easyrobust", *map(str, words)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(program, cwd=where, env=environment, capture_output=True, text=True, check=False, timeout=200)
-
-
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.stress)])
-def test_ranks_evaluate_each_image_once(trained, digits_dir, tmp_path, ranks):
+def test_ranks_evaluate_each_image_once(trained, digits_dir, tmp_path, ranks, monkeypatch):
     """Records, bits and mean L2 of a shared evaluation are those of one process; batches need not divide evenly."""
+    monkeypatch.chdir(tmp_path)
     save_model(trained, tmp_path / "c.pth.tar")
     flags = ["--model", "vit_micro_patch8_32", "--num-classes", "10", "--ckpt-path", "c.pth.tar", "--device", "cpu"]
-    flags += ["--data-dir", digits_dir, "--input-size", "32", "--crop-pct", "1", "-b", "200", "-j", "0"]
+    flags += ["--data-dir", str(digits_dir), "--input-size", "32", "--crop-pct", "1", "-b", "40", "-j", "0"]
+    flags += ["--subset", "random:101"]
     flags += ["--suite", "val", "fgsm", "cw", "pgd", "patchfool", "--epsilon", "8/255", "--cw-radius", "0.5"]
     flags += ["--patchfool-loss", "ce", "--patchfool-layer", "1", "--patchfool-steps", "3"]
     found = []
     for processes in (1, ranks):
-        done = torchrun(processes, tmp_path, "benchmark", *flags, "--records", f"{processes}.jsonl")
+        words = ["benchmark", *flags, "--records", f"{processes}.jsonl"]
+        done = torchrun(processes, tmp_path, *words) if processes > 1 else in_a_fork(words, tmp_path)
         assert done.returncode == 0, done.stderr[-2000:]
         found.append(read_records(tmp_path / f"{processes}.jsonl"))
     assert [r.suite for r in found[0]] == ["imagenet-val", "fgsm", "pgd", "cw", "cw", "cw", "patchfool"]

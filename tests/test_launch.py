@@ -6,7 +6,6 @@ import argparse
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from conftest import small_vit
+from conftest import in_a_fork, small_vit, torchrun
 from timm.models import create_model
 from timm.utils import ModelEmaV2
 from torch import nn
@@ -45,19 +44,16 @@ def words(images, *more, script=SCRIPT):
     return [str(word) for word in ["launch", script, *flags, *ours, *more]]
 
 
-def ran(*command, processes=1, **environment) -> str:
-    """All that the launcher says, in a process of its own; it must end well."""
-    start = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"] if processes > 1 else []
-    done = subprocess.run(
-        [sys.executable, *start, "-m", "ns_easyrobust", *command],
-        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-    )  # fmt: skip
+def ran(command, where) -> str:
+    """All that the launcher says; it must end well."""
+    done = in_a_fork(command, where)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout + done.stderr
 
 
 def test_a_script_gets_the_companion_loss_and_its_repairs_are_named(images):
-    said = ran(*words(images, "--aug", "nullspace", "-j", "0", "--local-rank=0"))  # as torch.distributed.launch does
+    as_torch_distributed_launch_does = "--local-rank=0"
+    said = ran(words(images, "--aug", "nullspace", "-j", "0", as_torch_distributed_launch_does), images.parent)
     companions = [float(value) for value in re.findall(r"--aug: step \d: loss [\d.]+, companion ([\d.]+)", said)]
     assert len(companions) == 6
     assert min(companions) > 0.5
@@ -68,7 +64,7 @@ def test_a_script_gets_the_companion_loss_and_its_repairs_are_named(images):
     # Without the augmentation it trains otherwise; with a companion, every step is another one.
     shutil.rmtree(images.parent / "out")
     (images.parent / "out").mkdir()
-    plain = ran(*words(images, "-j", "0"))
+    plain = ran(words(images, "-j", "0"), images.parent)
     assert "companion" not in plain
     weights = [re.findall(r"weights ([\d.]+)", text) for text in (said, plain)]
     assert len(weights[0]) == len(weights[1]) == 6
@@ -76,11 +72,11 @@ def test_a_script_gets_the_companion_loss_and_its_repairs_are_named(images):
 
 
 def test_resume_autocast_and_milestones(images):
-    ran(*words(images, "-j", "0"))
+    ran(words(images, "-j", "0"), images.parent)
     saved = images.parent / "out" / "checkpoint-0.pth.tar"
     kept = shutil.move(saved, images.parent / "first.pth.tar")
     flags = ["--resume", kept, "--aug", "random", "--amp", "--sched", "multistep", "--epochs", "2", "-j", "1"]
-    said = ran(*words(images, *flags))
+    said = ran(words(images, *flags), images.parent)
     assert "resumed at 1" in said
     assert "output of torch.bfloat16" in said
     assert "epoch 0: lr 0.005" in said
@@ -93,7 +89,9 @@ def test_raw_and_averaged_weights_of_dats_form_each_where_they_belong(images):
     path = images.parent / "dat.pth.tar"
     content = {"state_dict": raw.state_dict(), "state_dict_ema": averaged.state_dict(), "epoch": 299, "version": 2}
     torch.save({**content, "arch": "vit", "args": argparse.Namespace(model="vit"), "metric": 1.0}, path)
-    said = ran(*words(images, "--aug", "nullspace", "-j", "0", "--initial-checkpoint", path, "--model-ema"))
+    said = ran(
+        words(images, "--aug", "nullspace", "-j", "0", "--initial-checkpoint", path, "--model-ema"), images.parent
+    )
     (found,) = re.findall(r"start: raw ([\d.]+), average ([\d.]+)", said)
     expected = [sum(float(p.double().square().sum()) for p in model[1].parameters()) for model in (raw, averaged)]
     assert [float(value) for value in found] == pytest.approx([float(value) for value in expected], rel=1e-9)
@@ -103,7 +101,9 @@ def test_raw_and_averaged_weights_of_dats_form_each_where_they_belong(images):
 
 
 def test_two_processes_train_one_model(images):
-    said = ran(*words(images, "--aug", "nullspace", "-j", "0"), processes=2)
+    done = torchrun(2, images.parent, *words(images, "--aug", "nullspace", "-j", "0"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = done.stdout + done.stderr
     weights = [re.findall(r"weights ([\d.]+)", line) for line in said.splitlines() if "output of" in line]
     assert len(weights) == 2 * 3
     assert len(set(map(str, weights))) == 3, "both ranks have the same weights after each step"
@@ -116,16 +116,15 @@ def test_downloads_from_a_folder(images, tmp_path):
     url = "http://nowhere.invalid/models/weights.ckpt"
     (tmp_path / "files").mkdir()
     torch.save({"state_dict": small_vit(seed=5)[1].state_dict()}, tmp_path / "files" / "weights.ckpt")
-    said = ran(*words(images, "-j", "0", "--fetch", url, "--downloads", tmp_path / "files"))
+    said = ran(words(images, "-j", "0", "--fetch", url, "--downloads", tmp_path / "files"), images.parent)
     assert f"repaired: weights.ckpt is read from {tmp_path / 'files'} instead of {url}" in said
-    done = subprocess.run([sys.executable, "-m", "ns_easyrobust", *words(images, "--fetch", url)], capture_output=True,
-                          text=True, check=False)  # fmt: skip
+    done = in_a_fork(words(images, "--fetch", url), tmp_path)
     assert done.returncode == 2
     assert "Put weights.ckpt into a folder and give launch --downloads FOLDER." in done.stderr.splitlines()[-1]
 
 
-def test_help_is_the_scripts_and_ours(capsys):
-    said = ran("launch", str(SCRIPT), "--device", "cpu", "--help")
+def test_help_is_the_scripts_and_ours(capsys, tmp_path):
+    said = ran(["launch", str(SCRIPT), "--device", "cpu", "--help"], tmp_path)
     for flag in ("--aug-repeats", "--aug {", "--ns-branch", "--ns-eps"):
         assert flag in said
     with pytest.raises(SystemExit):
@@ -151,10 +150,7 @@ def test_what_is_no_such_script(tmp_path, capsys, text, message):
 
 
 def test_a_model_without_a_patch_embedding_is_refused(images):
-    command = words(images, "--aug", "nullspace", "-j", "0", "--model", "resnet18")
-    done = subprocess.run(
-        [sys.executable, "-m", "ns_easyrobust", *command], capture_output=True, text=True, check=False
-    )
+    done = in_a_fork(words(images, "--aug", "nullspace", "-j", "0", "--model", "resnet18"), images.parent)
     assert done.returncode == 2
     assert "ResNet has no patch embedding" in done.stderr.splitlines()[-1]
 

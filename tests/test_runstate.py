@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,15 @@ import torch
 from conftest import small_vit
 
 import ns_easyrobust.train as module
-from ns_easyrobust import cli, runstate
+from ns_easyrobust import augment, cli, runstate, training
 from ns_easyrobust.checkpoints import save_model
 from ns_easyrobust.errors import CheckpointError, OutputError, TrainingError
 from ns_easyrobust.options import parse_args
 from ns_easyrobust.readers import read_file
 from ns_easyrobust.runstate import FILES, dataset_digest, find_state, random_state, save_state, set_random_state
 from ns_easyrobust.train import train
+
+STEPS, SYNTHESIS, SAVING = range(3)
 
 
 @pytest.fixture
@@ -141,21 +144,53 @@ def test_sigterm_to_all_processes_saves_and_ends(words, tmp_path, during):
     same_runs(tmp_path / "whole", tmp_path / "cut")
 
 
+@pytest.fixture
+def doing(monkeypatch):
+    """What a forked run is at, in memory shared with it."""
+    now = multiprocessing.Value("i", STEPS, lock=False)
+
+    def marked(real, what):
+        def work(*args, **options):
+            now.value = what
+            try:
+                return real(*args, **options)
+            finally:
+                now.value = STEPS
+
+        return work
+
+    for where, name, what in ((augment, "synthesize", SYNTHESIS), (training, "save_state", SAVING)):
+        monkeypatch.setattr(where, name, marked(getattr(where, name), what))
+    return now
+
+
 @pytest.mark.stress
-def test_killed_at_twenty_random_moments(words, tmp_path):
+def test_killed_at_twenty_random_moments(words, tmp_path, doing):
+    """Seven each aimed at any moment, a synthesis, a save; what it hit is read from the halted process."""
     finish(words, "--experiment", "whole", "-j", "2")
-    draw, kills = random.Random(1), 0
-    while kills < 20:
+    draw, hit = random.Random(1), Counter()
+    while hit.total() < 20 or min(hit[SYNTHESIS], hit[SAVING]) < 3:
+        aim = (None, SYNTHESIS, SAVING)[hit.total() % 3]
         process = start(words, "--experiment", "cut", "-j", str(draw.choice([0, 2])))
-        process.join(draw.uniform(0.3, 6.0))
-        if process.exitcode is not None:
-            assert process.exitcode == 0
-            same_runs(tmp_path / "whole", tmp_path / "cut")
-            shutil.rmtree(tmp_path / "cut")
-            continue
-        os.kill(process.pid, draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
+        process.join(draw.uniform(0.3, 6.0) if aim is None else draw.uniform(0.0, 2.0))
+        while process.exitcode is None and aim not in (None, doing.value):
+            pass
+        if process.exitcode is None:
+            time.sleep(draw.uniform(0.0, 0.004))
+            os.kill(process.pid, signal.SIGSTOP)
+            status = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            if status.si_code == os.CLD_STOPPED:
+                hit[doing.value] += 1
+                doing.value = STEPS
+                os.kill(process.pid, draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
+                os.kill(process.pid, signal.SIGCONT)
+                process.join()
+                continue
         process.join()
-        kills += 1
+        assert process.exitcode == 0
+        same_runs(tmp_path / "whole", tmp_path / "cut")
+        shutil.rmtree(tmp_path / "cut")
+    print(f"killed in steps {hit[STEPS]}, in a synthesis {hit[SYNTHESIS]}, while saving {hit[SAVING]} times")
     finish(words, "--experiment", "cut", "-j", "0")
     same_runs(tmp_path / "whole", tmp_path / "cut")
 
@@ -332,6 +367,4 @@ def test_a_rank_that_is_killed_ends_the_others_and_the_run_goes_on(words, tmp_pa
 
 
 def test_the_names_of_states_are_marks_of_a_run():
-    from ns_easyrobust.training import RUN_FILES
-
-    assert set(runstate.FILES) < set(RUN_FILES)
+    assert set(runstate.FILES) < set(training.RUN_FILES)
