@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader
 from .distributed import broadcast, rank, world_size
 from .errors import DataError, NoiseError, OptionError
 from .noise import Noise, NoiseConfig
+from .probe import OnStep
 from .randomness import draw_seed, isolated, mix
-from .streams import cycle, endless, fixed_batches, parts_of, split_indices
-from .synthesis import OnStep, measure, synthesize
+from .streams import Counted, cycle, endless, fixed_batches, parts_of, split_indices
+from .synthesis import measure, synthesize
 from .vit import encoder_noise, find_patch_embed, unwrap
 
 _logger = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ class NullspaceAugmentation:
         self._steps = self._calls = self._position = 0  # steps and calls of loss(); batches that syntheses have used
         self._held_out = held_out  # what the caller gave, or what _open_stream keeps back
         self._keeps_back = held_out is None and isinstance(batches, DataLoader)
-        self._stream: Iterator[Any] | None = None
+        self._stream: Counted | None = None
         self._value: torch.Tensor | None = None  # of self.noise, on the model's device
 
     def _device(self) -> torch.device:
@@ -135,7 +136,8 @@ class NullspaceAugmentation:
     def _make_noise(self) -> Noise:
         """One new noise; kinds of augmentation override this."""
         if self._stream is None:
-            self._stream = self._open_stream()
+            self._stream = Counted(self._open_stream())
+        self._stream.taken = 0
         noise = synthesize(
             self.model,
             self._stream,
@@ -144,7 +146,7 @@ class NullspaceAugmentation:
             on_step=self.on_step,
             generator=torch.Generator().manual_seed(self._seed_for(_SYNTHESIS, len(self.history))),
         )
-        self._position += max(1, len(noise.trace))
+        self._position += self._stream.taken
         return noise
 
     @property
@@ -154,6 +156,7 @@ class NullspaceAugmentation:
 
     def refresh(self) -> Noise:
         """Synthesize a new noise for the model as it is now, and note it in ``history``."""
+        last = self.noise
         try:
             self.noise = noise = self._make_noise()
         except torch.OutOfMemoryError as error:
@@ -170,6 +173,7 @@ class NullspaceAugmentation:
                 "mse_probability": noise.mse_probability,
                 "synthesis_steps": noise.steps,
                 "stopped": noise.stopped,
+                "cosine": None if last is None else _cosine(last.value, noise.value),
                 "converged": noise.converged,
                 "held_out_mse_probability": None if held_out is None else held_out.mse_probability,
                 "held_out_upper": None if held_out is None else held_out.mse_probability_upper,
@@ -246,6 +250,11 @@ class NullspaceAugmentation:
         self._stream = self._value = None
         if self._keeps_back:
             self._held_out = None  # kept back by the former seed: set aside anew
+
+
+def _cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Between two rounds' noises: near 0 where they are different ones, near 1 where one is found again."""
+    return float(nn.functional.cosine_similarity(a.double().flatten(), b.double().flatten(), dim=0))
 
 
 @register_augmentation("random")

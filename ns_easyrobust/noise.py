@@ -12,6 +12,8 @@ import torch
 from .errors import NoiseError, OptionError
 from .files import write_atomically
 
+_POOL = 32  # batches that the sphere solver keeps
+
 
 def _option(default: Any, help: str, **rest: Any) -> Any:
     return field(default=default, metadata={"help": help, **rest})
@@ -31,20 +33,32 @@ class NoiseConfig:
     max_steps: int = _option(3000, "steps at most; T in App. C")
     weight_decay: float = _option(0.01, "decay of the noise: AdamW's default, which the paper's code leaves on")
     cosine_steps: int = _option(0, "length of a cosine schedule of lr; 0 keeps lr constant")
-    solver: str = _option("paper", "how the noise is found", choices=("paper", "random"))
+    solver: str = _option("paper", "how the noise is found", choices=("paper", "sphere", "random"))
+    turn: float = _option(0.05, "sphere: length of a step, in radii")
+    patience: int = _option(100, "sphere: stop when the norm has not grown by 1% in so many steps; 0 never stops")
+    minibatch: int = _option(0, "images of a batch that a step uses, the rest in the steps after it; 0 uses all")
+    pool: int = _option(-1, "batches kept with their clean logits and used again; -1: 32 for sphere, none for others")
+    reuse: int = _option(0, "uses of a kept batch before a fresh one takes its place; 0 keeps it for good")
     autocast: str = _option("off", "precision of the forwards", choices=("off", "bfloat16", "float16"))
 
     def __post_init__(self) -> None:
-        for name in ("limit", "lr", "eps"):
+        for name in ("limit", "lr", "eps", "turn"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise OptionError(f"noise {name}: expected a number > 0, found {getattr(self, name)}.")
-        for name in ("max_steps", "weight_decay", "cosine_steps"):
+        if not self.pool >= -1:
+            raise OptionError(f"noise pool: expected a number of batches, or -1, found {self.pool}.")
+        for name in ("max_steps", "weight_decay", "cosine_steps", "patience", "minibatch", "reuse"):
             if not getattr(self, name) >= 0:
                 raise OptionError(f"noise {name}: expected a number >= 0, found {getattr(self, name)}.")
         for name in ("solver", "autocast"):
             choices = type(self).__dataclass_fields__[name].metadata["choices"]
             if getattr(self, name) not in choices:
                 raise OptionError(f"noise {name}: expected one of {', '.join(choices)}, found {getattr(self, name)!r}.")
+
+    @property
+    def batches_kept(self) -> int:
+        """Size of the pool that these settings ask for."""
+        return self.pool if self.pool >= 0 else _POOL if self.solver == "sphere" else 0
 
 
 class Step(NamedTuple):
@@ -84,7 +98,8 @@ class Noise:
         mse_probability: on the last minibatch tested, before the last update where the steps
             ran out; nan for a permuted noise.
         steps: updates made (for the random baseline: times it was shrunk).
-        stopped: mse_probability fell under eps on a minibatch, before the steps ran out.
+        stopped: mse_probability fell under eps on a minibatch, before the steps ran out; sphere: on the fresh
+            images that its last radius was set on.
         held_out: its influence on images that it was not fitted to, or None.
         trace: every step tested.
         config: the settings it was made with.

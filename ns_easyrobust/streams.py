@@ -226,6 +226,18 @@ def cycle(batches: Iterable[Any], start: int = 0) -> Iterator[Any]:
             )
 
 
+class Counted(Iterator[Any]):
+    """``batches``, and how many of them were taken."""
+
+    def __init__(self, batches: Iterator[Any]) -> None:
+        self.batches, self.taken = batches, 0
+
+    def __next__(self) -> Any:
+        batch = next(self.batches)
+        self.taken += 1
+        return batch
+
+
 def images_of(batch: Any, like: torch.Tensor) -> torch.Tensor:
     """The images (B, C, H, W) of a batch, which is images or (images, labels, ...), where and as ``like`` is.
 

@@ -1,113 +1,26 @@
-"""How approximate nullspace noise is found and measured.
-
-The inner loop of Algorithm 1 of arXiv:2403.10476, the random baseline of its Table 4, and
-the influence of a noise on images that it was not fitted to.
-"""
+"""How approximate nullspace noise is found, and its influence on images that it was not fitted to."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import nullcontext
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import nn
 
-from .distributed import broadcast, mean_over_ranks, sum_over_ranks
+from .distributed import broadcast, sum_over_ranks
 from .errors import NoiseError
-from .noise import Influence, Noise, NoiseConfig, Step
+from .fused import fused_attention
+from .noise import Influence, Noise, NoiseConfig
+from .probe import ONE_SIDED_95, OnStep, Probe, probability_distance, squared_distance
 from .randomness import draw_seed, isolated
+from .solvers import algorithm_1, shrunk_gaussian
+from .sphere import sphere
 from .streams import cycle, images_of
 from .vit import encoder_noise, frozen, token_shape, unwrap
-
-_ONE_SIDED_95 = 1.6448536269514722  # standard normal quantile
-_SHRINK = 0.8  # factor a batch in the authors' random baseline
-
-
-def squared_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Squared L2 distance of each row; (B, K), (B, K) -> (B,)."""
-    return (a - b).square().sum(dim=-1)
-
-
-def probability_distance(clean: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
-    """``squared_distance`` of the softmax outputs (Algorithm 1, line 8); logits (B, K) -> (B,)."""
-    return squared_distance(noisy.softmax(dim=-1), clean.softmax(dim=-1))
-
-
-class _Probe:
-    """Clean and noisy logits of one minibatch after another, and their distances over all ranks."""
-
-    def __init__(self, model: nn.Module, batches: Iterator[Any], config: NoiseConfig, like: torch.Tensor) -> None:
-        self.model, self.batches, self.like = model, batches, like
-        self.precision: Any = lambda: torch.autocast(
-            like.device.type,
-            enabled=config.autocast != "off",
-            dtype=getattr(torch, config.autocast) if config.autocast != "off" else None,
-        )
-
-    def test(self, value: torch.Tensor, step: int) -> tuple[Step, torch.Tensor]:
-        """The next minibatch's distances, and this rank's loss (Algorithm 1, lines 5-8 and 12).
-
-        Raises:
-            NoiseError: a distance is nan or inf.
-        """
-        images = images_of(next(self.batches), self.like)
-        with self.precision():
-            with torch.no_grad():
-                clean = self.model(images)
-            with encoder_noise(self.model, value):
-                noisy = self.model(images)
-        if clean.dtype in (torch.float16, torch.bfloat16):
-            clean, noisy = clean.float(), noisy.float()
-        loss = squared_distance(noisy, clean).mean()
-        mse_probability = probability_distance(clean, noisy.detach()).mean()
-        numbers = torch.stack([mse_probability, loss.detach(), value.detach().norm().to(loss.dtype)])
-        measured, squared, norm = mean_over_ranks(numbers).tolist()
-        tested = Step(step, measured, squared, norm)
-        if not math.isfinite(tested.mse_logits):
-            raise NoiseError(
-                f"synthesis step {step}: expected finite logits, found {tested.mse_logits}. "
-                "Check the checkpoint and the images for nan, or lower --ns-limit or --ns-lr."
-            )
-        return tested, loss
-
-
-OnStep = Callable[[Step], object]
-_Found = tuple[torch.Tensor, list[Step], bool]  # value, trace, stopped
-
-
-def _algorithm_1(probe: _Probe, start: torch.Tensor, config: NoiseConfig, on_step: OnStep) -> _Found:
-    """Algorithm 1, lines 4-14: AdamW on the squared logit distance, tested before each update."""
-    value = start.clone().requires_grad_(True)
-    optimizer = torch.optim.AdamW([value], lr=config.lr, weight_decay=config.weight_decay)
-    trace: list[Step] = []
-    for step in range(config.max_steps):
-        tested, loss = probe.test(value, step)
-        trace.append(tested)
-        on_step(tested)
-        if tested.mse_probability < config.eps:
-            return value.detach(), trace, True
-        value.grad = mean_over_ranks(torch.autograd.grad(loss, value)[0])
-        if config.cosine_steps:
-            phase = math.pi * min(step / config.cosine_steps, 1.0)
-            optimizer.param_groups[0]["lr"] = config.lr * (1 + math.cos(phase)) / 2
-        optimizer.step()
-    return value.detach(), trace, False
-
-
-def _shrunk_gaussian(probe: _Probe, start: torch.Tensor, config: NoiseConfig, on_step: OnStep) -> _Found:
-    """The random baseline of Table 4: Gaussian noise shrunk by 0.8 a minibatch until it is under eps."""
-    value, trace = start.clone(), []
-    with torch.no_grad():
-        for step in range(config.max_steps):
-            tested, _ = probe.test(value, step)
-            trace.append(tested)
-            on_step(tested)
-            if tested.mse_probability < config.eps:
-                return value, trace, True
-            value.mul_(_SHRINK)
-    return value, trace, False
 
 
 def _uniform(shape: tuple[int, ...], dtype: torch.dtype, config: NoiseConfig, g: torch.Generator) -> torch.Tensor:
@@ -118,7 +31,7 @@ def _gaussian(shape: tuple[int, ...], dtype: torch.dtype, config: NoiseConfig, g
     return torch.empty(shape, dtype=dtype).normal_(generator=g)
 
 
-_SOLVERS = {"paper": (_uniform, _algorithm_1), "random": (_gaussian, _shrunk_gaussian)}
+_SOLVERS = {"paper": (_uniform, algorithm_1), "sphere": (_gaussian, sphere), "random": (_gaussian, shrunk_gaussian)}
 
 
 def synthesize(
@@ -131,7 +44,7 @@ def synthesize(
     on_step: OnStep | None = None,
     generator: torch.Generator | None = None,
 ) -> Noise:
-    """Noise with mse_probability < eps, by Algorithm 1 of arXiv:2403.10476 (Eq. 7 and 8).
+    """Noise with mse_probability < eps: by Algorithm 1 of arXiv:2403.10476 (Eq. 7 and 8), or ``config.solver``.
 
     The model runs in eval mode and full precision (unless ``config.autocast`` says otherwise)
     with its parameters frozen, and is afterwards as it was, as are the global generators. Over
@@ -158,7 +71,13 @@ def synthesize(
     device, dtype = parameter.device, torch.promote_types(parameter.dtype, torch.float32)
     draw, search = _SOLVERS[config.solver]
     full_precision = torch.autocast(device.type, enabled=False)  # the caller's would reach the backward too
-    with frozen(model) as inner, isolated(draw_seed(generator), device), torch.enable_grad(), full_precision:
+    with (
+        frozen(model) as inner,
+        fused_attention(inner) if device.type == "cuda" else nullcontext(),  # no faster on a CPU
+        isolated(draw_seed(generator), device),
+        torch.enable_grad(),
+        full_precision,
+    ):
         stream = cycle(batches)
         first = next(stream)
         shape = token_shape(inner, images_of(first, parameter))
@@ -167,16 +86,16 @@ def synthesize(
         elif tuple(start.shape) != shape or not torch.isfinite(start).all():
             raise NoiseError(f"start noise: expected finite values of shape {shape}, found shape {tuple(start.shape)}.")
         value = broadcast(start.detach().to(device, dtype).clone())
-        probe = _Probe(inner, chain([first], stream), config, parameter)
-        value, trace, stopped = search(probe, value, config, on_step or (lambda step: None))
-        judged = None if held_out is None else measure(inner, held_out, value)
+        probe = Probe(inner, chain([first], stream), config, parameter)
+        found = search(probe, value, config, on_step or (lambda step: None))
+        judged = None if held_out is None else measure(inner, held_out, found.value)
     return Noise(
-        value=value.cpu(),
-        mse_probability=trace[-1].mse_probability if trace else math.nan,
-        steps=len(trace) - stopped,
-        stopped=stopped,
+        value=found.value.cpu(),
+        mse_probability=found.trace[-1].mse_probability if found.trace else math.nan,
+        steps=found.updates,
+        stopped=found.stopped,
         held_out=judged,
-        trace=tuple(trace),
+        trace=tuple(found.trace),
         config=config,
     )
 
@@ -217,7 +136,7 @@ def measure(model: nn.Module, batches: Iterable[Any], value: torch.Tensor) -> In
     deviation = math.sqrt(max(second / n - mean**2, 0.0) * n / (n - 1)) if n > 1 else math.inf
     return Influence(
         mse_probability=mean,
-        mse_probability_upper=mean + _ONE_SIDED_95 * deviation / math.sqrt(n),
+        mse_probability_upper=mean + ONE_SIDED_95 * deviation / math.sqrt(n),
         mse_logits=logit_sum / n,
         agreement=same / n,
         n=int(n),

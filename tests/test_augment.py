@@ -29,6 +29,7 @@ from ns_easyrobust.augment import (
 from ns_easyrobust.errors import DataError, ModelError, OptionError
 from ns_easyrobust.noise import NoiseConfig
 from ns_easyrobust.randomness import isolated
+from ns_easyrobust.streams import Counted
 from ns_easyrobust.vit import encoder_noise
 
 QUICK = NoiseConfig(max_steps=3, eps=1e-9)
@@ -144,7 +145,7 @@ def test_images_to_judge_on_are_kept_out_of_synthesis(digits):
             used.update(batch[0][:, 0, 0, 0].mul(100).round().int().tolist())
             yield batch
 
-    ns._stream = watched()
+    ns._stream = Counted(watched())
     ns.refresh()
     judged_on = set(torch.cat([b[0] for b in ns._held_out])[:, 0, 0, 0].mul(100).round().int().tolist())
     assert len(judged_on) == 10

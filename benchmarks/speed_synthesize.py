@@ -1,0 +1,400 @@
+"""The synthesis of nullspace noise beside the published loop (``plain_synthesis.py``): a step of it, and a noise.
+
+    python benchmarks/speed.py synthesize [--case ARCH CHECKPOINT FOLDER]... [--plot docs/synthesis.png]
+    python benchmarks/speed.py synthesize --device cuda --step-model vit_base_patch16_224 --step-batch 128 \\
+        --rounds vit_base_patch16_224 --batch-size 128
+
+First a step: the plain loop's, ours with a fresh batch each step, ours with kept clean logits (the pool is filled
+within the time measured, its reuse stated), on a GPU with bfloat16 too; and the peak memory beside a training step's.
+Then a noise, on the demo's ViT (trained here on scikit-learn's digits) and on each ``--case``: how long the plain
+loop takes to its own stop, or how far it is after ``--seconds``, and how large its noise still is once it is shrunk to
+where the upper bound on held-out images is under eps; the same for the sphere solver, and for random noise.
+``--rounds`` times the parts of a finetuning of 20 rounds and 800 updates, for a model of random weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from plain_synthesis import PlainLoop
+from sklearn.datasets import load_digits
+from timing import Cost, in_turns
+from torch import nn
+
+from ns_easyrobust.checkpoints import load_model
+from ns_easyrobust.data import Preprocessing, image_folder
+from ns_easyrobust.figures import canvas, colour
+from ns_easyrobust.noise import NoiseConfig, Step
+from ns_easyrobust.records import describe_machine
+from ns_easyrobust.sphere import centred
+from ns_easyrobust.synthesis import measure, synthesize
+from ns_easyrobust.vit import built_size, token_shape
+
+EPS, PUBLISHED_STEPS = 0.03, 3000
+SHARES = (0.1, 0.3, 1.0)  # of the published loop's time
+Batches = Iterator[torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A trained model, images (n, 3, H, W) to synthesize on and others to judge on."""
+
+    name: str
+    make: Callable[[], nn.Sequential]
+    images: torch.Tensor
+    held_out: torch.Tensor
+
+    def batches(self, size: int, seed: int) -> Batches:
+        generator = torch.Generator().manual_seed(seed)
+        while True:
+            for chosen in torch.randperm(len(self.images), generator=generator).split(size):
+                if len(chosen) == size:
+                    yield self.images[chosen]
+
+
+class Point(NamedTuple):
+    seconds: float
+    norm: float
+    mse_probability: float
+
+
+# ---- a step
+
+
+def random_model(arch: str, device: torch.device, classes: int = 1000) -> nn.Sequential:
+    torch.manual_seed(0)
+    return load_model(arch, num_classes=classes, mean=(0.5,) * 3, std=(0.5,) * 3).to(device).eval()
+
+
+def random_images(model: nn.Sequential, batch: int, count: int, device: torch.device) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    side = built_size(model) or (224, 224)
+    return [torch.rand(batch, 3, *side, generator=generator).to(device) for _ in range(count)]
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def a_step(args: argparse.Namespace, arch: str, batch: int, device: torch.device) -> None:
+    """Medians of the seconds of a step, without the first one of each process, in turns."""
+    steps, kept = args.steps, max(1, args.steps // args.reuse)
+
+    def timed(work: Callable[[nn.Sequential, Batches], object]) -> Callable[[nn.Module], object]:
+        def run(model: Any) -> float:
+            images = random_images(model, batch, min(steps, 8), device)
+            work(model, iter(images[:1]))  # what only the first step pays
+            wait(device)
+            began = time.perf_counter()
+            work(model, (images[i % len(images)] for i in range(steps)))
+            wait(device)
+            return time.perf_counter() - began
+
+        return run
+
+    def plain(model: nn.Sequential, batches: Batches) -> None:
+        loop = PlainLoop(model, token_shape(model, torch.zeros(1, 3, *(built_size(model) or (224, 224))).to(device)))
+        loop.eps = 0.0
+        for images in batches:
+            loop.step(images)
+
+    def ours(**options: Any) -> Callable[[nn.Sequential, Batches], object]:
+        def work(model: nn.Sequential, batches: Batches) -> None:
+            given = list(batches)
+            config = NoiseConfig(max_steps=len(given) if len(given) == 1 else steps, eps=1e-30, **options)
+            synthesize(model, given, config)
+
+        return work
+
+    works = {"plain": timed(plain), "fresh": timed(ours()), "kept": timed(ours(pool=kept))}
+    names = {
+        "plain": "published loop, plainly",
+        "fresh": "ours, a fresh batch each step",
+        "kept": f"ours, clean logits kept, each used {steps / kept:g} times",
+    }
+    if device.type == "cuda":
+        works["bf16"] = timed(ours(pool=kept, autocast="bfloat16"))
+        names["bf16"] = names["kept"] + ", bfloat16"
+    if device.type == "cuda":  # no forks beside a CUDA context
+        model = random_model(arch, device)
+        costs = {
+            name: Cost(statistics.median(work(model) for _ in range(args.repeats)), 0) for name, work in works.items()
+        }
+        seconds = {name: cost.seconds for name, cost in costs.items()}
+    else:
+        found = in_turns(works, lambda: random_model(arch, device), args.repeats)
+        seconds = {name: cost.result for name, cost in found.items()}
+    print(f"\na step, {arch}, batches of {batch}, {steps} steps, medians of {args.repeats}")
+    for name, value in seconds.items():
+        print(f"  {names[name]:58} {1000 * value / steps:9.1f} ms  {value / seconds['plain']:5.2f}")
+
+
+def memory(arch: str, batch: int, device: torch.device) -> None:
+    """Peak memory of a synthesis and of one training step at the same batch."""
+
+    def synthesis(model: Any) -> None:
+        synthesize(model, random_images(model, batch, 1, device), NoiseConfig(max_steps=3, eps=1e-30, pool=1))
+
+    def training(model: Any) -> None:
+        (images,) = random_images(model, batch, 1, device)
+        optimizer = torch.optim.AdamW(model.parameters())
+        for _ in range(3):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(images), torch.zeros(batch, dtype=torch.long, device=device)).backward()
+            optimizer.step()
+
+    works = {"synthesis": synthesis, "training": training}
+    if device.type == "cuda":
+        peaks = {}
+        for name, work in works.items():
+            model = random_model(arch, device)
+            torch.cuda.reset_peak_memory_stats(device)
+            work(model)
+            peaks[name] = torch.cuda.max_memory_allocated(device) / 2**20
+    else:
+        peaks = {name: cost.memory for name, cost in in_turns(works, lambda: random_model(arch, device), 1).items()}
+    print(
+        f"  peak memory: synthesis {peaks['synthesis']:.0f} MiB, a training step {peaks['training']:.0f} MiB"
+        + (" (the whole process's)" if device.type == "cpu" else "")
+    )
+
+
+# ---- a noise
+
+
+def digits_case(device: torch.device) -> Case:
+    """The demo's ViT, trained for 500 steps on 1297 digits; the other 500 judge."""
+    found = load_digits()
+    order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0))
+    images = torch.tensor(found.images / 16, dtype=torch.float32)[:, None].expand(-1, 3, -1, -1)[order]
+    images, labels = nn.functional.interpolate(images, size=32, mode="bilinear"), torch.tensor(found.target)[order]
+    model = random_model("vit_micro_patch8_32", torch.device("cpu"), 10).train()
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(500):
+        batch = torch.randint(1297, (64,), generator=generator)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()
+        optimizer.step()
+    right = (model.eval()(images[1297:]).argmax(1) == labels[1297:]).float().mean()
+    name = f"vit_micro_patch8_32 on digits ({100 * right:.1f}% of 500)"
+    return Case(name, lambda: model.to(device), images[:1297].to(device), images[1297:].to(device))
+
+
+def folder_case(arch: str, checkpoint: str, folder: str, args: argparse.Namespace, device: torch.device) -> Case:
+    """A checkpoint, and up to ``--images`` of an image folder; a tenth of them, at most 500, judge."""
+    classes = len([path for path in Path(folder).iterdir() if path.is_dir()])
+    model = load_model(arch, checkpoint, num_classes=args.num_classes or classes).to(device).eval()
+    size = (built_size(model) or (224, 224))[0]
+    found = image_folder(folder, Preprocessing(size, 0.875 if size >= 224 else 1.0, "bicubic").transform())
+    chosen = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))[: args.images].tolist()
+    images = torch.stack([found[index][0] for index in chosen]).to(device)
+    held = min(500, len(images) // 10)
+    return Case(
+        f"{arch} ({checkpoint}) on {len(images)} images of {folder}", lambda: model, images[held:], images[:held]
+    )
+
+
+class Run(NamedTuple):
+    """A solver's noise, when it had it, after how many updates, whether it stopped by itself; what it saw."""
+
+    noise: torch.Tensor
+    seconds: float
+    steps: int
+    stopped: bool
+    points: list[Point]
+
+
+def published(model: nn.Sequential, case: Case, args: argparse.Namespace, seed: int) -> Run:
+    """The plain loop to its own stop, its 3000 steps, or ``--seconds``."""
+    torch.manual_seed(seed)
+    loop, batches = PlainLoop(model, token_shape(model, case.images[:1]), eps=EPS), case.batches(args.batch_size, seed)
+    points: list[Point] = []
+    spent, steps, stopped = 0.0, 0, False
+    while steps < PUBLISHED_STEPS and spent < args.seconds and not stopped:
+        began = time.perf_counter()
+        moved, stopped = loop.step(next(batches))
+        spent += time.perf_counter() - began
+        steps += not stopped
+        points.append(Point(spent, float(centred(loop.noise.detach()).norm()), moved))
+    for parameter in model.parameters():
+        parameter.grad = None
+    return Run(loop.noise.detach(), spent, steps, stopped, points)
+
+
+def by_sphere(model: nn.Sequential, case: Case, args: argparse.Namespace, seed: int, steps: int) -> Run:
+    """The sphere solver with ``steps`` turns at most."""
+    points: list[Point] = []
+    began = time.perf_counter()
+
+    def note(step: Step) -> None:
+        points.append(Point(time.perf_counter() - began, step.norm, step.mse_probability))
+
+    config, generator = NoiseConfig(solver="sphere", max_steps=steps), torch.Generator().manual_seed(seed)
+    noise = synthesize(model, case.batches(args.batch_size, seed), config, on_step=note, generator=generator)
+    seconds = time.perf_counter() - began
+    return Run(noise.value.to(case.images.device), seconds, noise.steps, noise.steps < steps, points)
+
+
+def turns_within(model: nn.Sequential, case: Case, args: argparse.Namespace, seconds: float) -> int:
+    """Turns of the sphere solver that fit into ``seconds``, from what 2 and 10 of them take."""
+    two, ten = (by_sphere(model, case, args, 99, steps).seconds for steps in (2, 10))
+    return max(1, int((seconds - two) / max((ten - two) / 8, 1e-4)) + 2)
+
+
+def upper_bound(model: nn.Module, held_out: torch.Tensor, noise: torch.Tensor) -> float:
+    return measure(model, held_out.split(125), noise).mse_probability_upper
+
+
+def feasible_norm(model: nn.Module, held_out: torch.Tensor, noise: torch.Tensor) -> float:
+    """Norm of the centred ``noise``, shrunk by 2% until its upper bound on ``held_out`` is under EPS."""
+    value = centred(noise)
+    while upper_bound(model, held_out, value) >= EPS:
+        value = value * 0.98
+    return float(value.norm())
+
+
+def race(case: Case, args: argparse.Namespace) -> dict[str, list[Point]]:
+    """Both solvers on one model; prints what they reach and when, returns what was seen on the way."""
+    model, curves = case.make(), {}
+    print(f"\na noise, {case.name}, batches of {args.batch_size}, eps {EPS}, {len(case.held_out)} held out")
+    print(f"{'seed':>4} {'':28} {'updates':>8} {'seconds':>9} {'of theirs':>9}", end=" ")
+    print(f"{'norm':>7} {'bound':>7} {'feasible norm':>14}")
+    for seed in range(args.seeds):
+
+        def row(name: str, run: Run, whole: float, seed: int = seed) -> None:
+            print(
+                f"{seed:4} {name:28} {run.steps:8} {run.seconds:9.1f} {run.seconds / whole:9.3f} "
+                f"{float(centred(run.noise).norm()):7.1f} {upper_bound(model, case.held_out, run.noise):7.3f} "
+                f"{feasible_norm(model, case.held_out, run.noise):14.1f}",
+                flush=True,
+            )
+
+        theirs = published(model, case, args, seed)
+        whole = theirs.seconds if theirs.stopped else theirs.seconds / theirs.steps * PUBLISHED_STEPS
+        row("published" if theirs.stopped else "published, not there yet", theirs, whole)
+        if not theirs.stopped:
+            print(f"     (its {PUBLISHED_STEPS} steps: {whole:.0f} s, extrapolated; this is what shares are of)")
+        for share in SHARES:
+            turns = turns_within(model, case, args, share * whole)
+            if share * whole < args.seconds:
+                row(f"sphere, in {share:g} of it", by_sphere(model, case, args, seed, turns), whole)
+        ours = by_sphere(model, case, args, seed, turns_within(model, case, args, args.seconds))
+        row("sphere, to its end" if ours.stopped else f"sphere, {args.seconds:.0f} s", ours, whole)
+        gaussian = torch.randn(theirs.noise.shape, generator=torch.Generator().manual_seed(seed)).to(
+            theirs.noise.device
+        )
+        row("random", Run(gaussian * (ours.noise.norm() / gaussian.norm()), 0.0, 0, True, []), whole)
+        curves = curves or {"published loop": theirs.points, "sphere": ours.points}
+    return curves
+
+
+def picture(curves: dict[str, dict[str, list[Point]]], path: str) -> None:
+    """mse_probability and norm against seconds, a column a model."""
+    with canvas(path, 3.6 * len(curves), 5.0) as figure:
+        panels = figure.subplots(2, len(curves), squeeze=False, sharex="col")
+        for column, (case, lines) in enumerate(curves.items()):
+            for row, key in enumerate(("mse_probability", "norm")):
+                axes = panels[row][column]
+                for number, (name, points) in enumerate(lines.items()):
+                    seconds = [point.seconds for point in points]
+                    axes.plot(seconds, [getattr(p, key) for p in points], color=colour(number), label=name, lw=0.8)
+                axes.set_xscale("log")
+                axes.set_yscale("log")
+                for axis in (axes.xaxis, axes.yaxis):
+                    axis.set_major_formatter(lambda value, _: f"{value:g}")
+                    axis.set_minor_formatter(lambda value, _: "")
+                axes.set_ylabel(key if row == 0 else "norm (centred)")
+            panels[0][column].axhline(EPS, color="black", lw=0.8, ls="--")
+            panels[0][column].set_title(case)
+            panels[1][column].set_xlabel("seconds")
+        panels[0][0].legend()
+        figure.tight_layout()
+    print(f"\nsaved {path}")
+
+
+# ---- twenty rounds
+
+
+def rounds(args: argparse.Namespace, device: torch.device) -> None:
+    """20 rounds and 800 updates, put together from timed steps of a model with random weights."""
+    model, batch = random_model(args.rounds, device), args.batch_size
+    images = random_images(model, batch, 4, device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
+
+    def update() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            loss = model(images[0]).square().mean() + model(images[1]).square().mean()  # clean and noisy
+        loss.backward()
+        optimizer.step()
+
+    def seconds(work: Callable[[], object], times: int) -> float:
+        work()
+        wait(device)
+        began = time.perf_counter()
+        for _ in range(times):
+            work()
+        wait(device)
+        return (time.perf_counter() - began) / times
+
+    training = 800 * seconds(update, args.timed_steps // 10 or 1)
+    loop = PlainLoop(model, token_shape(model, images[0]), eps=0.0)
+    published = 20 * PUBLISHED_STEPS * seconds(lambda: loop.step(images[0]), args.timed_steps)
+    precision = "bfloat16" if device.type == "cuda" else "off"
+
+    def solver(name: str, steps: int) -> Callable[[], object]:
+        config = NoiseConfig(solver=name, max_steps=steps, eps=1e-30 if name == "paper" else EPS, patience=0, pool=4)
+        return lambda: synthesize(model, images, NoiseConfig(**{**vars(config), "autocast": precision}))
+
+    fast_step = 20 * PUBLISHED_STEPS * seconds(solver("paper", args.timed_steps), 1) / args.timed_steps
+    sphere = 20 * seconds(solver("sphere", args.turns), 1)
+    print(f"\n20 rounds and 800 updates, {args.rounds}, batches of {batch}: training alone {training / 60:.1f} min")
+    for name, cost in (
+        (f"published loop, {PUBLISHED_STEPS} steps a round, extrapolated from {args.timed_steps}", published),
+        (f"the same solver by our step ({precision} autocast), extrapolated likewise", fast_step),
+        (f"sphere, {args.turns} turns a round ({precision} autocast)", sphere),
+    ):
+        print(f"  {name:75} {(training + cost) / 60:8.1f} min")
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="speed.py synthesize", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--step-model", nargs="*", default=["vit_micro_patch8_32", "vit_small_patch16_224"], metavar="ARCH"
+    )
+    parser.add_argument("--step-batch", nargs="*", type=int, default=[64, 1], metavar="N", help="one for each")
+    parser.add_argument("--steps", type=int, default=16, help="timed steps (default: 16)")
+    parser.add_argument("--reuse", type=int, default=16, help="uses of a kept batch among them (default: 16)")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--case", nargs=3, action="append", default=[], metavar=("ARCH", "CHECKPOINT", "FOLDER"))
+    parser.add_argument("--num-classes", type=int, help="of the cases' checkpoints (default: the folder's classes)")
+    parser.add_argument("--images", type=int, default=5000, help="read of a case's folder (default: 5000)")
+    parser.add_argument("-b", "--batch-size", type=int, default=64, help="of a noise (default: 64)")
+    parser.add_argument("--seconds", type=float, default=100, help="for each solver and model (default: 100)")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--plot", metavar="FILE")
+    parser.add_argument("--rounds", metavar="ARCH", help="time a finetuning of 20 rounds with this model")
+    parser.add_argument("--timed-steps", type=int, default=200)
+    parser.add_argument("--turns", type=int, default=200, help="of the sphere solver a round, in --rounds")
+    args = parser.parse_args(argv)
+    device = torch.device(args.device)
+    print(describe_machine(args.device))
+    for arch, batch in zip(args.step_model, args.step_batch, strict=True):
+        a_step(args, arch, batch, device)
+        memory(arch, batch, device)
+    cases = [digits_case(device), *(folder_case(*case, args, device) for case in args.case)]
+    curves = {case.name.split(" (")[0]: race(case, args) for case in cases}
+    if args.plot:
+        picture(curves, args.plot)
+    if args.rounds:
+        rounds(args, device)

@@ -1,0 +1,128 @@
+"""Equation 6 from inside: the largest noise under eps, on a sphere whose radius follows the measured influence.
+
+Algorithm 1 starts far outside and stops at the first minibatch that happens to be under eps. Here the noise
+is feasible from the start and stays near the bound: each step turns it on its sphere towards a smaller logit
+distance (Adam), and the radius grows while mse_probability runs under eps and shrinks while it is over.
+
+What a transformer ignores for a trivial reason does not count: its layer norms take away each token's mean
+over the features, so that part of the noise could be endless without doing anything. It is projected out.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from .distributed import mean_over_ranks
+from .errors import NoiseError
+from .noise import NoiseConfig, Step
+from .probe import ONE_SIDED_95, OnStep, Probe, Trace
+from .solvers import Found
+
+_SMOOTHING = 0.8  # weight of the past in the running moments of mse_probability
+_GAIN, _MOST = 0.1, 0.1  # of the logarithm of the radius: a step's answer to the logarithm of aim / measured, its limit
+_BETA1, _BETA2, _TINY = 0.9, 0.99, 1e-12  # Adam's
+_EAGER = 40  # turns that are longer than the others, the first one twice as long
+_GROWN = 1.01  # what counts as growth for ``patience``
+_JUDGED = 256  # images that the final radius is set on
+_MARGIN = 1.5 * ONE_SIDED_95  # standard errors under eps there, so that other images agree most of the time
+_ROUNDING = 1e-5  # of a norm: what centring leaves of nothing
+_START_TESTS, _END_TESTS = 12, 20
+
+
+def centred(noise: torch.Tensor) -> torch.Tensor:
+    """``noise`` (1, *tokens, D) without each token's mean over its D features."""
+    return noise - noise.mean(dim=-1, keepdim=True)
+
+
+def _unit(noise: torch.Tensor) -> torch.Tensor:
+    noise = centred(noise)
+    return noise / noise.norm().clamp_min(_TINY)
+
+
+class _Adam:
+    """Adam's direction, scaled so that its root mean square is about 1 / sqrt(numel): a length of about 1."""
+
+    def __init__(self, like: torch.Tensor) -> None:
+        self.first, self.second, self.steps = torch.zeros_like(like), torch.zeros_like(like), 0
+
+    def __call__(self, gradient: torch.Tensor) -> torch.Tensor:
+        self.steps += 1
+        self.first.lerp_(gradient, 1 - _BETA1)
+        self.second.lerp_(gradient.square(), 1 - _BETA2)
+        scale = (self.second / (1 - _BETA2**self.steps)).sqrt() + _TINY
+        return self.first / (1 - _BETA1**self.steps) / scale / math.sqrt(gradient.numel())
+
+
+def sphere(probe: Probe, start: torch.Tensor, config: NoiseConfig, on_step: OnStep) -> Found:
+    """The solver; ``start`` gives the direction, and the norm where the search for the first radius begins.
+
+    It ends after ``config.max_steps`` turns, or when the norm has not grown by 1% within ``config.patience``
+    of them. Then the radius is set on fresh images, so that an upper bound of their mse_probability is under eps
+    (one and a half times as far from the mean as the one-sided 95% bound); ``stopped`` says that this went well.
+
+    Raises:
+        NoiseError: nothing of ``start`` is left once it is centred.
+    """
+    if not config.max_steps:
+        return Found(start, [], 0, False)
+    if not centred(start).norm() > _ROUNDING * start.norm():
+        raise NoiseError("start noise: expected one that differs within a token, found none left once it is centred.")
+    direction, trace, adam = _unit(start), Trace(probe.lag, on_step), _Adam(start)
+    radius, running = _first_radius(probe, direction, start.norm(), config, trace)
+    largest, grown_at = 0.0, 0
+    for _ in range(config.max_steps):
+        value = (direction * radius).requires_grad_(True)
+        pending, loss = probe.test(value, trace.begun)
+        gradient = mean_over_ranks(torch.autograd.grad(loss, value)[0])
+        turn = config.turn * (1 + max(0.0, 1 - adam.steps / _EAGER))
+        direction = _unit(direction - turn * adam(centred(gradient)))
+        running = torch.lerp(pending.moments, running, _SMOOTHING)
+        answer = _GAIN * (math.log(config.eps) - _bound(running).log())
+        radius = radius * answer.clamp(-_MOST, _MOST).exp().to(radius.dtype)
+        for tested, _ in trace.add(pending):
+            if tested.norm > _GROWN * largest:
+                largest, grown_at = tested.norm, tested.step
+        if config.patience and trace.begun - grown_at > config.patience:
+            break
+    for _ in trace.rest():
+        pass
+    value, last = _largest_under(probe, direction * radius, config, trace.begun)
+    trace.steps.append(last)
+    on_step(last)
+    return Found(value, trace.steps, adam.steps, last.mse_probability < config.eps)
+
+
+def _first_radius(
+    probe: Probe, direction: torch.Tensor, radius: torch.Tensor, config: NoiseConfig, trace: Trace
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A radius with a bound a little under eps, and the moments there; near zero the bound goes with its square."""
+    for _ in range(_START_TESTS):
+        with torch.no_grad():
+            pending, _ = probe.test(direction * radius, trace.begun)
+        for _ in [*trace.add(pending), *trace.rest()]:
+            pass
+        bound = float(_bound(pending.moments))
+        if config.eps / 2 <= bound < config.eps:
+            break
+        radius = radius * min(10.0, max(0.1, math.sqrt(0.8 * config.eps / bound)))
+    return radius, pending.moments
+
+
+def _bound(moments: torch.Tensor) -> torch.Tensor:
+    """What must be under eps on ``_JUDGED`` images, from the means of x and of x^2."""
+    deviation = (moments[1] - moments[0].square()).clamp_min(0).sqrt()
+    return (moments[0] + _MARGIN * deviation / math.sqrt(_JUDGED)).clamp_min(_TINY)
+
+
+def _largest_under(probe: Probe, value: torch.Tensor, config: NoiseConfig, step: int) -> tuple[torch.Tensor, Step]:
+    """``value`` shrunk until its bound on fresh images is under eps."""
+    pairs = probe.some(_JUDGED)
+    for _ in range(_END_TESTS):
+        moments, logits = probe.judge(pairs, value)
+        bound = float(_bound(moments))
+        if bound < config.eps:
+            break
+        value = value * min(0.97, max(0.7, (0.975 * config.eps / bound) ** 0.4))
+    return value, Step(step, float(moments[0]), logits, float(value.norm()))

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import small_vit
+
+from ns_easyrobust.errors import NoiseError, OptionError
+from ns_easyrobust.noise import NoiseConfig
+from ns_easyrobust.sphere import centred
+from ns_easyrobust.synthesis import measure, synthesize
+from ns_easyrobust.vit import encoder_noise
+
+SPHERE = NoiseConfig(solver="sphere", turn=0.1, max_steps=150)
+
+
+def shrunk_to_feasible(model, held_out, value, eps=0.03):
+    """The norm at which ``value``'s direction has its upper bound under eps, by plain search."""
+    value = centred(value)
+    while measure(model, held_out, value).mse_probability_upper >= eps:
+        value = value * 0.97
+    return float(value.norm())
+
+
+@pytest.fixture
+def held_out(digits):
+    return [digits[0][1297:]]
+
+
+def test_feasible_on_other_images_and_larger_than_the_others_where_they_are(trained, batches, held_out):
+    found = synthesize(trained, batches, SPHERE, held_out=held_out)
+    assert found.stopped
+    assert found.converged
+    assert found.held_out.agreement > 0.9
+    for other, factor in (("random", 3), ("paper", 1.2)):
+        noise = synthesize(trained, batches, NoiseConfig(solver=other))
+        assert found.norm > factor * shrunk_to_feasible(trained, held_out, noise.value), other
+    control = measure(trained, held_out, found.permuted(torch.Generator().manual_seed(0)).value)
+    assert control.mse_probability > 10 * found.held_out.mse_probability
+
+
+def test_a_shift_of_a_whole_token_does_nothing_and_does_not_count(trained, batches, held_out, digits):
+    """Layer norms take it away: noise of any norm could be had for nothing."""
+    shift = torch.randn(1, 16, 1, generator=torch.Generator().manual_seed(1)).expand(1, 16, 64) * 100
+    assert shift.norm() > 2000
+    assert measure(trained.double(), [held_out[0].double()], shift.double()).mse_probability < 1e-12
+    trained.float()
+    start = torch.randn(1, 16, 64, generator=torch.Generator().manual_seed(2)) + shift
+    noise = synthesize(trained, batches, replace(SPHERE, max_steps=20), start=start)
+    assert noise.value.mean(dim=-1).abs().max() < 1e-5
+    with pytest.raises(NoiseError, match="found none left once it is centred"):
+        synthesize(trained, batches, SPHERE, start=shift.contiguous())
+
+
+def test_the_same_seed_gives_the_same_noise_and_another_a_different_one(trained, batches):
+    def noise(seed):
+        generator = torch.Generator().manual_seed(seed)
+        return synthesize(trained, batches, replace(SPHERE, max_steps=15), generator=generator)
+
+    assert torch.equal(noise(1).value, noise(1).value)
+    one, other = noise(1).value.flatten(), noise(2).value.flatten()
+    assert abs(float(torch.nn.functional.cosine_similarity(one, other, dim=0))) < 0.2
+
+
+def test_turning_is_what_makes_it_large(trained, batches):
+    still = synthesize(trained, batches, replace(SPHERE, turn=1e-9))
+    assert synthesize(trained, batches, SPHERE).norm > 3 * still.norm
+
+
+def test_it_ends_where_it_no_longer_grows(trained, batches):
+    patient = synthesize(trained, batches, replace(SPHERE, turn=1e-9, patience=20, max_steps=1000))
+    assert patient.steps < 200
+    assert synthesize(trained, batches, replace(SPHERE, turn=1e-9, patience=0, max_steps=200)).steps == 200
+
+
+def test_no_steps_leave_the_start_as_it_is(trained, batches):
+    start = torch.full((1, 16, 64), 5.0)
+    noise = synthesize(trained, batches, replace(SPHERE, max_steps=0), start=start)
+    assert torch.equal(noise.value, start)
+    assert (noise.steps, noise.stopped, noise.trace) == (0, False, ())
+
+
+def test_a_model_that_ignores_its_noise_ends_too(batches):
+    model = small_vit()
+    torch.nn.init.zeros_(model[1].head.weight)
+    noise = synthesize(model, batches, replace(SPHERE, max_steps=10))
+    assert noise.mse_probability == 0
+    assert torch.isfinite(noise.value).all()
+
+
+def test_tokens_on_a_grid_and_half_precision(batches):
+    noise = synthesize(small_vit(arch="swin_micro_patch2_32"), batches[:2], replace(SPHERE, max_steps=3))
+    assert noise.value.shape == (1, 256, 24)
+    half = synthesize(small_vit(), batches[:2], replace(SPHERE, max_steps=3, autocast="bfloat16"))
+    assert torch.isfinite(half.value).all()
+    assert half.value.dtype == torch.float32
+
+
+def test_nan_is_told(batches):
+    model = small_vit()
+    model[1].head.bias.data[0] = torch.nan
+    with pytest.raises(NoiseError, match="expected finite logits"):
+        synthesize(model, batches, SPHERE)
+
+
+def test_its_noise_is_what_was_measured(trained, batches):
+    """The last number of the trace is that of the noise that is returned, on images of the stream."""
+    noise = synthesize(trained, batches, replace(SPHERE, max_steps=20, pool=4))
+    images = torch.cat([images for images, _ in batches[4:8]])  # the pool took the first four
+    with torch.no_grad():
+        clean = trained(images).softmax(1)
+        with encoder_noise(trained, noise.value):
+            noisy = trained(images).softmax(1)
+    assert noise.mse_probability == pytest.approx(float((noisy - clean).square().sum(1).mean()), rel=1e-4)
+    assert noise.trace[-1].norm == pytest.approx(noise.norm, rel=1e-5)
+
+
+def test_a_turn_must_be_positive():
+    with pytest.raises(OptionError, match="noise turn: expected a number > 0"):
+        NoiseConfig(turn=0)
