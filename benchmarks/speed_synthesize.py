@@ -38,7 +38,7 @@ from ns_easyrobust.synthesis import measure, synthesize
 from ns_easyrobust.vit import built_size, token_shape
 
 EPS, PUBLISHED_STEPS = 0.03, 3000
-SHARES = (0.1, 0.3, 1.0)  # of the published loop's time
+TURNS = (10, 20, 40, 80, 160)  # of the sphere solver; then to its end
 Batches = Iterator[torch.Tensor]
 
 
@@ -244,12 +244,6 @@ def by_sphere(model: nn.Sequential, case: Case, args: argparse.Namespace, seed: 
     return Run(noise.value.to(case.images.device), seconds, noise.steps, noise.steps < steps, points)
 
 
-def turns_within(model: nn.Sequential, case: Case, args: argparse.Namespace, seconds: float) -> int:
-    """Turns of the sphere solver that fit into ``seconds``, from what 2 and 10 of them take."""
-    two, ten = (by_sphere(model, case, args, 99, steps).seconds for steps in (2, 10))
-    return max(1, int((seconds - two) / max((ten - two) / 8, 1e-4)) + 2)
-
-
 def upper_bound(model: nn.Module, held_out: torch.Tensor, noise: torch.Tensor) -> float:
     return measure(model, held_out.split(125), noise).mse_probability_upper
 
@@ -283,12 +277,13 @@ def race(case: Case, args: argparse.Namespace) -> dict[str, list[Point]]:
         row("published" if theirs.stopped else "published, not there yet", theirs, whole)
         if not theirs.stopped:
             print(f"     (its {PUBLISHED_STEPS} steps: {whole:.0f} s, extrapolated; this is what shares are of)")
-        for share in SHARES:
-            turns = turns_within(model, case, args, share * whole)
-            if share * whole < args.seconds:
-                row(f"sphere, in {share:g} of it", by_sphere(model, case, args, seed, turns), whole)
-        ours = by_sphere(model, case, args, seed, turns_within(model, case, args, args.seconds))
-        row("sphere, to its end" if ours.stopped else f"sphere, {args.seconds:.0f} s", ours, whole)
+        for turns in TURNS:
+            ours = by_sphere(model, case, args, seed, turns)
+            row(f"sphere, {turns} turns", ours, whole)
+            if ours.seconds > args.seconds / 3:
+                break
+        ours = by_sphere(model, case, args, seed, max(turns, int(args.seconds * turns / ours.seconds)))
+        row("sphere, to its end" if ours.stopped else f"sphere, about {args.seconds:.0f} s", ours, whole)
         gaussian = torch.randn(theirs.noise.shape, generator=torch.Generator().manual_seed(seed)).to(
             theirs.noise.device
         )

@@ -314,6 +314,13 @@ def add_nullspace_args(parser: argparse.ArgumentParser) -> None:
     add_noise_args(parser)
 
 
+def check_noise_args(args: argparse.Namespace) -> None:
+    """Raise OptionError for values of the noise's flags that are out of range, before anything is built."""
+    config_from_args(args)
+    if args.ns_interval < 1:
+        raise OptionError(f"--ns-interval: expected a number of steps >= 1, found {args.ns_interval}.")
+
+
 def config_from_args(args: argparse.Namespace) -> NoiseConfig:
     """The noise settings among parsed flags."""
     return NoiseConfig(**{setting.name: getattr(args, f"ns_{setting.name}") for setting in fields(NoiseConfig)})

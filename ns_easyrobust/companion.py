@@ -16,7 +16,7 @@ from torch import nn
 
 from .augment import NullspaceAugmentation, augmentation_from_args, augmentation_names
 from .distributed import rank
-from .errors import OptionError
+from .errors import DataError, OptionError
 from .tracing import Watch
 from .vit import unwrap
 
@@ -105,6 +105,21 @@ def add_script_args(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _check_loader(loader: Any, steps: int) -> None:
+    """Raise where an epoch would train nothing, and say where it is shorter than asked."""
+    if steps < 0:
+        raise OptionError(f"--epoch-steps: expected a number of batches >= 0, found {steps}.")
+    if not hasattr(loader, "__len__"):
+        return
+    if not len(loader):
+        raise DataError(
+            f"too few images for one batch: expected at least {getattr(loader, 'batch_size', 'a batch of')} for each "
+            "process, found fewer. Lower the batch size."
+        )
+    if steps > len(loader):
+        _logger.warning("--epoch-steps %d: an epoch of these images has %d batches, and ends there", steps, len(loader))
+
+
 @contextmanager
 def _skips_count(loss: CompanionLoss) -> Iterator[None]:
     """A step that the gradient scaler skips, for gradients that are not finite, is a step too."""
@@ -137,6 +152,8 @@ def nullspace_augmented(train_one_epoch: Trainer) -> Trainer:
         ModelError: the model has no single patch embedding, or a loss is handed logits that cannot
             be traced to images (:func:`~ns_easyrobust.tracing.rows_behind`).
     """
+    if getattr(train_one_epoch, "is_nullspace_augmented", False):
+        return train_one_epoch
     of_model: dict[nn.Module, CompanionLoss] = {}  # the one at work
 
     @functools.wraps(train_one_epoch)
@@ -151,6 +168,7 @@ def nullspace_augmented(train_one_epoch: Trainer) -> Trainer:
         **options: Any,
     ) -> Any:
         batches, steps = loader, getattr(args, "epoch_steps", 0)
+        _check_loader(loader, steps)
         loader = FirstBatches(loader, steps) if steps else loader
         for name, choices in (
             ("aug", augmentation_names()),
@@ -177,4 +195,5 @@ def nullspace_augmented(train_one_epoch: Trainer) -> Trainer:
         finally:
             hook.remove()
 
+    augmented.is_nullspace_augmented = True  # type: ignore[attr-defined]
     return augmented  # type: ignore[return-value]

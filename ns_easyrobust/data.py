@@ -189,26 +189,28 @@ class FolderPart(Dataset[Any]):
         replace_bad: take the next image that can be decoded instead of one that cannot; else DataError.
 
     Attributes:
-        replaced: how often that was done, in all data workers.
+        replaced: (images of the folder,), 1 where that was done, by any data worker.
     """
 
     def __init__(
         self, dataset: ImageFolder, indices: Sequence[int], transform: Any, *, replace_bad: bool = False
     ) -> None:
         self.dataset, self.indices, self.transform = dataset, list(indices), transform
-        self.replace_bad, self.replaced = replace_bad, torch.zeros(1, dtype=torch.int64).share_memory_()
+        self.replace_bad, self.replaced = replace_bad, torch.zeros(len(dataset), dtype=torch.uint8).share_memory_()
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, item: int) -> tuple[Any, int]:
         for other in range(len(self)):
-            path, label = self.dataset.samples[self.indices[(item + other) % len(self)]]
+            index = self.indices[(item + other) % len(self)]
+            path, label = self.dataset.samples[index]
             try:
                 return self.transform(self.dataset.loader(path)), label
             except DataError as error:
                 if not self.replace_bad:
                     raise
-                self.replaced += 1
-                _logger.warning("%s Took the next one.", error.line)
+                if not self.replaced[index]:
+                    _logger.warning("%s Took the next one.", error.line)
+                self.replaced[index] = 1
         raise DataError(f"{self.dataset.root}: expected images, found none that can be decoded. Mend the folder.")

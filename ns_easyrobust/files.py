@@ -65,7 +65,7 @@ def new_run_folder(path: str | Path, marks: tuple[str, ...]) -> Path:
     if present:
         raise OutputError(
             f"{path} already holds a run: expected an empty or new folder, found {present[0]}. "
-            "Choose another --experiment or --output, or move the old run away."
+            "Choose another --experiment or --output, move the old run away, or go on with it by --resume auto."
         )
     return path
 

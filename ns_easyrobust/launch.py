@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import logging
+import re
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -56,8 +57,8 @@ def load_script(path: Path) -> ModuleType:
     if not path.is_file():
         raise OptionError(f"{path}: expected an EasyRobust training script, found no file. Check the path.")
     spec = importlib.util.spec_from_file_location(_NAME, path)
-    assert spec is not None
-    assert spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise OptionError(f"{path}: expected an EasyRobust training script, found no Python file. Check the path.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[_NAME] = module
     try:
@@ -75,9 +76,13 @@ def load_script(path: Path) -> ModuleType:
     return module
 
 
-def _add_flags(module: Any) -> None:
-    add_nullspace_args(module.parser)
-    add_script_args(module.parser)
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    """Ours, but for those of a script that has them already, from the three lines of the docs."""
+    present = parser._option_string_actions
+    if "--ns-interval" not in present:
+        add_nullspace_args(parser)
+    if "--ns-branch" not in present:
+        add_script_args(parser)
 
 
 def launch(script: Path, flags: list[str], *, device: str = "auto", downloads: Path | None = None) -> None:
@@ -88,7 +93,8 @@ def launch(script: Path, flags: list[str], *, device: str = "auto", downloads: P
         downloads: folder with files that the script would download.
 
     Raises:
-        UserError: about the script, the device, the model or the noise; the script's own errors come as they are.
+        UserError: about the script, the device, the model, the noise, or files that its flags name; the script's
+            other errors come as they are.
     """
     argv, path = sys.argv, list(sys.path)
     with ExitStack() as undo:
@@ -102,11 +108,39 @@ def launch(script: Path, flags: list[str], *, device: str = "auto", downloads: P
         sys.argv = [str(script), *flags]
         module: Any = load_script(script)
         register()
-        _add_flags(module)
+        _add_flags(module.parser)
         mend(module)
         module.train_one_epoch = nullspace_augmented(module.train_one_epoch)
         _leave_logging_to_the_script()
-        module.main()
+        try:
+            module.main()
+        except (OSError, RuntimeError, IndexError) as error:
+            if (mistake := _in_words(script, error)) is not None:
+                raise mistake from error
+            raise
+
+
+# What a script's own errors mean for its flags: type, pattern, message.
+_SAYINGS: tuple[tuple[type[Exception], str, str], ...] = (
+    (RuntimeError, r"^Unknown model \((.*)\)", "--model: expected a name that timm knows, found {0}. Correct it."),
+    (
+        IndexError,
+        r"^Target (\d+) is out of bounds",
+        "--num-classes: expected more classes than the label {0} of the images, found no more. Give their number.",
+    ),
+)
+
+
+def _in_words(script: Path, error: Exception) -> OptionError | None:
+    """A user's mistake as one line; None for what may be a fault of the script's, whose traceback helps."""
+    if isinstance(error, FileNotFoundError) or (isinstance(error, OSError) and error.filename is not None):
+        reason = (error.strerror or "no such file or directory").lower()
+        found = f"{reason}: {error.filename or 'its log names it above'}"
+        return OptionError(f"{script}: expected the files of its flags, found {found}. Correct the flag.")
+    for kind, pattern, message in _SAYINGS:
+        if type(error) is kind and (match := re.search(pattern, str(error))):
+            return OptionError(message.format(*match.groups()))
+    return None
 
 
 def _leave_logging_to_the_script() -> None:

@@ -35,7 +35,9 @@ class NoiseConfig:
     cosine_steps: int = _option(0, "length of a cosine schedule of lr; 0 keeps lr constant")
     solver: str = _option("paper", "how the noise is found", choices=("paper", "sphere", "random"))
     turn: float = _option(0.05, "sphere: length of a step, in radii")
-    patience: int = _option(100, "sphere: stop when the norm has not grown by 1% in so many steps; 0 never stops")
+    patience: int = _option(
+        100, "sphere: stop when the norm has not grown by a hundredth in so many steps; 0 never stops"
+    )
     minibatch: int = _option(0, "images of a batch that a step uses, the rest in the steps after it; 0 uses all")
     pool: int = _option(-1, "batches kept with their clean logits and used again; -1: 32 for sphere, none for others")
     reuse: int = _option(0, "uses of a kept batch before a fresh one takes its place; 0 keeps it for good")

@@ -70,7 +70,7 @@ class Data:
     holdout: Any  # None unless --select train-holdout
     steps_per_epoch: int
     digest: str  # of the image folders
-    replaced: torch.Tensor  # (1,) training images that could not be decoded, so far on this rank
+    replaced: torch.Tensor  # 1 for each image of train/ that could not be decoded so far, on this rank
 
 
 def build_model(args: argparse.Namespace, device: torch.device) -> tuple[NormalizedModel, ModelEmaV2 | None]:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import random
+import zipfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -53,12 +54,29 @@ def find_state(folder: Path) -> dict[str, Any] | None:
     found = [folder / name for name in reversed(FILES) if (folder / name).exists()]
     for path in found:
         try:
+            _require_undamaged(path)
             return read_file(path, str(path))[1]
         except CheckpointError as error:
-            _logger.warning("%s Going back to the one before.", error.line)
+            _logger.warning("%s", error.line)
     if found:
-        raise CheckpointError(f"{folder}: expected a state to resume from, found {len(found)} damaged. Start anew.")
+        raise CheckpointError(
+            f"{folder}: expected a state to resume from, found {len(found)} damaged. Start another --experiment, from "
+            "last.pth.tar by --initial-checkpoint if it is good."
+        )
     return None
+
+
+def _require_undamaged(path: Path) -> None:
+    """Compare the checksums that ``torch.save`` has written; ``torch.load`` does not look at them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
+        broken = str(error)
+    if broken is not None:
+        raise CheckpointError(
+            f"{path}: expected a whole state, found a damaged one ({broken}). The one before is taken."
+        )
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

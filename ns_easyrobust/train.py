@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
-from .augment import augmentation_from_args
+from .augment import augmentation_from_args, check_noise_args
 from .distributed import (
     broadcast_object,
     is_first,
@@ -37,7 +37,7 @@ from .distributed import (
     sum_over_ranks,
     world_size,
 )
-from .errors import OptionError, TrainingError
+from .errors import OptionError, OutputError, TrainingError
 from .files import new_run_folder, write_text
 from .noise import Step
 from .options import build_parser, parse_with
@@ -133,7 +133,7 @@ def _train_epoch(run: Run, stream: Iterator[Any], steps: int, bar: Any) -> dict[
         run.scheduler.step_update(num_updates=at.step, metric=at.clean / at.epoch_step)
         bar.set_postfix(loss=f"{clean:.3f}", noisy=f"{companion:.3f}", refresh=False)
         bar.update()
-        if at.epoch_step % args.log_interval == 0:
+        if at.epoch_step % args.log_interval == 0 or at.epoch_step == steps:
             run.track({"loss": clean, "noisy_loss": companion, "lr": run.optimizer.param_groups[0]["lr"]})
         if bar.disable and at.epoch_step % args.log_interval == 0:
             of = f"step {at.step} of {run.last_step}, {run.seconds_to_go:.0f} s to go"
@@ -143,7 +143,7 @@ def _train_epoch(run: Run, stream: Iterator[Any], steps: int, bar: Any) -> dict[
         if run.stop.agreed:
             raise run.stop.error(run.folder)
     metrics = {"loss": at.clean / steps, "noisy_loss": at.companion / steps}
-    if replaced := int(sum_over_ranks(run.data.replaced.to(run.device, copy=True))):
+    if replaced := int(sum_over_ranks(run.data.replaced.to(run.device, torch.int32)).count_nonzero()):
         _logger.warning("epoch %d: %d unreadable images were replaced so far", at.epoch, replaced)
     return metrics | run.noise_numbers | {"lr": run.optimizer.param_groups[0]["lr"]}
 
@@ -199,6 +199,11 @@ def _resumed(args: argparse.Namespace, folder: Path) -> dict[str, Any] | None:
         raise OptionError("--resume auto: expected --experiment, the run's folder in --output, found none. Name it.")
     state = find_state(folder) if rank() == 0 else None
     state = broadcast_object(state)
+    if state is None and any((folder / name).exists() for name in RUN_FILES):
+        raise OutputError(
+            f"--resume auto: expected a state in {folder}, found a run without one. Choose another --experiment, and "
+            "--initial-checkpoint last.pth.tar to go on from its weights."
+        )
     if state is None:
         _logger.info("--resume auto: %s holds no state yet, starting anew", folder)
     return state
@@ -211,6 +216,7 @@ def train(args: argparse.Namespace) -> Path:
         UserError: something about the flags, the data, the checkpoint or the output folder.
     """
     torch.backends.cudnn.benchmark = True
+    check_noise_args(args)
     with Stop() as stop, process_group(pick_device(args.device)) as device, ExitStack() as bars:
         name = args.experiment or f"{time.strftime('%Y%m%d-%H%M%S')}-{args.model}"
         folder = Path(args.output) / name

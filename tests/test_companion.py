@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ns_easyrobust.augment import NullspaceAugmentation, add_nullspace_args, config_from_args
 from ns_easyrobust.companion import FirstBatches, add_script_args, nullspace_augmented
-from ns_easyrobust.errors import ModelError, OptionError
+from ns_easyrobust.errors import DataError, ModelError, OptionError
 
 
 @pytest.fixture
@@ -243,3 +243,27 @@ def test_an_ensemble_is_refused(data):
             0, model, loader(data), torch.optim.SGD(model.parameters(), 0.0), F.cross_entropy, args
         )
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_an_epoch_that_would_train_nothing_is_refused_and_a_short_one_told(data, caplog):
+    run = nullspace_augmented(epoch_of(plain))
+    model = small_vit()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def epoch(batch_size, *flags):
+        batches = DataLoader(data, batch_size=batch_size, drop_last=True)
+        run(0, model, batches, optimizer, nn.CrossEntropyLoss(), parsed(*flags))
+
+    with pytest.raises(DataError, match="too few images for one batch: expected at least 64"):
+        epoch(64)
+    with pytest.raises(OptionError, match="--epoch-steps: expected a number of batches >= 0, found -1"):
+        epoch(8, "--epoch-steps", "-1")
+    epoch(8, "--epoch-steps", "6")
+    assert "an epoch of these images" not in caplog.text
+    epoch(8, "--epoch-steps", "7")
+    assert "--epoch-steps 7: an epoch of these images has 6 batches" in caplog.text
+
+
+def test_a_function_that_is_augmented_already_is_left_as_it_is():
+    run = nullspace_augmented(epoch_of(plain))
+    assert nullspace_augmented(run) is run

@@ -136,17 +136,54 @@ def test_help_is_the_scripts_and_ours(capsys, tmp_path):
     ("text", "message"),
     [
         (None, "expected an EasyRobust training script, found no file"),
+        ("no suffix", "expected an EasyRobust training script, found no Python file"),
         ("import argparse\nparser = argparse.ArgumentParser()\ndef main(): pass\n", "found no train_one_epoch"),
         ("import a_module_that_is_not_there\n", "found no module 'a_module_that_is_not_there'"),
     ],
 )
 def test_what_is_no_such_script(tmp_path, capsys, text, message):
-    path = tmp_path / "main.py"
+    path = tmp_path / ("main" if text == "no suffix" else "main.py")
     if text is not None:
         path.write_text(text)
     assert cli.main(["launch", str(path), "--device", "cpu"]) == 2
     assert message in capsys.readouterr().err
     assert "easyrobust_script" not in sys.modules
+
+
+def test_a_script_with_the_three_lines_is_launched_too(images, tmp_path):
+    text = SCRIPT.read_text()
+    lines = "from ns_easyrobust import add_nullspace_args, nullspace_augmented\nadd_nullspace_args(parser)\n"
+    lines += "train_one_epoch = nullspace_augmented(train_one_epoch)\n"
+    where = text.index('if __name__ == "__main__"') if 'if __name__ == "__main__"' in text else len(text)
+    own = tmp_path / "own.py"
+    own.write_text(text[:where] + lines + text[where:])
+    said = ran(words(images, "--aug", "nullspace", "-j", "0", script=own), tmp_path)
+    assert said.count("noise 1: ") == 1
+    assert len(re.findall(r"--aug: step \d: loss", said)) == 6
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data_dir", "nowhere"], "found no such file or directory: nowhere"),
+        (["--model", "vit_micro"], "--model: expected a name that timm knows, found vit_micro"),
+        (["--resume", "auto"], "found no such file or directory: its log names it above"),
+        (["-c", "no.yaml"], "found no such file or directory: no.yaml"),
+    ],
+)
+def test_mistakes_in_a_scripts_flags_end_in_one_line(images, flags, message):
+    done = in_a_fork(words(images, "-j", "0", *flags), images.parent)
+    assert done.returncode == 2
+    assert message in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_labels_beyond_the_classes_are_told(images, tmp_path):
+    narrow = tmp_path / "narrow.py"
+    narrow.write_text(SCRIPT.read_text().replace('"num_classes": 10', '"num_classes": 5'))
+    done = in_a_fork(words(images, "-j", "0", script=narrow), tmp_path)
+    assert done.returncode == 2
+    assert "--num-classes: expected more classes than the label" in done.stderr.splitlines()[-1]
 
 
 def test_a_model_without_a_patch_embedding_is_refused(images):

@@ -264,10 +264,32 @@ def test_a_damaged_state_falls_back_to_the_one_before(tmp_path, caplog):
     newest.write_bytes(newest.read_bytes()[:-200])
     assert find_state(tmp_path)["step"] == 0
     assert "state.pth.tar" in caplog.text
-    assert "Going back to the one before" in caplog.text
+    assert "The one before is taken" in caplog.text
     (tmp_path / FILES[0]).write_bytes(b"PK")
     with pytest.raises(CheckpointError, match="found 2 damaged"):
         find_state(tmp_path)
+
+
+def test_bits_that_turned_over_on_the_disk_are_seen(tmp_path, caplog):
+    """``torch.load`` reads them as good weights."""
+    for step in range(2):
+        save_state(tmp_path, {"step": step, "weights": torch.zeros(5000)})
+    newest = tmp_path / "state.pth.tar"
+    content = bytearray(newest.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(255 - byte for byte in content[middle : middle + 64])
+    newest.write_bytes(content)
+    assert torch.load(newest, weights_only=True)["weights"].any()
+    assert find_state(tmp_path)["step"] == 0
+    assert "state.pth.tar: expected a whole state, found a damaged one" in caplog.text
+
+
+def test_a_run_without_its_states_is_not_begun_anew(words, tmp_path):
+    flags = [*words[1:], "--experiment", "cut", "-j", "0", "--max-steps", "2", "--aug", "none"]
+    train(parse_args(flags))
+    (tmp_path / "cut" / "state.pth.tar").unlink()
+    with pytest.raises(OutputError, match="expected a state in cut, found a run without one"):
+        train(parse_args(flags))
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not Path("/bin/mount").exists(), reason="needs root to mount a small disk")
