@@ -7,7 +7,6 @@ decay. It shares nothing with the package.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -47,11 +46,3 @@ class PlainLoop:
         (noisy - clean).square().sum(-1).mean().backward()
         self.optimizer.step()
         return moved, False
-
-    def run(self, batches: Iterator[torch.Tensor], steps: int) -> tuple[int, bool]:
-        """Up to ``steps`` steps; how many were made, and whether the last test was under eps."""
-        for done in range(steps):
-            _, stopped = self.step(next(batches))
-            if stopped:
-                return done, True
-        return steps, False

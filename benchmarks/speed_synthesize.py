@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from plain_synthesis import PlainLoop
 from sklearn.datasets import load_digits
-from timing import Cost, in_turns
+from timing import in_turns
 from torch import nn
 
 from ns_easyrobust.checkpoints import load_model
@@ -125,23 +125,23 @@ def a_step(args: argparse.Namespace, arch: str, batch: int, device: torch.device
         names["bf16"] = names["kept"] + ", bfloat16"
     if device.type == "cuda":  # no forks beside a CUDA context
         model = random_model(arch, device)
-        costs = {
-            name: Cost(statistics.median(work(model) for _ in range(args.repeats)), 0) for name, work in works.items()
-        }
-        seconds = {name: cost.seconds for name, cost in costs.items()}
+        runs = [{name: work(model) for name, work in works.items()} for _ in range(args.repeats)]
+        seconds = {name: statistics.median(run[name] for run in runs) for name in works}
     else:
         found = in_turns(works, lambda: random_model(arch, device), args.repeats)
-        seconds = {name: cost.result for name, cost in found.items()}
+        seconds = {name: statistics.median(cost.result) for name, cost in found.items()}
     print(f"\na step, {arch}, batches of {batch}, {steps} steps, medians of {args.repeats}")
     for name, value in seconds.items():
         print(f"  {names[name]:58} {1000 * value / steps:9.1f} ms  {value / seconds['plain']:5.2f}")
 
 
 def memory(arch: str, batch: int, device: torch.device) -> None:
-    """Peak memory of a synthesis and of one training step at the same batch."""
+    """Peak memory of a synthesis with a pool of 32 batches, and of training steps at the same batch."""
 
     def synthesis(model: Any) -> None:
-        synthesize(model, random_images(model, batch, 1, device), NoiseConfig(max_steps=3, eps=1e-30, pool=1))
+        (images,) = random_images(model, batch, 1, device)
+        batches = (images.clone() for _ in range(40))
+        synthesize(model, batches, NoiseConfig(max_steps=34, eps=1e-30, pool=32))
 
     def training(model: Any) -> None:
         (images,) = random_images(model, batch, 1, device)
@@ -162,7 +162,7 @@ def memory(arch: str, batch: int, device: torch.device) -> None:
     else:
         peaks = {name: cost.memory for name, cost in in_turns(works, lambda: random_model(arch, device), 1).items()}
     print(
-        f"  peak memory: synthesis {peaks['synthesis']:.0f} MiB, a training step {peaks['training']:.0f} MiB"
+        f"  peak memory: synthesis with a pool of 32 {peaks['synthesis']:.0f} MiB, training {peaks['training']:.0f} MiB"
         + (" (the whole process's)" if device.type == "cpu" else "")
     )
 
@@ -342,23 +342,29 @@ def rounds(args: argparse.Namespace, device: torch.device) -> None:
         return (time.perf_counter() - began) / times
 
     training = 800 * seconds(update, args.timed_steps // 10 or 1)
-    loop = PlainLoop(model, token_shape(model, images[0]), eps=0.0)
-    published = 20 * PUBLISHED_STEPS * seconds(lambda: loop.step(images[0]), args.timed_steps)
     precision = "bfloat16" if device.type == "cuda" else "off"
+    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision != "off")
 
-    def solver(name: str, steps: int) -> Callable[[], object]:
-        config = NoiseConfig(solver=name, max_steps=steps, eps=1e-30 if name == "paper" else EPS, patience=0, pool=4)
-        return lambda: synthesize(model, images, NoiseConfig(**{**vars(config), "autocast": precision}))
+    def published_step() -> None:
+        loop.step(images[0])
 
-    fast_step = 20 * PUBLISHED_STEPS * seconds(solver("paper", args.timed_steps), 1) / args.timed_steps
-    sphere = 20 * seconds(solver("sphere", args.turns), 1)
+    loop = PlainLoop(model, token_shape(model, images[0]), eps=0.0)
+    published = 20 * PUBLISHED_STEPS * seconds(published_step, args.timed_steps)
+    with autocast:
+        published_half = 20 * PUBLISHED_STEPS * seconds(published_step, args.timed_steps)
+    steps = max(args.timed_steps, 64)  # 32 of them fill the pool
+    paper = NoiseConfig(max_steps=steps, eps=1e-30, pool=32, autocast=precision)
+    fast_step = 20 * PUBLISHED_STEPS * seconds(lambda: synthesize(model, images, paper), 1) / steps
+    fast = NoiseConfig(solver="sphere", max_steps=args.turns, patience=0, autocast=precision)
+    sphere = 20 * seconds(lambda: synthesize(model, images, fast), 1)
     print(f"\n20 rounds and 800 updates, {args.rounds}, batches of {batch}: training alone {training / 60:.1f} min")
     for name, cost in (
-        (f"published loop, {PUBLISHED_STEPS} steps a round, extrapolated from {args.timed_steps}", published),
-        (f"the same solver by our step ({precision} autocast), extrapolated likewise", fast_step),
-        (f"sphere, {args.turns} turns a round ({precision} autocast)", sphere),
+        (f"published loop, {PUBLISHED_STEPS} steps a round, float32, extrapolated from {args.timed_steps}", published),
+        (f"published loop under autocast ({precision}), extrapolated likewise", published_half),
+        (f"the same solver by our step, autocast {precision}, pool of 32, extrapolated from {steps}", fast_step),
+        (f"sphere, {args.turns} turns a round, autocast {precision}, pool of 32", sphere),
     ):
-        print(f"  {name:75} {(training + cost) / 60:8.1f} min")
+        print(f"  {name:85} {(training + cost) / 60:8.1f} min")
 
 
 def main(argv: list[str]) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 
 
 class Cost(NamedTuple):
-    """Wall time in seconds, peak resident memory in MiB, and what the work returned."""
+    """Wall time in seconds, peak resident memory in MiB, and what the work returned: of several runs a list."""
 
     seconds: float
     memory: float
@@ -55,12 +55,12 @@ def measured(work: Work, make_model: Callable[[], nn.Module]) -> Cost:
 
 
 def in_turns(works: dict[str, Work], make_model: Callable[[], nn.Module], repeats: int) -> dict[str, Cost]:
-    """The median time of each, measured A B A B ..., the largest peak, and the last result."""
+    """The median time of each, measured A B A B ..., the largest peak, and all results."""
     costs: dict[str, list[Cost]] = {name: [] for name in works}
     for _ in range(repeats):
         for name, work in works.items():
             costs[name].append(measured(work, make_model))
     return {
-        name: Cost(statistics.median(c.seconds for c in found), max(c.memory for c in found), found[-1].result)
+        name: Cost(statistics.median(c.seconds for c in found), max(c.memory for c in found), [c.result for c in found])
         for name, found in costs.items()
     }

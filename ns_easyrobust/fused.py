@@ -38,7 +38,8 @@ def fused_attention(model: nn.Module) -> Iterator[int]:
     """``scaled_dot_product_attention`` in the attentions of ``model`` (in eval mode: dropout is left out) for the body.
 
     Only ViT's and DeiT's of timm 0.5.4 are swapped; attentions with a position bias (Swin, BEiT), a changed
-    ``forward`` or hooks inside stay as they are. The same function to rounding. Yields how many were swapped.
+    ``forward`` or hooks inside stay as they are. The same function to rounding; on GPUs the fused backward may add in
+    another order each time. Yields how many were swapped.
     """
     swapped = [module for module in model.modules() if _is_plain(module)]
     for module in swapped:

@@ -100,8 +100,8 @@ class Noise:
         mse_probability: on the last minibatch tested, before the last update where the steps
             ran out; nan for a permuted noise.
         steps: updates made (for the random baseline: times it was shrunk).
-        stopped: mse_probability fell under eps on a minibatch, before the steps ran out; sphere: on the fresh
-            images that its last radius was set on.
+        stopped: mse_probability fell under eps on a minibatch, before the steps ran out; sphere: its
+            bound is under eps on the images of the stream that its last radius was set on.
         held_out: its influence on images that it was not fitted to, or None.
         trace: every step tested.
         config: the settings it was made with.

@@ -50,7 +50,7 @@ def _ended(noise: Noise, max_steps: int, batch: int) -> str:
         return "0 steps, as asked: measured alone"
     if noise.steps == 0 and noise.stopped:
         return f"0 steps: the start was already under {eps} on a minibatch of {batch}, the model hardly reacts to it"
-    judged_on = "fresh images" if noise.config.solver == "sphere" else f"a minibatch of {batch}"
+    judged_on = "the stream's next images" if noise.config.solver == "sphere" else f"a minibatch of {batch}"
     return f"{noise.steps} steps, {'stopped under' if noise.stopped else 'never under'} {eps} on {judged_on}"
 
 

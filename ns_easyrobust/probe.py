@@ -41,7 +41,7 @@ class Pending:
     """
 
     def __init__(self, step: int, value: torch.Tensor, numbers: torch.Tensor) -> None:
-        self.step, self.value, self.moments = step, value, numbers[[0, 3]]
+        self.step, self.value, self.moments = step, value, numbers[::3]
         self._host, self._arrived = numbers, None
         if numbers.is_cuda:
             self._host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
@@ -108,10 +108,12 @@ class Probe:
         return Pending(step, value.detach().clone(), mean_over_ranks(numbers)), loss
 
     def some(self, images: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Fresh minibatches with their clean logits, ``images`` or a few more over all ranks."""
-        first = next(self.fresh)
-        more = math.ceil(images / (len(first) * world_size())) - 1
-        return [(batch, self._clean(batch)) for batch in [first, *(next(self.fresh) for _ in range(more))]]
+        """The stream's next minibatches with their clean logits, ``images`` or a few more over all ranks."""
+        found: list[tuple[torch.Tensor, torch.Tensor]] = []
+        while sum(len(batch) for batch, _ in found) < images / world_size():
+            batch = next(self.fresh)
+            found.append((batch, self._clean(batch)))
+        return found
 
     @torch.no_grad()
     def judge(self, pairs: list[tuple[torch.Tensor, torch.Tensor]], value: torch.Tensor) -> tuple[torch.Tensor, float]:
@@ -128,7 +130,10 @@ class Probe:
 
 
 def _parts(images: torch.Tensor, size: int) -> Sequence[torch.Tensor]:
-    return images.split(size) if size else (images,)
+    """Equal parts of at most ``size`` images: a small tail would decide stop tests by luck. Copies, for a pool."""
+    if not size or len(images) <= size:
+        return (images,)
+    return [part.clone() for part in images.tensor_split(math.ceil(len(images) / size))]
 
 
 def _at_least_single(logits: torch.Tensor) -> torch.Tensor:

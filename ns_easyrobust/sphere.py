@@ -10,6 +10,7 @@ over the features, so that part of the noise could be endless without doing anyt
 
 from __future__ import annotations
 
+import logging
 import math
 
 import torch
@@ -20,13 +21,15 @@ from .noise import NoiseConfig, Step
 from .probe import ONE_SIDED_95, OnStep, Probe, Trace
 from .solvers import Found
 
+_logger = logging.getLogger(__name__)
 _SMOOTHING = 0.8  # weight of the past in the running moments of mse_probability
 _GAIN, _MOST = 0.1, 0.1  # of the logarithm of the radius: a step's answer to the logarithm of aim / measured, its limit
 _BETA1, _BETA2, _TINY = 0.9, 0.99, 1e-12  # Adam's
 _EAGER = 40  # turns that are longer than the others, the first one twice as long
 _GROWN = 1.01  # what counts as growth for ``patience``
-_JUDGED = 256  # images that the final radius is set on
-_MARGIN = 1.5 * ONE_SIDED_95  # standard errors under eps there, so that other images agree most of the time
+_JUDGED = 256  # images that the final radius is set on, over all ranks
+_MARGIN = 1.5 * ONE_SIDED_95  # standard errors under eps there, so that other images tend to agree
+_MOST_NORM = 10  # norms of a start that is uniform in (-limit, limit)
 _ROUNDING = 1e-5  # of a norm: what centring leaves of nothing
 _START_TESTS, _END_TESTS = 12, 20
 
@@ -59,8 +62,10 @@ def sphere(probe: Probe, start: torch.Tensor, config: NoiseConfig, on_step: OnSt
     """The solver; ``start`` gives the direction, and the norm where the search for the first radius begins.
 
     It ends after ``config.max_steps`` turns, or when the norm has not grown by 1% within ``config.patience``
-    of them. Then the radius is set on fresh images, so that an upper bound of their mse_probability is under eps
-    (one and a half times as far from the mean as the one-sided 95% bound); ``stopped`` says that this went well.
+    of them. Then the radius is set on the next images of the stream, those that the pool has not kept where there are
+    enough, so that an upper bound of their mse_probability is under eps (one and a half times as far from the mean as
+    the one-sided 95% bound); ``stopped`` says whether it is. A norm ten times that of Algorithm 1's start ends the
+    search: there are models that nothing moves.
 
     Raises:
         NoiseError: nothing of ``start`` is left once it is centred.
@@ -71,7 +76,8 @@ def sphere(probe: Probe, start: torch.Tensor, config: NoiseConfig, on_step: OnSt
         raise NoiseError("start noise: expected one that differs within a token, found none left once it is centred.")
     direction, trace, adam = _unit(start), Trace(probe.lag, on_step), _Adam(start)
     radius, running = _first_radius(probe, direction, start.norm(), config, trace)
-    largest, grown_at = 0.0, 0
+    largest, grown_at = 0.0, trace.begun
+    most = _MOST_NORM * config.limit * math.sqrt(start.numel() / 3)
     for _ in range(config.max_steps):
         value = (direction * radius).requires_grad_(True)
         pending, loss = probe.test(value, trace.begun)
@@ -80,18 +86,24 @@ def sphere(probe: Probe, start: torch.Tensor, config: NoiseConfig, on_step: OnSt
         direction = _unit(direction - turn * adam(centred(gradient)))
         running = torch.lerp(pending.moments, running, _SMOOTHING)
         answer = _GAIN * (math.log(config.eps) - _bound(running).log())
-        radius = radius * answer.clamp(-_MOST, _MOST).exp().to(radius.dtype)
+        radius = (radius * answer.clamp(-_MOST, _MOST).exp().to(radius.dtype)).clamp(max=most)
         for tested, _ in trace.add(pending):
             if tested.norm > _GROWN * largest:
                 largest, grown_at = tested.norm, tested.step
-        if config.patience and trace.begun - grown_at > config.patience:
+        if (config.patience and len(trace.steps) - grown_at > config.patience) or largest > most / _GROWN:
             break
     for _ in trace.rest():
         pass
-    value, last = _largest_under(probe, direction * radius, config, trace.begun)
+    if largest > most / _GROWN:
+        _logger.warning(
+            "this noise has reached norm %.3g, where the search ends: the model hardly reacts to anything. Start from "
+            "a trained checkpoint, or lower --ns-eps.",
+            largest,
+        )
+    value, last, under = _largest_under(probe, direction * radius, config, trace.begun)
     trace.steps.append(last)
     on_step(last)
-    return Found(value, trace.steps, adam.steps, last.mse_probability < config.eps)
+    return Found(value, trace.steps, adam.steps, under)
 
 
 def _first_radius(
@@ -107,7 +119,8 @@ def _first_radius(
         if config.eps / 2 <= bound < config.eps:
             break
         radius = radius * min(10.0, max(0.1, math.sqrt(0.8 * config.eps / bound)))
-    return radius, pending.moments
+    most = _MOST_NORM * config.limit * math.sqrt(direction.numel() / 3)
+    return radius.clamp(max=most), pending.moments
 
 
 def _bound(moments: torch.Tensor) -> torch.Tensor:
@@ -116,13 +129,20 @@ def _bound(moments: torch.Tensor) -> torch.Tensor:
     return (moments[0] + _MARGIN * deviation / math.sqrt(_JUDGED)).clamp_min(_TINY)
 
 
-def _largest_under(probe: Probe, value: torch.Tensor, config: NoiseConfig, step: int) -> tuple[torch.Tensor, Step]:
-    """``value`` shrunk until its bound on fresh images is under eps."""
-    pairs = probe.some(_JUDGED)
+def _largest_under(
+    probe: Probe, value: torch.Tensor, config: NoiseConfig, step: int
+) -> tuple[torch.Tensor, Step, bool]:
+    """``value`` shrunk until its bound on the stream's next images is under eps, its numbers, whether it is."""
+    pairs, factor = probe.some(_JUDGED), 1.0
     for _ in range(_END_TESTS):
+        value = value * factor
         moments, logits = probe.judge(pairs, value)
         bound = float(_bound(moments))
+        if not math.isfinite(logits):
+            raise NoiseError(
+                f"synthesis step {step}: expected finite logits, found {logits}. Check the images for nan."
+            )
         if bound < config.eps:
             break
-        value = value * min(0.97, max(0.7, (0.975 * config.eps / bound) ** 0.4))
-    return value, Step(step, float(moments[0]), logits, float(value.norm()))
+        factor = min(0.97, max(0.7, (0.975 * config.eps / bound) ** 0.4))
+    return value, Step(step, float(moments[0]), logits, float(value.norm())), bound < config.eps

@@ -72,7 +72,8 @@ def test_attentions_that_differ_or_are_watched_are_left():
 def test_a_trajectory_stays_the_same(trained, batches, solver):
     config = NoiseConfig(solver=solver, max_steps=30, eps=0.03 if solver == "sphere" else 1e-9, pool=0)
     plain = synthesize(trained, batches, config)
-    with fused_attention(trained):
+    with fused_attention(trained) as swapped:
         fused = synthesize(trained, batches, config)
+    assert swapped == (3 if OLD else 0)
     assert [step.mse_logits for step in fused.trace] == pytest.approx([s.mse_logits for s in plain.trace], rel=1e-3)
     torch.testing.assert_close(fused.value, plain.value, rtol=1e-2, atol=1e-2)

@@ -47,7 +47,7 @@ def test_its_memory_is_said(caplog):
     assert "keeps 2 batches with their clean logits: 1.5 MiB" in caplog.text
 
 
-def test_a_pool_of_all_batches_gives_algorithm_1_bit_for_bit(trained, batches, monkeypatch):
+def test_a_pool_of_all_batches_gives_algorithm_1_bit_for_bit(trained, batches):
     """The same batches in the same order: the same trajectory, with no clean forward after the first round."""
     config = NoiseConfig(max_steps=60, eps=1e-9)
     plain = synthesize(trained, batches, config)
@@ -75,8 +75,9 @@ def test_a_late_reader_stops_at_the_same_step(trained, batches, monkeypatch):
 def test_minibatches_are_parts_of_the_batches(trained, batches):
     halves = [(images[part], 0) for images, _ in batches for part in (slice(0, 32), slice(32, 64))]
     expected = synthesize(trained, halves, NoiseConfig(max_steps=9, eps=1e-9))
-    found = synthesize(trained, batches, NoiseConfig(max_steps=9, eps=1e-9, minibatch=32))
-    assert found.trace == expected.trace
+    for size in (32, 63):  # no tail of one image, which could stop the search by luck
+        found = synthesize(trained, batches, NoiseConfig(max_steps=9, eps=1e-9, minibatch=size))
+        assert found.trace == expected.trace
 
 
 @pytest.mark.parametrize("name", ["pool", "reuse", "minibatch", "patience"])
