@@ -249,11 +249,18 @@ def upper_bound(model: nn.Module, held_out: torch.Tensor, noise: torch.Tensor) -
 
 
 def feasible_norm(model: nn.Module, held_out: torch.Tensor, noise: torch.Tensor) -> float:
-    """Norm of the centred ``noise``, shrunk by 2% until its upper bound on ``held_out`` is under EPS."""
+    """Norm of the centred ``noise``, shrunk to where its upper bound on ``held_out`` is under EPS, to 2%."""
     value = centred(noise)
-    while upper_bound(model, held_out, value) >= EPS:
-        value = value * 0.98
-    return float(value.norm())
+    if upper_bound(model, held_out, value) < EPS:
+        return float(value.norm())
+    under, over = 0.0, 1.0
+    while over - under > 0.02 * over:
+        middle = (under + over) / 2
+        if upper_bound(model, held_out, value * middle) < EPS:
+            under = middle
+        else:
+            over = middle
+    return under * float(value.norm())
 
 
 def race(case: Case, args: argparse.Namespace) -> dict[str, list[Point]]:
