@@ -59,8 +59,9 @@ class Trackers:
                     config=dict(settings or {}),
                 )
             except Exception as error:  # wandb's own: no login, no network
+                reason = str(error).rstrip(".")
                 raise OptionError(
-                    f"--log-wandb: expected to start a run, found {type(error).__name__}: {error}. "
+                    f"--log-wandb: expected to start a run, found {type(error).__name__}: {reason}. "
                     "Log in (wandb login), or set WANDB_MODE=offline."
                 ) from error
 

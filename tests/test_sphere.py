@@ -12,7 +12,7 @@ from ns_easyrobust.sphere import centred
 from ns_easyrobust.synthesis import measure, synthesize
 from ns_easyrobust.vit import encoder_noise
 
-SPHERE = NoiseConfig(solver="sphere", turn=0.1, max_steps=150)
+SPHERE = NoiseConfig(solver="sphere", turn=0.1, max_steps=100)
 
 
 def shrunk_to_feasible(model, held_out, value, eps=0.03):
@@ -75,8 +75,8 @@ def test_it_ends_where_it_no_longer_grows(trained, batches, monkeypatch, lag):
     growing = synthesize(trained, batches, replace(SPHERE, max_steps=60, patience=15))
     assert growing.steps > 40
     patient = synthesize(trained, batches, replace(SPHERE, turn=1e-9, patience=20, max_steps=1000))
-    assert patient.steps < 200
-    assert synthesize(trained, batches, replace(SPHERE, turn=1e-9, patience=0, max_steps=200)).steps == 200
+    assert patient.steps < 110
+    assert synthesize(trained, batches, replace(SPHERE, turn=1e-9, patience=0, max_steps=120)).steps == 120
 
 
 def test_no_steps_leave_the_start_as_it_is(trained, batches):
