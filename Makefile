@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 CORE := tests/test_vit.py tests/test_linear.py tests/test_unseen.py tests/test_noise.py tests/test_synthesis.py tests/test_augment.py \
+	tests/test_fused.py tests/test_pool.py tests/test_sphere.py \
 	tests/test_streams.py tests/test_models.py tests/test_checkpoints.py tests/test_readers.py tests/test_weights.py \
 	tests/test_layouts.py tests/test_downloads.py tests/test_export.py tests/test_attention.py tests/test_patchfool.py
 

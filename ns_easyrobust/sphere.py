@@ -27,8 +27,8 @@ _GAIN, _MOST = 0.1, 0.1  # of the logarithm of the radius: a step's answer to th
 _BETA1, _BETA2, _TINY = 0.9, 0.99, 1e-12  # Adam's
 _EAGER = 40  # turns that are longer than the others, the first one twice as long
 _GROWN = 1.01  # what counts as growth for ``patience``
-_JUDGED = 256  # images that the final radius is set on, over all ranks
-_MARGIN = 1.5 * ONE_SIDED_95  # standard errors under eps there, so that other images tend to agree
+_JUDGED = 512  # images that the final radius is set on, over all ranks
+_MARGIN = 2.0 * ONE_SIDED_95  # standard errors under eps there, so that other images tend to agree
 _MOST_NORM = 10  # norms of a start that is uniform in (-limit, limit)
 _ROUNDING = 1e-5  # of a norm: what centring leaves of nothing
 _START_TESTS, _END_TESTS = 12, 20
@@ -63,7 +63,7 @@ def sphere(probe: Probe, start: torch.Tensor, config: NoiseConfig, on_step: OnSt
 
     It ends after ``config.max_steps`` turns, or when the norm has not grown by 1% within ``config.patience``
     of them. Then the radius is set on the next images of the stream, those that the pool has not kept where there are
-    enough, so that an upper bound of their mse_probability is under eps (one and a half times as far from the mean as
+    enough, so that an upper bound of their mse_probability is under eps (twice as far from the mean as
     the one-sided 95% bound); ``stopped`` says whether it is. A norm ten times that of Algorithm 1's start ends the
     search: there are models that nothing moves.
 
