@@ -49,11 +49,10 @@ def one_seed(root: Path, data: Path, seed: int) -> None:
     run("train", *MODEL, *where, *IMAGES, *PRETRAIN, "--output", folder, "--experiment", "pretrained")
     start = folder / "pretrained" / "last.pth.tar"
     finetune = [*MODEL, *where, *IMAGES, *FINETUNE, "--initial-checkpoint", start, "--select", "last"]
-    evaluation = EVALUATION[: EVALUATION.index("--seed")] + EVALUATION[EVALUATION.index("--seed") + 2 :]
     for kind, flags in KINDS.items():
         run("train", *flags, *finetune, "--val-interval", 6, "--output", folder, "--experiment", kind)
-        run("benchmark", *MODEL, "--ckpt-path", folder / kind / "last.pth.tar", "--data-dir", data, *evaluation,
-            "--seed", 0, "--records", folder / "results.jsonl", "--label", kind)  # fmt: skip
+        run("benchmark", *MODEL, "--ckpt-path", folder / kind / "last.pth.tar", "--data-dir", data, *EVALUATION,
+            "--records", folder / "results.jsonl", "--label", kind)  # fmt: skip
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:

@@ -84,8 +84,7 @@ class NullspaceAugmentation:
         generator: torch.Generator | None = None,
         on_step: OnStep | None = None,
     ) -> None:
-        if interval < 1:
-            raise OptionError(f"--ns-interval: expected a number of steps >= 1, found {interval}.")
+        _check_interval(interval)
         find_patch_embed(model)  # what does not fit is refused now, not after an epoch
         if isinstance(batches, DataLoader):
             if (ignored := parts_of(batches).ignored) is not None:
@@ -317,8 +316,12 @@ def add_nullspace_args(parser: argparse.ArgumentParser) -> None:
 def check_noise_args(args: argparse.Namespace) -> None:
     """Raise OptionError for values of the noise's flags that are out of range, before anything is built."""
     config_from_args(args)
-    if args.ns_interval < 1:
-        raise OptionError(f"--ns-interval: expected a number of steps >= 1, found {args.ns_interval}.")
+    _check_interval(args.ns_interval)
+
+
+def _check_interval(steps: int) -> None:
+    if steps < 1:
+        raise OptionError(f"--ns-interval: expected a number of steps >= 1, found {steps}.")
 
 
 def config_from_args(args: argparse.Namespace) -> NoiseConfig:

@@ -33,6 +33,7 @@ def with_clean_logits(
     if not size:
         for images in batches:
             yield images, clean(images)
+        return
     pool: list[_Kept] = []
     for turn in range(size):
         images = next(batches)

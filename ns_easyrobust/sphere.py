@@ -23,7 +23,7 @@ from .solvers import Found
 
 _logger = logging.getLogger(__name__)
 _SMOOTHING = 0.8  # weight of the past in the running moments of mse_probability
-_GAIN, _MOST = 0.1, 0.1  # of the logarithm of the radius: a step's answer to the logarithm of aim / measured, its limit
+_GAIN, _MOST = 0.1, 0.1  # of the logarithm of the radius: a step's answer to the logarithm of eps / bound, its limit
 _BETA1, _BETA2, _TINY = 0.9, 0.99, 1e-12  # Adam's
 _EAGER = 40  # turns that are longer than the others, the first one twice as long
 _GROWN = 1.01  # what counts as growth for ``patience``
@@ -75,9 +75,9 @@ def sphere(probe: Probe, start: torch.Tensor, config: NoiseConfig, on_step: OnSt
     if not centred(start).norm() > _ROUNDING * start.norm():
         raise NoiseError("start noise: expected one that differs within a token, found none left once it is centred.")
     direction, trace, adam = _unit(start), Trace(probe.lag, on_step), _Adam(start)
-    radius, running = _first_radius(probe, direction, start.norm(), config, trace)
-    largest, grown_at = 0.0, trace.begun
     most = _MOST_NORM * config.limit * math.sqrt(start.numel() / 3)
+    radius, running = _first_radius(probe, direction, start.norm(), config, trace)
+    radius, largest, grown_at = radius.clamp(max=most), 0.0, trace.begun
     for _ in range(config.max_steps):
         value = (direction * radius).requires_grad_(True)
         pending, loss = probe.test(value, trace.begun)
@@ -119,8 +119,7 @@ def _first_radius(
         if config.eps / 2 <= bound < config.eps:
             break
         radius = radius * min(10.0, max(0.1, math.sqrt(0.8 * config.eps / bound)))
-    most = _MOST_NORM * config.limit * math.sqrt(direction.numel() / 3)
-    return radius.clamp(max=most), pending.moments
+    return radius, pending.moments
 
 
 def _bound(moments: torch.Tensor) -> torch.Tensor:

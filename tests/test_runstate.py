@@ -292,22 +292,37 @@ def test_a_run_without_its_states_is_not_begun_anew(words, tmp_path):
         train(parse_args(flags))
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or not Path("/bin/mount").exists(), reason="needs root to mount a small disk")
-def test_a_full_disk_keeps_the_last_state(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=False, capture_output=True
-    ).returncode:
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 1 MiB of its own; root ignores permissions, but not what a mount says."""
+    if os.geteuid() != 0 or not Path("/bin/mount").exists():
+        pytest.skip("needs root to mount a small disk")
+    where = tmp_path / "disk"
+    where.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", where]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
         pytest.skip("mounting a tmpfs is not allowed here")
-    try:
-        save_state(disk, {"step": 1, "weights": torch.zeros(100_000)})
-        with pytest.raises(OutputError, match=r"No space left|Nothing was overwritten"):
-            save_state(disk, {"step": 2, "weights": torch.zeros(1_000_000)})
-        assert find_state(disk)["step"] == 1
-        assert sorted(path.name for path in disk.iterdir()) == ["state.pth.tar"]
-    finally:
-        subprocess.run(["umount", disk], check=True)
+    yield where
+    subprocess.run(["umount", where], check=True)
+
+
+def test_a_full_disk_keeps_the_last_state(disk):
+    save_state(disk, {"step": 1, "weights": torch.zeros(100_000)})
+    with pytest.raises(OutputError, match=r"No space left|Nothing was overwritten"):
+        save_state(disk, {"step": 2, "weights": torch.zeros(1_000_000)})
+    assert find_state(disk)["step"] == 1
+    assert sorted(path.name for path in disk.iterdir()) == ["state.pth.tar"]
+
+
+def test_a_folder_that_turns_read_only_keeps_the_last_state(disk, words, capsys):
+    save_state(disk, {"step": 1})
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    with pytest.raises(OutputError, match="Read-only file system"):
+        save_state(disk, {"step": 2})
+    assert find_state(disk)["step"] == 1
+    assert cli.main([*words, "--output", str(disk), "--experiment", "new", "-j", "0"]) == 2
+    assert "Read-only file system" in capsys.readouterr().err.splitlines()[-1]
+    assert sorted(path.name for path in disk.iterdir()) == ["state.pth.tar"]
 
 
 def test_other_flags_or_images_are_refused(words, tmp_path, digits_dir):
