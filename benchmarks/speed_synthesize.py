@@ -7,8 +7,8 @@
 First a step: the plain loop's, ours with a fresh batch each step, ours with kept clean logits (the pool is filled
 within the time measured, its reuse stated), on a GPU with bfloat16 too; and the peak memory beside a training step's.
 Then a noise, on the demo's ViT (trained here on scikit-learn's digits) and on each ``--case``: how long the plain
-loop takes to its own stop, or how far it is after ``--seconds``, and how large its noise still is once it is shrunk to
-where the upper bound on held-out images is under eps; the same for the sphere solver, and for random noise.
+loop takes to its own stop, or how far it is after ``--seconds``, and how large its noise is once it is scaled to
+where the upper bound on held-out images is just under eps; the same for the sphere solver, and for random noise.
 ``--rounds`` times the parts of a finetuning of 20 rounds and 800 updates, for a model of random weights.
 """
 
@@ -141,11 +141,10 @@ def upper_bound(model: nn.Module, held_out: torch.Tensor, noise: torch.Tensor) -
 
 
 def feasible_norm(model: nn.Module, held_out: torch.Tensor, noise: torch.Tensor) -> float:
-    """Norm of the centred ``noise``, shrunk to where its upper bound on ``held_out`` is under EPS, to 2%."""
-    value = centred(noise)
-    if upper_bound(model, held_out, value) < EPS:
-        return float(value.norm())
-    under, over = 0.0, 1.0
+    """Norm of the centred ``noise``, scaled to where its upper bound on ``held_out`` is just under EPS, to 2%."""
+    value, under, over = centred(noise), 0.0, 1.0
+    while over < 100 and upper_bound(model, held_out, value * over) < EPS:
+        under, over = over, 1.5 * over
     while over - under > 0.02 * over:
         middle = (under + over) / 2
         if upper_bound(model, held_out, value * middle) < EPS:

@@ -2,54 +2,19 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from .corrupt import CORRUPTIONS
 from .errors import OptionError
 from .files import one_line_for_os_errors
 
 SIDE = 32
 VALIDATION = 500  # of 1797 images
 SEVERITY = 3  # the folder the corruptions lie in; their strengths are this file's own
-
-
-def _gaussian_noise(image: Image.Image, generator: np.random.Generator) -> Image.Image:
-    pixels = np.asarray(image) / 255
-    return Image.fromarray((255 * np.clip(pixels + generator.normal(0, 0.35, pixels.shape), 0, 1)).astype(np.uint8))
-
-
-def _impulse_noise(image: Image.Image, generator: np.random.Generator) -> Image.Image:
-    pixels, draw = np.asarray(image).copy(), generator.random(np.asarray(image).shape)
-    pixels[draw < 0.1], pixels[draw > 0.9] = 0, 255
-    return Image.fromarray(pixels)
-
-
-def _pixelate(image: Image.Image, generator: np.random.Generator) -> Image.Image:
-    return image.resize((6, 6), Image.Resampling.BOX).resize((SIDE, SIDE), Image.Resampling.NEAREST)
-
-
-def _contrast(image: Image.Image, generator: np.random.Generator) -> Image.Image:
-    pixels = np.asarray(image) / 255
-    return Image.fromarray((255 * (0.15 * (pixels - pixels.mean()) + pixels.mean())).astype(np.uint8))
-
-
-def _jpeg_compression(image: Image.Image, generator: np.random.Generator) -> Image.Image:
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=4)
-    return Image.open(stream).convert("RGB")
-
-
-CORRUPTIONS: dict[str, Callable[[Image.Image, np.random.Generator], Image.Image]] = {
-    "gaussian_noise": _gaussian_noise,
-    "impulse_noise": _impulse_noise,
-    "contrast": _contrast,
-    "pixelate": _pixelate,
-    "jpeg_compression": _jpeg_compression,
-}
+STRENGTHS = {"gaussian_noise": 0.35, "impulse_noise": 0.2, "contrast": 0.15, "pixelate": 6, "jpeg_compression": 4}
 
 
 def write_digits(root: str | Path, seed: int = 0) -> Path:
@@ -84,7 +49,7 @@ def write_digits(root: str | Path, seed: int = 0) -> Path:
             _write(image, root / "imagenet-val" / place)
             for name, corrupt in CORRUPTIONS.items():
                 generator = np.random.default_rng((seed, int(index)))
-                _write(corrupt(image, generator), root / "imagenet-c" / name / str(SEVERITY) / place)
+                _write(corrupt(image, generator, STRENGTHS[name]), root / "imagenet-c" / name / str(SEVERITY) / place)
     return root
 
 

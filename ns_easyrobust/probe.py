@@ -13,9 +13,9 @@ from torch import nn
 from .distributed import mean_over_ranks, sum_over_ranks, world_size
 from .errors import NoiseError
 from .noise import NoiseConfig, Step
-from .pool import with_clean_logits
+from .pool import Seen, seen_batches
 from .streams import images_of
-from .vit import encoder_noise
+from .vit import depends_on_embedding_alone, embedding_seen, encoder_noise, hollow
 
 ONE_SIDED_95 = 1.6448536269514722  # standard normal quantile
 _LAG = 8  # steps that a GPU may be ahead of the stop test
@@ -79,50 +79,54 @@ class Probe:
     """
 
     def __init__(self, model: nn.Module, batches: Iterator[Any], config: NoiseConfig, like: torch.Tensor) -> None:
-        self.model, self.like = model, like
+        self.model = model
         self.fresh = (part for batch in batches for part in _parts(images_of(batch, like), config.minibatch))
-        self.pairs = with_clean_logits(self.fresh, self._clean, config.batches_kept, config.reuse)
+        self.batches = seen_batches(self.fresh, self._see, config.batches_kept, config.reuse)
         self.lag = lag_on(like.device)
+        self._embedding_is_enough: bool | None = None  # not tried yet
         self.precision: Any = lambda: torch.autocast(
             like.device.type,
             enabled=config.autocast != "off",
             dtype=getattr(torch, config.autocast) if config.autocast != "off" else None,
         )
 
-    def _clean(self, images: torch.Tensor) -> torch.Tensor:
+    def _see(self, images: torch.Tensor) -> Seen:
         with torch.no_grad(), self.precision():
-            return _at_least_single(self.model(images))
+            if self._embedding_is_enough is None:
+                self._embedding_is_enough = depends_on_embedding_alone(self.model, images)
+            with embedding_seen(self.model) as outputs:
+                logits = _at_least_single(self.model(images))
+        return Seen(hollow(images), outputs[0], logits) if self._embedding_is_enough else Seen(images, None, logits)
 
-    def _noisy(self, images: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        with self.precision(), encoder_noise(self.model, value):
-            return _at_least_single(self.model(images))
+    def _noisy(self, seen: Seen, value: torch.Tensor) -> torch.Tensor:
+        with self.precision(), encoder_noise(self.model, value, embedding=seen.embedding):
+            return _at_least_single(self.model(seen.images))
 
     def test(self, value: torch.Tensor, step: int) -> tuple[Pending, torch.Tensor]:
         """The next minibatch's distances, and this rank's loss (Algorithm 1, lines 5-8 and 12)."""
-        images, clean = next(self.pairs)
-        noisy = self._noisy(images, value)
-        loss = squared_distance(noisy, clean).mean()
-        moved = probability_distance(clean, noisy.detach())
+        seen = next(self.batches)
+        noisy = self._noisy(seen, value)
+        loss = squared_distance(noisy, seen.logits).mean()
+        moved = probability_distance(seen.logits, noisy.detach())
         norm = value.detach().norm().to(loss.dtype)
         numbers = torch.stack([moved.mean(), loss.detach(), norm, moved.square().mean()])
         return Pending(step, value.detach().clone(), mean_over_ranks(numbers)), loss
 
-    def some(self, images: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """The stream's next minibatches with their clean logits, ``images`` or a few more over all ranks."""
-        found: list[tuple[torch.Tensor, torch.Tensor]] = []
-        while sum(len(batch) for batch, _ in found) < images / world_size():
-            batch = next(self.fresh)
-            found.append((batch, self._clean(batch)))
+    def some(self, images: int) -> list[Seen]:
+        """The stream's next minibatches, ``images`` or a few more over all ranks."""
+        found: list[Seen] = []
+        while sum(len(seen.logits) for seen in found) < images / world_size():
+            found.append(self._see(next(self.fresh)))
         return found
 
     @torch.no_grad()
-    def judge(self, pairs: list[tuple[torch.Tensor, torch.Tensor]], value: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """Over ``pairs`` of all ranks: the moments that :class:`Pending` has, in float64, and mse_logits."""
+    def judge(self, batches: list[Seen], value: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """Over ``batches`` of all ranks: the moments that :class:`Pending` has, in float64, and mse_logits."""
         sums = torch.zeros(4, dtype=torch.float64, device=value.device)
-        for images, clean in pairs:
-            noisy = self._noisy(images, value)
-            moved = probability_distance(clean, noisy).double()
-            logits = squared_distance(noisy, clean).double()
+        for seen in batches:
+            noisy = self._noisy(seen, value)
+            moved = probability_distance(seen.logits, noisy).double()
+            logits = squared_distance(noisy, seen.logits).double()
             count = moved.new_tensor(float(len(moved)))
             sums += torch.stack([moved.sum(), moved.square().sum(), logits.sum(), count])
         means = sum_over_ranks(sums)[:3] / sums[3]

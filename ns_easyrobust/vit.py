@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -173,8 +173,8 @@ def _tokens_of(output: Any) -> torch.Tensor:
 
 
 @contextmanager
-def _patch_embed_hook(model: nn.Module, hook: Any) -> Iterator[None]:
-    """Register ``hook(tokens) -> tokens or None`` on the patch embedding for the body.
+def _patch_embed_hook(model: nn.Module, hook: Any, output: Any = None) -> Iterator[None]:
+    """Register ``hook(tokens) -> tokens or None`` on the patch embedding for the body, and give it ``output``.
 
     Raises:
         ModelError: no forward of this model ran in the body, so the hook never fired.
@@ -189,9 +189,11 @@ def _patch_embed_hook(model: nn.Module, hook: Any) -> Iterator[None]:
             return None
         return (tokens, *output[1:]) if isinstance(output, tuple) else tokens
 
-    handle = find_patch_embed(model).register_forward_hook(forward_hook)
+    embedding = find_patch_embed(model)
+    handle = embedding.register_forward_hook(forward_hook)
     try:
-        yield
+        with nullcontext() if output is None else _given(embedding, output):
+            yield
     finally:
         handle.remove()
     if not fired:
@@ -202,7 +204,7 @@ def _patch_embed_hook(model: nn.Module, hook: Any) -> Iterator[None]:
 
 
 @contextmanager
-def encoder_noise(model: nn.Module, value: torch.Tensor) -> Iterator[nn.Module]:
+def encoder_noise(model: nn.Module, value: torch.Tensor, *, embedding: Any = None) -> Iterator[nn.Module]:
     """While the body runs, ``value`` is added to the output of ``patch_embed``.
 
     The encoder's forward is the model's own; the sum equals adding ``value`` by hand bit
@@ -211,6 +213,7 @@ def encoder_noise(model: nn.Module, value: torch.Tensor) -> Iterator[nn.Module]:
     Args:
         model: bare transformer, Sequential with normalisation, or either wrapped.
         value: (1, *tokens) or (B, *tokens), for a ViT (1, N, D); may require grad.
+        embedding: what ``patch_embed`` returned for these images before; it is not asked again.
 
     Yields:
         The unwrapped eager module to call; a forward through DDP would break models with buffers.
@@ -230,8 +233,46 @@ def encoder_noise(model: nn.Module, value: torch.Tensor) -> Iterator[nn.Module]:
             return tokens + value
         return tokens + value.to(tokens.dtype)
 
-    with _patch_embed_hook(model, add):
+    with _patch_embed_hook(model, add, embedding):
         yield unwrap(model)
+
+
+@contextmanager
+def embedding_seen(model: nn.Module) -> Iterator[list[Any]]:
+    """Yields a list to which each forward in the body adds its patch embedding's output, before any noise."""
+    outputs: list[Any] = []
+    handle = find_patch_embed(model).register_forward_hook(lambda *call: outputs.append(call[2]), prepend=True)
+    try:
+        yield outputs
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _given(embedding: nn.Module, output: Any) -> Iterator[None]:
+    """While the body runs, ``output`` is what ``embedding`` returns, whatever the images; its hooks run as ever."""
+    own = vars(embedding).get("forward")
+    embedding.forward = lambda *_: output
+    try:
+        yield
+    finally:
+        del embedding.forward
+        if own is not None:
+            embedding.forward = own
+
+
+def hollow(images: torch.Tensor) -> torch.Tensor:
+    """Zeros of the same shape that take no memory."""
+    return images.new_zeros(()).expand(images.shape)
+
+
+def depends_on_embedding_alone(model: nn.Module, images: torch.Tensor) -> bool:
+    """Whether the logits of the first of ``images`` stay the same bits when only its patch embedding is given."""
+    with torch.no_grad():
+        with embedding_seen(model) as outputs:
+            logits = model(images[:1])
+        with _given(find_patch_embed(model), outputs[0]):
+            return len(outputs) == 1 and torch.equal(model(hollow(images[:1])), logits)
 
 
 def token_shape(model: nn.Module, images: torch.Tensor) -> tuple[int, ...]:

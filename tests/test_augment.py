@@ -369,3 +369,38 @@ def test_noise_flags_without_an_augmentation_are_told(caplog, trained):
     assert not caplog.records
     assert augmentation_from_args(parser.parse_args(["--ns-eps", "0.1"]), trained, []) is None
     assert "--ns-eps does nothing with --aug none" in caplog.text
+
+
+def test_a_warm_start_begins_with_what_was_found_last(loader):
+    model = small_vit()
+    for kind in (NullspaceAugmentation, PermutedNoiseAugmentation):
+        cold, warm = (kind(model, loader, QUICK, warm_start=warm) for warm in (False, True))
+        for ns in (cold, warm):
+            ns.refresh()
+        first = warm.noise
+        assert torch.equal(first.value, cold.noise.value)
+        last = first.trace[-1]
+        for ns in (cold, warm):
+            ns.refresh()
+        # Three steps of 0.1 move every element by about 0.3; a start drawn anew would have another norm.
+        assert warm.noise.trace[0].norm == pytest.approx(first.norm, rel=1e-6)
+        assert cold.noise.trace[0].norm != pytest.approx(first.norm, rel=1e-3)
+        assert warm.noise.trace[0].mse_logits < cold.noise.trace[0].mse_logits
+        assert last.mse_logits < first.trace[0].mse_logits  # so that there was something to keep
+    assert abs(cold.history[1]["cosine"]) < 0.2  # permuted anew each time
+
+
+def test_warm_rounds_are_alike_and_go_on_after_a_restart(loader):
+    model = small_vit()
+    first = NullspaceAugmentation(model, loader, QUICK, warm_start=True)
+    for _ in range(2):
+        first.refresh()
+    assert first.history[1]["cosine"] > 0.9
+    second = NullspaceAugmentation(model, loader, QUICK, warm_start=True)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(second.refresh().value, first.refresh().value)
+
+
+def test_a_warm_start_of_the_random_baseline_is_refused(loader):
+    with pytest.raises(OptionError, match="--ns-warm-start: expected noise that is optimised"):
+        RandomNoiseAugmentation(small_vit(), loader, QUICK, warm_start=True)

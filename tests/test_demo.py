@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 
 from ns_easyrobust import cli, demo
 from ns_easyrobust.checkpoints import save_model
-from ns_easyrobust.digits import CORRUPTIONS
+from ns_easyrobust.corrupt import CORRUPTIONS
 
 
 def test_the_digits_are_scikit_learns_each_once(digits_dir):

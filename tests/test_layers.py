@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "ns_easyrobust"
 ROWS = [
     ["errors"],
-    ["randomness", "files", "distributed", "intervals", "wording", "sheets", "published"],
+    ["randomness", "files", "corrupt", "distributed", "intervals", "wording", "sheets", "published"],
     [
         "streams",
         "vit",

@@ -7,23 +7,24 @@ import pytest
 import torch
 
 from ns_easyrobust.noise import NoiseConfig
-from ns_easyrobust.pool import with_clean_logits
+from ns_easyrobust.pool import Seen, seen_batches
 from ns_easyrobust.synthesis import synthesize
+from ns_easyrobust.vit import hollow
 
 
 def taken(size, reuse, count):
     """Numbers of the batches that ``count`` steps see, and of those whose clean logits were computed."""
     computed = []
 
-    def clean(images):
+    def see(images):
         computed.append(int(images))
-        return images * 10
+        return Seen(images, None, images * 10)
 
     stream = (torch.tensor(float(i)) for i in itertools.count())
     seen = []
-    for images, logits in itertools.islice(with_clean_logits(stream, clean, size, reuse), count):
-        assert logits == images * 10
-        seen.append(int(images))
+    for batch in itertools.islice(seen_batches(stream, see, size, reuse), count):
+        assert batch.logits == batch.images * 10
+        seen.append(int(batch.images))
     return seen, computed
 
 
@@ -43,8 +44,11 @@ def test_after_their_uses_fresh_ones_take_their_place():
 def test_its_memory_is_said(caplog):
     caplog.set_level(logging.INFO)
     stream = (torch.zeros(64, 3, 32, 32) for _ in range(5))
-    list(itertools.islice(with_clean_logits(stream, lambda images: torch.zeros(64, 10), 2, 0), 3))
+    embedding = (torch.zeros(64, 16, 64), (4, 4))
+    see = {"images": lambda x: Seen(x, None, torch.zeros(64, 10)), "tokens": lambda x: Seen(hollow(x), embedding, x)}
+    list(itertools.islice(seen_batches(stream, see["images"], 2, 0), 3))
     assert "keeps 2 batches with their clean logits: 1.5 MiB" in caplog.text
+    assert see["tokens"](torch.zeros(1)).memory == 4 + 4 + 64 * 16 * 64 * 4
 
 
 def test_a_pool_of_all_batches_gives_algorithm_1_bit_for_bit(trained, batches):
@@ -56,7 +60,7 @@ def test_a_pool_of_all_batches_gives_algorithm_1_bit_for_bit(trained, batches):
     pooled = synthesize(trained, batches, NoiseConfig(max_steps=60, eps=1e-9, pool=len(batches)))
     assert torch.equal(pooled.value, plain.value)
     assert pooled.trace == plain.trace
-    assert len(forwards) == 1 + 60 + len(batches)  # for the shape, noisy, clean
+    assert len(forwards) == 3 + 60 + len(batches)  # of one image for shape and embedding; noisy, clean
 
 
 def test_a_late_reader_stops_at_the_same_step(trained, batches, monkeypatch):
@@ -86,3 +90,15 @@ def test_settings_out_of_range(name):
 
     with pytest.raises(OptionError, match=f"noise {name}: expected"):
         NoiseConfig(**{name: -2})
+
+
+def test_images_are_kept_only_where_the_model_needs_them(trained, batches, monkeypatch, caplog):
+    """Tokens take a third of the memory here, and give the same bits."""
+    caplog.set_level(logging.INFO)
+    config = NoiseConfig(max_steps=10, eps=1e-9, pool=2)
+    tokens = synthesize(trained, batches, config)
+    monkeypatch.setattr("ns_easyrobust.probe.depends_on_embedding_alone", lambda *_: False)
+    images = synthesize(trained, batches, config)
+    assert torch.equal(tokens.value, images.value)
+    assert tokens.trace == images.trace
+    assert [message.rpartition(" ")[0].rpartition(" ")[2] for message in caplog.messages] == ["0.5", "1.5"]

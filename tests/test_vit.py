@@ -11,10 +11,13 @@ from ns_easyrobust.errors import ModelError, NoiseError, OptionError
 from ns_easyrobust.models import build
 from ns_easyrobust.vit import (
     Normalize,
+    depends_on_embedding_alone,
+    embedding_seen,
     encoder_noise,
     find_normalize,
     find_patch_embed,
     frozen,
+    hollow,
     token_shape,
     unwrap,
     with_normalization,
@@ -268,3 +271,40 @@ def test_normalisation_is_found_by_easyrobusts_names():
     assert find_normalize(model) is model[0]
     assert find_normalize(nn.DataParallel(model)) is model[0]
     assert find_normalize(model[1]) is None
+
+
+class _Around(nn.Module):
+    """A transformer behind something that looks at the images too, or that changes its tokens in place."""
+
+    def __init__(self, vit, images=False, in_place=False):
+        super().__init__()
+        self.vit, self.images = vit, images
+        if in_place:
+            vit.patch_embed.forward = vit.patch_embed.forward  # as of a patched model: its own, not its class's
+            vit.forward = lambda x: vit.head(vit.norm(vit.blocks(vit.patch_embed(x).add_(1))).mean(1))
+
+    def forward(self, images):
+        logits = self.vit(images)
+        return logits + images.mean((1, 2, 3))[:, None] if self.images else logits
+
+
+def test_an_embedding_seen_before_stands_for_its_images(images):
+    model = small_vit().eval()
+    assert depends_on_embedding_alone(model, images)
+    noise = torch.randn(1, 16, 64)
+    with torch.no_grad():
+        with embedding_seen(model) as outputs, encoder_noise(model, noise):
+            expected = model(images)
+        with encoder_noise(model, noise, embedding=outputs[0]):
+            assert torch.equal(model(hollow(images)), expected)
+        assert not torch.equal(model(hollow(images)), expected)  # afterwards the images count again
+    assert "forward" not in vars(model[1].patch_embed)
+
+
+def test_models_that_need_more_than_the_embedding_are_known(images):
+    assert not depends_on_embedding_alone(_Around(small_vit()[1], images=True).eval(), images)
+    changed = _Around(small_vit()[1], in_place=True).eval()
+    own = changed.vit.patch_embed.forward
+    assert not depends_on_embedding_alone(changed, images)
+    assert changed.vit.patch_embed.forward is own
+    assert depends_on_embedding_alone(_Around(small_vit()[1]).eval(), images)
