@@ -15,6 +15,10 @@ where the upper bound on held-out images is just under eps; the same for the sph
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +34,7 @@ from torch import nn
 from ns_easyrobust.checkpoints import load_model
 from ns_easyrobust.data import Preprocessing, image_folder
 from ns_easyrobust.figures import canvas, colour
+from ns_easyrobust.files import write_text
 from ns_easyrobust.noise import NoiseConfig, Step
 from ns_easyrobust.records import describe_machine
 from ns_easyrobust.sphere import centred
@@ -37,6 +42,16 @@ from ns_easyrobust.synthesis import measure, synthesize
 from ns_easyrobust.vit import built_size, token_shape
 
 TURNS = (10, 20, 40, 80, 160)  # of the sphere solver; then to its end
+MARK = "<!-- what benchmarks/speed.py synthesize has printed -->"
+
+
+class Tee(io.StringIO):
+    """Keeps what is printed, and prints it."""
+
+    def write(self, text: str) -> int:
+        sys.__stdout__.write(text)
+        sys.__stdout__.flush()
+        return super().write(text)
 
 
 @dataclass(frozen=True)
@@ -86,13 +101,13 @@ def folder_case(arch: str, checkpoint: str, folder: str, args: argparse.Namespac
     classes = len([path for path in Path(folder).iterdir() if path.is_dir()])
     model = load_model(arch, checkpoint, num_classes=args.num_classes or classes).to(device).eval()
     size = (built_size(model) or (224, 224))[0]
-    found = image_folder(folder, Preprocessing(size, 0.875 if size >= 224 else 1.0, "bicubic").transform())
+    crop = args.crop_pct or (0.875 if size >= 224 else 1.0)
+    found = image_folder(folder, Preprocessing(size, crop, "bicubic").transform())
     chosen = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))[: args.images].tolist()
     images = torch.stack([found[index][0] for index in chosen]).to(device)
     held = min(500, len(images) // 10)
-    return Case(
-        f"{arch} ({checkpoint}) on {len(images)} images of {folder}", lambda: model, images[held:], images[:held]
-    )
+    name = f"{arch} ({Path(checkpoint).name}) on {len(images) - held} images of {folder}"
+    return Case(name, lambda: model, images[held:], images[:held])
 
 
 class Run(NamedTuple):
@@ -137,20 +152,21 @@ def by_sphere(model: nn.Sequential, case: Case, args: argparse.Namespace, seed: 
 
 
 def upper_bound(model: nn.Module, held_out: torch.Tensor, noise: torch.Tensor) -> float:
-    return measure(model, held_out.split(125), noise).mse_probability_upper
+    return measure(model, held_out.split(100), noise).mse_probability_upper
 
 
 def feasible_norm(model: nn.Module, held_out: torch.Tensor, noise: torch.Tensor) -> float:
     """Norm of the centred ``noise``, scaled to where its upper bound on ``held_out`` is just under EPS, to 2%."""
-    value, under, over = centred(noise), 0.0, 1.0
-    while over < 100 and upper_bound(model, held_out, value * over) < EPS:
-        under, over = over, 1.5 * over
-    while over - under > 0.02 * over:
-        middle = (under + over) / 2
-        if upper_bound(model, held_out, value * middle) < EPS:
-            under = middle
+    value, factor, under, over = centred(noise), 1.0, 0.0, math.inf
+    while over > 1.02 * under and under < 100:
+        bound = upper_bound(model, held_out, value * factor)
+        if bound < EPS:
+            under = factor
         else:
-            over = middle
+            over = factor
+        factor *= min(2.0, max(0.5, math.sqrt(0.99 * EPS / bound)))
+        if not 1.005 * under < factor < 0.995 * over:
+            factor = math.sqrt(under * over) if under and over < math.inf else factor * (1.01 if under else 0.99)
     return under * float(value.norm())
 
 
@@ -227,6 +243,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--case", nargs=3, action="append", default=[], metavar=("ARCH", "CHECKPOINT", "FOLDER"))
     parser.add_argument("--num-classes", type=int, help="of the cases' checkpoints (default: the folder's classes)")
     parser.add_argument("--images", type=int, default=5000, help="read of a case's folder (default: 5000)")
+    parser.add_argument("--crop-pct", type=float, help="of a case's images (default: 0.875 from 224 pixels on, else 1)")
     parser.add_argument("-b", "--batch-size", type=int, default=64, help="of a noise (default: 64)")
     parser.add_argument("--seconds", type=float, default=100, help="for each solver and model (default: 100)")
     parser.add_argument("--seeds", type=int, default=1)
@@ -234,13 +251,25 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--rounds", metavar="ARCH", help="time a finetuning of 20 rounds with this model")
     parser.add_argument("--timed-steps", type=int, default=200)
     parser.add_argument("--turns", type=int, default=200, help="of the sphere solver a round, in --rounds")
+    parser.add_argument("--docs", type=Path, help=f"a file to write what is printed into, between two lines {MARK}")
+    parser.add_argument("--no-digits", action="store_true", help="the cases alone")
     args = parser.parse_args(argv)
+    printed = Tee()
+    with contextlib.redirect_stdout(printed):
+        everything(args)
+    if args.docs:
+        before, _, after = args.docs.read_text(encoding="utf-8").split(MARK)
+        write_text(args.docs, f"{before}{MARK}\n```\n{printed.getvalue().strip()}\n```\n{MARK}{after}")
+
+
+def everything(args: argparse.Namespace) -> None:
     device = torch.device(args.device)
     print(describe_machine(args.device))
     for arch, batch in zip(args.step_model, args.step_batch, strict=True):
         a_step(args, arch, batch, device)
         memory(arch, batch, device)
-    cases = [digits_case(device), *(folder_case(*case, args, device) for case in args.case)]
+    cases = [] if args.no_digits else [digits_case(device)]
+    cases += (folder_case(*case, args, device) for case in args.case)
     curves = {case.name.split(" (")[0]: race(case, args) for case in cases}
     if args.plot:
         picture(curves, args.plot)

@@ -369,6 +369,10 @@ def test_noise_flags_without_an_augmentation_are_told(caplog, trained):
     assert not caplog.records
     assert augmentation_from_args(parser.parse_args(["--ns-eps", "0.1"]), trained, []) is None
     assert "--ns-eps does nothing with --aug none" in caplog.text
+    assert augmentation_from_args(parser.parse_args(["--ns-warm-start"]), trained, []) is None
+    assert "--ns-warm-start does nothing with --aug none" in caplog.text
+    for flags, warm in (["--aug", "permuted", "--ns-warm-start"], True), (["--aug", "random"], False):
+        assert augmentation_from_args(parser.parse_args(flags), trained, []).warm_start is warm
 
 
 def test_a_warm_start_begins_with_what_was_found_last(loader):

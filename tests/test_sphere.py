@@ -118,6 +118,19 @@ def test_what_is_returned_is_what_was_judged(trained, batches, monkeypatch):
     assert noise.trace[-1].norm == pytest.approx(noise.norm, rel=1e-5)
 
 
+@pytest.mark.parametrize("norm", [0.05, 500.0])
+def test_the_last_radius_is_found_from_either_side(trained, batches, monkeypatch, norm):
+    """One short turn, from far inside and from far outside: the norm ends where random noise's may."""
+    monkeypatch.setattr("ns_easyrobust.sphere._START_TESTS", 1)
+    start = centred(torch.randn(1, 16, 64, generator=torch.Generator().manual_seed(2)))
+    start = start * (norm / start.norm())
+    noise = synthesize(trained, batches, replace(SPHERE, turn=1e-9, max_steps=1, pool=1), start=start)
+    assert noise.stopped
+    judges = [images for images, _ in batches[1:9]]  # the pool took the first
+    assert shrunk_to_feasible(trained, judges, start * (500 / norm)) * 0.75 < noise.norm
+    assert noise.mse_probability < 0.03
+
+
 def test_tokens_on_a_grid_and_half_precision(batches):
     noise = synthesize(small_vit(arch="swin_micro_patch2_32"), batches[:2], replace(SPHERE, max_steps=3))
     assert (len(noise.value), noise.value.shape[-1], noise.value.numel()) == (1, 24, 256 * 24)  # a grid in timm 1.x
