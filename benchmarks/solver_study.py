@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import shlex
+import shutil
 import statistics
 import sys
 import time
@@ -27,7 +28,7 @@ from ns_easyrobust import cli, demo
 from ns_easyrobust.columns import column_key, columns_of
 from ns_easyrobust.digits import write_digits
 from ns_easyrobust.files import write_text
-from ns_easyrobust.records import Record, describe_machine, read_records
+from ns_easyrobust.records import Record, describe_machine, latest, read_records
 
 COMMON = ("--ns-interval", "40", "--ns-eps", "0.03")
 
@@ -47,7 +48,7 @@ class Study:
 
     @property
     def kinds(self) -> dict[str, Sequence[str]]:
-        warm = ("--ns-warm-start", "--ns-max-steps", "20")
+        short = ("--ns-max-steps", "20")
         return {
             "none": ("--aug", "none"),
             "random": ("--aug", "random", *self.paper),
@@ -55,7 +56,7 @@ class Study:
             "nullspace, paper": ("--aug", "nullspace", *self.paper),
             "permuted, sphere": ("--aug", "permuted", *self.sphere),
             "nullspace, sphere": ("--aug", "nullspace", *self.sphere),
-            "nullspace, sphere, warm": ("--aug", "nullspace", *self.sphere, *warm),
+            "nullspace, sphere, warm, 20 turns": ("--aug", "nullspace", *self.sphere, *short, "--ns-warm-start"),
         }
 
 
@@ -97,13 +98,13 @@ def one_seed(study: Study, root: Path, data: Path, seed: int) -> None:
     train = ["train", *demo.MODEL, "--data-dir", data, "-j", 0, *study.images]
     folder, first = root / f"seed{seed}", root / f"seed{0 if study.one_start else seed}"
     start = first / "pretrained" / "last.pth.tar"
-    if not start.exists():
-        seed_of_start = 0 if study.one_start else seed
-        run(*train, "--seed", seed_of_start, *study.pretrain, "--output", first, "--experiment", "pretrained")
+    pretrain = ["--seed", 0 if study.one_start else seed, *study.pretrain, "--output", first]
+    run(*train, *pretrain, "--experiment", "pretrained", "--resume", "auto")  # does nothing where it has ended
     finetune = [*train, "--seed", seed, *study.finetune, "--initial-checkpoint", start, "--select", "last"]
     for kind, flags in study.kinds.items():
         if not (folder / kind / "seconds").exists():
             began = time.perf_counter()
+            shutil.rmtree(folder / kind, ignore_errors=True)  # of a run that was interrupted: its time is measured
             run(*finetune, *flags, "--output", folder, "--experiment", kind)
             write_text(folder / kind / "seconds", f"{time.perf_counter() - began:.1f}\n")
         run("benchmark", *demo.MODEL, "--ckpt-path", folder / kind / "last.pth.tar", "--data-dir", data,
@@ -122,7 +123,7 @@ def rounds_of(folder: Path) -> list[dict[str, str]]:
 
 def table(study: Study, root: Path, seeds: Sequence[int]) -> str:
     """Means and standard deviations over seeds, a row a kind, a column a suite; below, what the noises were like."""
-    records: list[Record] = [r for seed in seeds for r in read_records(root / f"seed{seed}" / "results.jsonl")]
+    records: list[Record] = [r for seed in seeds for r in latest(read_records(root / f"seed{seed}" / "results.jsonl"))]
     records = [record for record in records if record.unit == "%" and record.correct is not None]
     columns = columns_of(records)
     lines = ["| | " + " | ".join(column.title for column in columns) + " |", "|:--|" + "--:|" * len(columns)]
@@ -161,7 +162,10 @@ def main() -> None:
     if not args.table_only:
         data = args.output / "data"
         if not data.exists():
-            _ = write_tree(args.cifar, data) if args.cifar else write_digits(data)
+            unfinished = args.output / "data.unfinished"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            _ = write_tree(args.cifar, unfinished) if args.cifar else write_digits(unfinished)
+            unfinished.rename(data)
         for seed in args.seeds:
             one_seed(study, args.output, data, seed)
     made = f"{describe_machine('cpu')}; seeds {' '.join(map(str, args.seeds))}; top-1 in percent, mean ± deviation.\n\n"

@@ -167,7 +167,7 @@ class NullspaceAugmentation:
 
     def refresh(self) -> Noise:
         """Synthesize a new noise for the model as it is now, and note it in ``history``."""
-        last = self.noise
+        last, cold = self.noise, self._start is None
         try:
             self.noise = noise = self._make_noise()
         except torch.OutOfMemoryError as error:
@@ -202,7 +202,7 @@ class NullspaceAugmentation:
             else f"; held out (n={held_out.n}): {held_out.mse_probability:.4g}, at most "
             f"{held_out.mse_probability_upper:.4g} at 95%",
         )
-        if noise.stopped and not noise.steps and not (self.warm_start and last):
+        if noise.stopped and not noise.steps and cold:
             _logger.warning(
                 "noise %d is its random start, which this model hardly reacts to: nothing was optimised. "
                 "Start from a trained checkpoint, or raise --ns-limit.",
@@ -259,7 +259,7 @@ class NullspaceAugmentation:
         self._steps, self._calls = state["steps"], state["calls"]
         self.noise = None if state["noise"] is None else Noise.from_state_dict(state["noise"])
         self.history = [dict(entry) for entry in state["history"]]
-        self._start = state.get("start")  # not in what earlier versions saved
+        self._start = state["start"] if self.warm_start else None
         self._stream = self._value = None
         if self._keeps_back:
             self._held_out = None  # kept back by the former seed: set aside anew

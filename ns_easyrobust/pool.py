@@ -16,8 +16,8 @@ class Seen(NamedTuple):
     """A batch as the model sees it without noise.
 
     Attributes:
-        images: (B, C, H, W); hollow where the embedding is enough to go on from.
-        embedding: what the patch embedding makes of them; None where the model needs the images too.
+        images: (B, C, H, W); hollow where the embedding is kept instead.
+        embedding: what the patch embedding makes of them; None where the images are kept.
         logits: (B, K).
     """
 
@@ -28,9 +28,16 @@ class Seen(NamedTuple):
     @property
     def memory(self) -> int:
         """In bytes."""
-        parts = [self.images, self.logits, *(self.embedding if isinstance(self.embedding, tuple) else [self.embedding])]
-        tensors = [part for part in parts if isinstance(part, torch.Tensor)]
-        return sum(min(part.numel() * part.element_size(), part.untyped_storage().nbytes()) for part in tensors)
+        return sum(map(memory_of, self))
+
+
+def memory_of(part: Any) -> int:
+    """Bytes of a tensor, or of a tuple's; nothing for zeros that are not stored."""
+    if isinstance(part, tuple):
+        return sum(map(memory_of, part))
+    if not isinstance(part, torch.Tensor):
+        return 0
+    return min(part.numel() * part.element_size(), part.untyped_storage().nbytes())
 
 
 @dataclass

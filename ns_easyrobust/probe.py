@@ -13,7 +13,7 @@ from torch import nn
 from .distributed import mean_over_ranks, sum_over_ranks, world_size
 from .errors import NoiseError
 from .noise import NoiseConfig, Step
-from .pool import Seen, seen_batches
+from .pool import Seen, memory_of, seen_batches
 from .streams import images_of
 from .vit import depends_on_embedding_alone, embedding_seen, encoder_noise, hollow
 
@@ -82,6 +82,7 @@ class Probe:
         self.model = model
         self.fresh = (part for batch in batches for part in _parts(images_of(batch, like), config.minibatch))
         self.batches = seen_batches(self.fresh, self._see, config.batches_kept, config.reuse)
+        self._many = config.batches_kept > 0
         self.lag = lag_on(like.device)
         self._embedding_is_enough: bool | None = None  # not tried yet
         self.precision: Any = lambda: torch.autocast(
@@ -96,7 +97,10 @@ class Probe:
                 self._embedding_is_enough = depends_on_embedding_alone(self.model, images)
             with embedding_seen(self.model) as outputs:
                 logits = _at_least_single(self.model(images))
-        return Seen(hollow(images), outputs[0], logits) if self._embedding_is_enough else Seen(images, None, logits)
+        larger = memory_of(outputs[0]) > memory_of(images)  # as in a Swin: a pool of them could take too much
+        if self._embedding_is_enough and not (self._many and larger):
+            return Seen(hollow(images), outputs[0], logits)
+        return Seen(images, None, logits)
 
     def _noisy(self, seen: Seen, value: torch.Tensor) -> torch.Tensor:
         with self.precision(), encoder_noise(self.model, value, embedding=seen.embedding):

@@ -30,6 +30,7 @@ _GROWN = 1.01  # what counts as growth for ``patience``
 _JUDGED = 512  # images that the final radius is set on, over all ranks
 # Standard errors under eps there, so that in nine cases of ten (quantile 1.28) the 95% bound on other images, half as
 # many, is under eps too: their bound takes sqrt(2) standard errors of ours, and the difference of both means sqrt(3).
+# Half as many is what an augmentation keeps back of 2560 images or more.
 _MARGIN = math.sqrt(2) * ONE_SIDED_95 + math.sqrt(3) * 1.2816
 _MOST_NORM = 10  # norms of a start that is uniform in (-limit, limit)
 _ROUNDING = 1e-5  # of a norm: what centring leaves of nothing
@@ -152,6 +153,8 @@ def _largest_under(
             found, tested = scaled, Step(step, float(moments[0]), logits, float(scaled.norm()))
         if 0.9 * config.eps < bound < config.eps or under == limit or over < 1.03 * under:
             break
-        factor *= min(2.0, max(0.5, math.sqrt(0.95 * config.eps / bound)))
-        factor = min(factor if under < factor < over else math.sqrt(under * over), limit)
+        if under > 0 and over < math.inf:
+            factor = math.sqrt(under * over)
+        else:
+            factor = min(factor * min(2.0, max(0.5, math.sqrt(0.95 * config.eps / bound))), limit)
     return found, tested, under > 0

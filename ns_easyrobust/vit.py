@@ -239,7 +239,7 @@ def encoder_noise(model: nn.Module, value: torch.Tensor, *, embedding: Any = Non
 
 @contextmanager
 def embedding_seen(model: nn.Module) -> Iterator[list[Any]]:
-    """Yields a list to which each forward in the body adds its patch embedding's output, before any noise."""
+    """Yields a list to which each forward in the body adds its patch embedding's output, before any hook's changes."""
     outputs: list[Any] = []
     handle = find_patch_embed(model).register_forward_hook(lambda *call: outputs.append(call[2]), prepend=True)
     try:
@@ -252,7 +252,7 @@ def embedding_seen(model: nn.Module) -> Iterator[list[Any]]:
 def _given(embedding: nn.Module, output: Any) -> Iterator[None]:
     """While the body runs, ``output`` is what ``embedding`` returns, whatever the images; its hooks run as ever."""
     own = vars(embedding).get("forward")
-    embedding.forward = lambda *_: output
+    embedding.forward = lambda *_, **__: output
     try:
         yield
     finally:
@@ -267,12 +267,20 @@ def hollow(images: torch.Tensor) -> torch.Tensor:
 
 
 def depends_on_embedding_alone(model: nn.Module, images: torch.Tensor) -> bool:
-    """Whether the logits of the first of ``images`` stay the same bits when only its patch embedding is given."""
+    """Whether the first of ``images`` has the same logits, bit for bit, when only its patch embedding is given.
+
+    Not so where the images are used elsewhere too, or where the tokens are changed in place (also where that would
+    change nothing a second time: with noise in between it would).
+    """
+    copies: list[torch.Tensor] = []
+    keep = _patch_embed_hook(model, lambda tokens: copies.append(tokens.clone()))
     with torch.no_grad():
-        with embedding_seen(model) as outputs:
+        with keep, embedding_seen(model) as outputs:
             logits = model(images[:1])
+        if len(outputs) > 1 or not torch.equal(_tokens_of(outputs[0]), copies[0]):
+            return False
         with _given(find_patch_embed(model), outputs[0]):
-            return len(outputs) == 1 and torch.equal(model(hollow(images[:1])), logits)
+            return torch.equal(model(hollow(images[:1])), logits)
 
 
 def token_shape(model: nn.Module, images: torch.Tensor) -> tuple[int, ...]:

@@ -403,6 +403,9 @@ def test_warm_rounds_are_alike_and_go_on_after_a_restart(loader):
     second = NullspaceAugmentation(model, loader, QUICK, warm_start=True)
     second.load_state_dict(first.state_dict())
     assert torch.equal(second.refresh().value, first.refresh().value)
+    cold = NullspaceAugmentation(model, loader, QUICK)
+    cold.load_state_dict(first.state_dict())
+    assert abs(cold.refresh().trace[0].norm - first.noise.norm) > 1e-3 * first.noise.norm
 
 
 def test_a_warm_start_of_the_random_baseline_is_refused(loader):

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 import torch
+from conftest import small_vit
 
 from ns_easyrobust.noise import NoiseConfig
 from ns_easyrobust.pool import Seen, seen_batches
@@ -93,7 +94,7 @@ def test_settings_out_of_range(name):
 
 
 def test_images_are_kept_only_where_the_model_needs_them(trained, batches, monkeypatch, caplog):
-    """Tokens take a third of the memory here, and give the same bits."""
+    """Tokens take a third of the memory in this ViT, and give the same bits."""
     caplog.set_level(logging.INFO)
     config = NoiseConfig(max_steps=10, eps=1e-9, pool=2)
     tokens = synthesize(trained, batches, config)
@@ -101,4 +102,7 @@ def test_images_are_kept_only_where_the_model_needs_them(trained, batches, monke
     images = synthesize(trained, batches, config)
     assert torch.equal(tokens.value, images.value)
     assert tokens.trace == images.trace
-    assert [message.rpartition(" ")[0].rpartition(" ")[2] for message in caplog.messages] == ["0.5", "1.5"]
+    swin = small_vit(arch="swin_micro_patch2_32")  # whose tokens are larger than its images
+    monkeypatch.undo()
+    synthesize(swin, [torch.rand(4, 3, 32, 32) for _ in range(2)], NoiseConfig(max_steps=3, eps=1e-9, pool=2))
+    assert [message.rpartition(" ")[0].rpartition(" ")[2] for message in caplog.messages] == ["0.5", "1.5", "0.1"]

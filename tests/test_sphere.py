@@ -3,13 +3,15 @@ from __future__ import annotations
 import statistics
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import small_vit
+from scipy import stats
 
 from ns_easyrobust.errors import NoiseError, OptionError
 from ns_easyrobust.noise import NoiseConfig
-from ns_easyrobust.sphere import centred
+from ns_easyrobust.sphere import _MARGIN, centred
 from ns_easyrobust.synthesis import measure, synthesize
 from ns_easyrobust.vit import encoder_noise
 
@@ -156,6 +158,17 @@ def test_its_noise_is_what_was_measured(trained, batches):
             noisy = trained(images).softmax(1)
     assert noise.mse_probability == pytest.approx(float((noisy - clean).square().sum(1).mean()), rel=1e-4)
     assert noise.trace[-1].norm == pytest.approx(noise.norm, rel=1e-5)
+
+
+def test_the_margin_lets_others_agree_nine_times_in_ten():
+    """Means of 512 images at the margin under eps, and the 95% bounds of 256 others of the same kind."""
+    draw = np.random.default_rng(0)
+    deviation, trials = 1.0, 20_000
+    ours = draw.normal(0, deviation / 512**0.5, trials)  # judged mean minus the true one
+    theirs = draw.normal(0, deviation / 256**0.5, trials)
+    eps = ours + _MARGIN * deviation / 512**0.5
+    agree = theirs + stats.norm.ppf(0.95) * deviation / 256**0.5 < eps
+    assert agree.mean() == pytest.approx(0.9, abs=0.01)
 
 
 def test_a_turn_must_be_positive():

@@ -183,7 +183,11 @@ def test_the_families_take_noise_as_if_their_embedding_added_it(name):
         return (output[0] + value, *output[1:]) if isinstance(output, tuple) else output + value
 
     with torch.no_grad():
-        clean = model(images)
+        with embedding_seen(model) as outputs:
+            clean = model(images)
+        with encoder_noise(model, value, embedding=outputs[0]):
+            assert torch.equal(hooked, model(hollow(images)))
+        assert depends_on_embedding_alone(model, images)
         embed.forward = adding
         assert torch.equal(hooked, model(images))
     assert not torch.allclose(hooked, clean, atol=1e-4)
@@ -276,12 +280,13 @@ def test_normalisation_is_found_by_easyrobusts_names():
 class _Around(nn.Module):
     """A transformer behind something that looks at the images too, or that changes its tokens in place."""
 
-    def __init__(self, vit, images=False, in_place=False):
+    def __init__(self, vit, images=False, in_place=None):
         super().__init__()
         self.vit, self.images = vit, images
         if in_place:
-            vit.patch_embed.forward = vit.patch_embed.forward  # as of a patched model: its own, not its class's
-            vit.forward = lambda x: vit.head(vit.norm(vit.blocks(vit.patch_embed(x).add_(1))).mean(1))
+            plain = vit.patch_embed.forward
+            vit.patch_embed.forward = lambda x, mask=None: plain(x)  # with a keyword, as Hiera's
+            vit.forward = lambda x: vit.head(vit.norm(vit.blocks(in_place(vit.patch_embed(x, mask=None)))).mean(1))
 
     def forward(self, images):
         logits = self.vit(images)
@@ -303,8 +308,27 @@ def test_an_embedding_seen_before_stands_for_its_images(images):
 
 def test_models_that_need_more_than_the_embedding_are_known(images):
     assert not depends_on_embedding_alone(_Around(small_vit()[1], images=True).eval(), images)
-    changed = _Around(small_vit()[1], in_place=True).eval()
-    own = changed.vit.patch_embed.forward
-    assert not depends_on_embedding_alone(changed, images)
-    assert changed.vit.patch_embed.forward is own
+    for in_place in (lambda tokens: tokens.add_(1), torch.relu_):  # the second one changes nothing when done again
+        changed = _Around(small_vit()[1], in_place=in_place).eval()
+        own = changed.vit.patch_embed.forward
+        assert not depends_on_embedding_alone(changed, images)
+        assert changed.vit.patch_embed.forward is own
     assert depends_on_embedding_alone(_Around(small_vit()[1]).eval(), images)
+    assert depends_on_embedding_alone(_Around(small_vit()[1], in_place=lambda tokens: tokens + 1).eval(), images)
+
+
+def test_a_given_embedding_passes_the_owners_hooks_and_is_gone_after_an_error(images):
+    model = small_vit().eval()
+    embedding = model[1].patch_embed
+    embedding.register_forward_hook(lambda module, args, tokens: tokens * 2)
+    with torch.no_grad():
+        expected = model(images)
+        with embedding_seen(model) as outputs:
+            model(images)
+        noise = torch.zeros(1, 16, 64)
+        with encoder_noise(model, noise, embedding=outputs[0]):
+            assert torch.allclose(model(hollow(images)), expected)  # doubled once
+        with pytest.raises(NoiseError), encoder_noise(model, noise[:, 1:], embedding=outputs[0]):
+            model(images)
+        assert torch.equal(model(images), expected)
+    assert "forward" not in vars(embedding)
