@@ -126,7 +126,8 @@ def table(study: Study, root: Path, seeds: Sequence[int]) -> str:
     records: list[Record] = [r for seed in seeds for r in latest(read_records(root / f"seed{seed}" / "results.jsonl"))]
     records = [record for record in records if record.unit == "%" and record.correct is not None]
     columns = columns_of(records)
-    lines = ["| | " + " | ".join(column.title for column in columns) + " |", "|:--|" + "--:|" * len(columns)]
+    titles = [column.title.replace(" top1", "").replace("corruption=", "") for column in columns]
+    lines = ["| | " + " | ".join(titles) + " |", "|:--|" + "--:|" * len(columns)]
     for kind in study.kinds:
         cells = [
             spread([r.value for r in records if r.label == kind and column_key(r) == column.key]) for column in columns

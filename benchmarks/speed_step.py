@@ -38,9 +38,9 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def a_step(args: argparse.Namespace, arch: str, batch: int, device: torch.device) -> None:
+def a_step(args: argparse.Namespace, arch: str, batch: int, steps: int, device: torch.device) -> None:
     """Medians of the seconds of a step, without the first one of each process, in turns."""
-    steps, kept = args.steps, max(1, args.steps // args.reuse)
+    kept = max(1, steps // args.reuse)
 
     def timed(work: Callable[[nn.Sequential, Batches], object]) -> Callable[[nn.Module], object]:
         def run(model: Any) -> float:
@@ -145,25 +145,27 @@ def rounds(args: argparse.Namespace, device: torch.device) -> None:
 
     training = 800 * seconds(update, args.timed_steps // 10 or 1)
     precision = "bfloat16" if device.type == "cuda" else "off"
-    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision != "off")
 
     def published_step() -> None:
         loop.step(images[0])
 
     loop = PlainLoop(model, token_shape(model, images[0]), eps=0.0)
     published = 20 * PUBLISHED_STEPS * seconds(published_step, args.timed_steps)
-    with autocast:
-        published_half = 20 * PUBLISHED_STEPS * seconds(published_step, args.timed_steps)
+    costs = {
+        f"published loop, {PUBLISHED_STEPS} steps a round, float32, extrapolated from {args.timed_steps}": published
+    }
+    if precision != "off":
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            half = 20 * PUBLISHED_STEPS * seconds(published_step, args.timed_steps)
+        costs[f"published loop, autocast {precision}, extrapolated likewise"] = half
     steps = max(args.timed_steps, 64)  # 32 of them fill the pool
     paper = NoiseConfig(max_steps=steps, eps=1e-30, pool=32, autocast=precision)
     fast_step = 20 * PUBLISHED_STEPS * seconds(lambda: synthesize(model, images, paper), 1) / steps
-    fast = NoiseConfig(solver="sphere", max_steps=args.turns, patience=0, autocast=precision)
+    # Random weights hardly react: at the usual eps the search would soon end at its largest norm.
+    fast = NoiseConfig(solver="sphere", eps=1e-6, max_steps=args.turns, patience=0, autocast=precision)
     sphere = 20 * seconds(lambda: synthesize(model, images, fast), 1)
+    costs[f"the same solver by our step, autocast {precision}, pool of 32, extrapolated from {steps}"] = fast_step
+    costs[f"sphere, {args.turns} turns a round, autocast {precision}, pool of 32"] = sphere
     print(f"\n20 rounds and 800 updates, {args.rounds}, batches of {batch}: training alone {training / 60:.1f} min")
-    for name, cost in (
-        (f"published loop, {PUBLISHED_STEPS} steps a round, float32, extrapolated from {args.timed_steps}", published),
-        (f"published loop under autocast ({precision}), extrapolated likewise", published_half),
-        (f"the same solver by our step, autocast {precision}, pool of 32, extrapolated from {steps}", fast_step),
-        (f"sphere, {args.turns} turns a round, autocast {precision}, pool of 32", sphere),
-    ):
+    for name, cost in costs.items():
         print(f"  {name:85} {(training + cost) / 60:8.1f} min")

@@ -106,7 +106,7 @@ def folder_case(arch: str, checkpoint: str, folder: str, args: argparse.Namespac
     chosen = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))[: args.images].tolist()
     images = torch.stack([found[index][0] for index in chosen]).to(device)
     held = min(500, len(images) // 10)
-    name = f"{arch} ({Path(checkpoint).name}) on {len(images) - held} images of {folder}"
+    name = f"{arch} on {folder} ({Path(checkpoint).name}, {len(images) - held} images)"
     return Case(name, lambda: model, images[held:], images[:held])
 
 
@@ -237,9 +237,9 @@ def main(argv: list[str]) -> None:
         "--step-model", nargs="*", default=["vit_micro_patch8_32", "vit_small_patch16_224"], metavar="ARCH"
     )
     parser.add_argument("--step-batch", nargs="*", type=int, default=[64, 1], metavar="N", help="one for each")
-    parser.add_argument("--steps", type=int, default=16, help="timed steps (default: 16)")
+    parser.add_argument("--steps", nargs="*", type=int, default=[64, 16], metavar="N", help="timed, for each")
     parser.add_argument("--reuse", type=int, default=16, help="uses of a kept batch among them (default: 16)")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5, help="of those, in turns (default: 5)")
     parser.add_argument("--case", nargs=3, action="append", default=[], metavar=("ARCH", "CHECKPOINT", "FOLDER"))
     parser.add_argument("--num-classes", type=int, help="of the cases' checkpoints (default: the folder's classes)")
     parser.add_argument("--images", type=int, default=5000, help="read of a case's folder (default: 5000)")
@@ -265,8 +265,8 @@ def main(argv: list[str]) -> None:
 def everything(args: argparse.Namespace) -> None:
     device = torch.device(args.device)
     print(describe_machine(args.device))
-    for arch, batch in zip(args.step_model, args.step_batch, strict=True):
-        a_step(args, arch, batch, device)
+    for arch, batch, steps in zip(args.step_model, args.step_batch, args.steps, strict=False):
+        a_step(args, arch, batch, steps, device)
         memory(arch, batch, device)
     cases = [] if args.no_digits else [digits_case(device)]
     cases += (folder_case(*case, args, device) for case in args.case)

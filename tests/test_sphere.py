@@ -129,7 +129,7 @@ def test_the_last_radius_is_found_from_either_side(trained, batches, monkeypatch
     noise = synthesize(trained, batches, replace(SPHERE, turn=1e-9, max_steps=1, pool=1), start=start)
     assert noise.stopped
     judges = [images for images, _ in batches[1:9]]  # the pool took the first
-    assert shrunk_to_feasible(trained, judges, start * (500 / norm)) * 0.75 < noise.norm
+    assert shrunk_to_feasible(trained, judges, start * (20 / norm)) * 0.75 < noise.norm
     assert noise.mse_probability < 0.03
 
 
