@@ -15,13 +15,19 @@ import speed_evaluate
 import speed_ranks
 import speed_synthesize
 
+from ns_easyrobust.errors import UserError
+
 WHAT = {"evaluate": speed_evaluate, "synthesize": speed_synthesize, "ranks": speed_ranks}
 
 
 def main(argv: list[str]) -> None:
     if not argv or argv[0] not in WHAT:
         sys.exit(f"expected one of {', '.join(WHAT)}, found {argv[0] if argv else 'nothing'}\n\n{__doc__}")
-    WHAT[argv[0]].main(argv[1:])
+    try:
+        WHAT[argv[0]].main(argv[1:])
+    except (UserError, OSError) as error:
+        print(f"speed.py: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from torch import nn
 
 from ns_easyrobust.checkpoints import load_model
 from ns_easyrobust.data import Preprocessing, image_folder
+from ns_easyrobust.errors import OptionError
 from ns_easyrobust.figures import canvas, colour
 from ns_easyrobust.files import write_text
 from ns_easyrobust.noise import NoiseConfig, Step
@@ -240,7 +241,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--steps", nargs="*", type=int, default=[64, 16], metavar="N", help="timed, for each")
     parser.add_argument("--reuse", type=int, default=16, help="uses of a kept batch among them (default: 16)")
     parser.add_argument("--repeats", type=int, default=5, help="of those, in turns (default: 5)")
-    parser.add_argument("--case", nargs=3, action="append", default=[], metavar=("ARCH", "CHECKPOINT", "FOLDER"))
+    parser.add_argument("--case", nargs=3, action="append", default=[], metavar=("ARCH", "CHECKPOINT", "FOLDER"),
+                        help="a trained model, and images in one folder a class")  # fmt: skip
     parser.add_argument("--num-classes", type=int, help="of the cases' checkpoints (default: the folder's classes)")
     parser.add_argument("--images", type=int, default=5000, help="read of a case's folder (default: 5000)")
     parser.add_argument("--crop-pct", type=float, help="of a case's images (default: 0.875 from 224 pixels on, else 1)")
@@ -254,6 +256,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--docs", type=Path, help=f"a file to write what is printed into, between two lines {MARK}")
     parser.add_argument("--no-digits", action="store_true", help="the cases alone")
     args = parser.parse_args(argv)
+    for path in [args.docs, *(word for case in args.case for word in case[1:])]:
+        if path and not Path(path).exists():
+            raise OptionError(f"{path}: expected a file or folder, found nothing. Check the path.")
     printed = Tee()
     with contextlib.redirect_stdout(printed):
         everything(args)

@@ -34,7 +34,7 @@ class NoiseConfig:
     weight_decay: float = _option(0.01, "decay of the noise: AdamW's default, which the paper's code leaves on")
     cosine_steps: int = _option(0, "length of a cosine schedule of lr; 0 keeps lr constant")
     solver: str = _option("paper", "how the noise is found", choices=("paper", "sphere", "random"))
-    turn: float = _option(0.05, "sphere: length of a step, in radii")
+    turn: float = _option(0.05, "sphere: length of a step, in radii; less for noise of over 1024 elements")
     patience: int = _option(
         100, "sphere: stop when the norm has not grown by a hundredth in so many steps; 0 never stops"
     )
@@ -114,6 +114,12 @@ class Noise:
     held_out: Influence | None
     trace: tuple[Step, ...]
     config: NoiseConfig
+
+    @property
+    def token_share(self) -> float:
+        """Share of the squared norm that the largest token holds, in (0, 1]: near 1 where one token is sacrificed."""
+        tokens = self.value.double().square().sum(dim=-1)
+        return float(tokens.max() / tokens.sum())
 
     @property
     def norm(self) -> float:

@@ -50,8 +50,10 @@ def _ended(noise: Noise, max_steps: int, batch: int) -> str:
         return "0 steps, as asked: measured alone"
     if noise.steps == 0 and noise.stopped:
         return f"0 steps: the start was already under {eps} on a minibatch of {batch}, the model hardly reacts to it"
-    judged_on = "the stream's next images" if noise.config.solver == "sphere" else f"a minibatch of {batch}"
-    return f"{noise.steps} steps, {'stopped under' if noise.stopped else 'never under'} {eps} on {judged_on}"
+    if noise.config.solver == "sphere":
+        under = "set just" if noise.stopped else "not got"
+        return f"{noise.steps} turns, then {under} under {eps} on the stream's next images"
+    return f"{noise.steps} steps, {'stopped under' if noise.stopped else 'never under'} {eps} on a minibatch of {batch}"
 
 
 def run(args: argparse.Namespace) -> None:
@@ -97,6 +99,8 @@ def run(args: argparse.Namespace) -> None:
                 f"images {'converged' if noise.converged else 'not converged'} (95% upper bound against eps)"
             )
             print(f"{'':22} {'norm':>10} {'mse_probability':>16} {'upper (95%)':>12} {'agreement':>11}")
-            print(_row(f"noise ({config.solver})", noise, noise.held_out))
+            found_by = "as it was" if config.max_steps == 0 else config.solver
+            print(_row(f"noise ({found_by})", noise, noise.held_out))
             print(_row("its permutation", control, control_measured))
+            print(f"the largest of {noise.value[..., 0].numel()} tokens holds {100 * noise.token_share:.0f}% of norm^2")
             print(f"saved to {args.output}")

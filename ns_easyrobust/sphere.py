@@ -25,6 +25,7 @@ _logger = logging.getLogger(__name__)
 _SMOOTHING = 0.8  # weight of the past in the running moments of mse_probability
 _GAIN, _MOST = 0.1, 0.1  # of the logarithm of the radius: a step's answer to the logarithm of eps / bound, its limit
 _BETA1, _BETA2, _TINY = 0.9, 0.99, 1e-12  # Adam's
+_ELEMENTS = 1024  # of a noise whose turns have their full length
 _EAGER = 40  # turns that are longer than the others, the first one twice as long
 _GROWN = 1.01  # what counts as growth for ``patience``
 _JUDGED = 512  # images that the final radius is set on, over all ranks
@@ -61,6 +62,15 @@ class _Adam:
         return self.first / (1 - _BETA1**self.steps) / scale / math.sqrt(gradient.numel())
 
 
+def length_of_turn(turn: float, elements: int, turns: int) -> float:
+    """In radii, after ``turns`` of them, for a noise of so many elements.
+
+    A model notices some hundreds of directions. Their share of a random noise's norm, which is what there is to turn
+    away from, falls with the root of its size; longer turns would only bring in other such directions.
+    """
+    return turn * min(1.0, math.sqrt(_ELEMENTS / elements)) * (1 + max(0.0, 1 - turns / _EAGER))
+
+
 def sphere(probe: Probe, start: torch.Tensor, config: NoiseConfig, on_step: OnStep) -> Found:
     """The solver; ``start`` gives the direction, and the norm where the search for the first radius begins.
 
@@ -85,7 +95,7 @@ def sphere(probe: Probe, start: torch.Tensor, config: NoiseConfig, on_step: OnSt
         value = (direction * radius).requires_grad_(True)
         pending, loss = probe.test(value, trace.begun)
         gradient = mean_over_ranks(torch.autograd.grad(loss, value)[0])
-        turn = config.turn * (1 + max(0.0, 1 - adam.steps / _EAGER))
+        turn = length_of_turn(config.turn, start.numel(), adam.steps)
         direction = _unit(direction - turn * adam(centred(gradient)))
         running = torch.lerp(pending.moments, running, _SMOOTHING)
         answer = _GAIN * (math.log(config.eps) - _bound(running).log())

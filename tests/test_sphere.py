@@ -11,7 +11,7 @@ from scipy import stats
 
 from ns_easyrobust.errors import NoiseError, OptionError
 from ns_easyrobust.noise import NoiseConfig
-from ns_easyrobust.sphere import _MARGIN, centred
+from ns_easyrobust.sphere import _MARGIN, centred, length_of_turn
 from ns_easyrobust.synthesis import measure, synthesize
 from ns_easyrobust.vit import encoder_noise
 
@@ -169,6 +169,12 @@ def test_the_margin_lets_others_agree_nine_times_in_ten():
     eps = ours + _MARGIN * deviation / 512**0.5
     agree = theirs + stats.norm.ppf(0.95) * deviation / 256**0.5 < eps
     assert agree.mean() == pytest.approx(0.9, abs=0.01)
+
+
+def test_turns_are_long_at_first_and_shorter_for_larger_noise():
+    assert length_of_turn(0.05, 16 * 64, 0) == pytest.approx(0.1)
+    assert length_of_turn(0.05, 16 * 64, 40) == length_of_turn(0.05, 512, 400) == pytest.approx(0.05)
+    assert length_of_turn(0.05, 100 * 16 * 64, 40) == pytest.approx(0.005)
 
 
 def test_a_turn_must_be_positive():
