@@ -242,6 +242,7 @@ def test_benchmark_report_and_noise_do_their_jobs(capsys, digits_dir, work, trai
     out = capsys.readouterr().out
     assert "its permutation" in out
     assert "saved to noise.pt" in out
+    assert "the largest of 16 tokens holds " in out
 
 
 def test_the_module_runs_as_a_program(work):

@@ -56,3 +56,11 @@ def test_files_of_another_version_are_refused_in_one_line(tmp_path, change):
     torch.save(state | change, tmp_path / "noise.pt")
     with pytest.raises(NoiseError, match="fields of this version"):
         Noise.load(tmp_path / "noise.pt")
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 8), (1, 2, 2, 8)])
+def test_the_share_of_the_largest_token(shape):
+    value = torch.ones(shape)
+    value[(0,) + (0,) * (len(shape) - 2)] = 3.0  # 9 of 12 parts, the other three tokens one each
+    noise = Noise(value, 0.0, 1, True, None, (), NoiseConfig())
+    assert noise.token_share == pytest.approx(0.75)
