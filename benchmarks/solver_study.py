@@ -165,7 +165,10 @@ def main() -> None:
         if not data.exists():
             unfinished = args.output / "data.unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
-            _ = write_tree(args.cifar, unfinished) if args.cifar else write_digits(unfinished)
+            if args.cifar:
+                write_tree(args.cifar, unfinished)
+            else:
+                write_digits(unfinished)
             unfinished.rename(data)
         for seed in args.seeds:
             one_seed(study, args.output, data, seed)

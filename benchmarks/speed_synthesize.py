@@ -1,7 +1,7 @@
 """The synthesis of nullspace noise beside the published loop (``plain_synthesis.py``): a step of it, and a noise.
 
     python benchmarks/speed.py synthesize [--case ARCH CHECKPOINT FOLDER]... [--plot docs/synthesis.png]
-    python benchmarks/speed.py synthesize --device cuda --step-model vit_base_patch16_224 --step-batch 128 \\
+    python benchmarks/speed.py synthesize --device cuda --step vit_base_patch16_224 128 64 \\
         --rounds vit_base_patch16_224 --batch-size 128
 
 First a step: the plain loop's, ours with a fresh batch each step, ours with kept clean logits (the pool is filled
@@ -27,9 +27,9 @@ from typing import NamedTuple
 
 import torch
 from plain_synthesis import PlainLoop
-from sklearn.datasets import load_digits
 from speed_step import EPS, PUBLISHED_STEPS, Batches, a_step, memory, random_model, rounds
 from torch import nn
+from train_vit_small import digits
 
 from ns_easyrobust.checkpoints import load_model
 from ns_easyrobust.data import Preprocessing, image_folder
@@ -42,16 +42,21 @@ from ns_easyrobust.sphere import centred
 from ns_easyrobust.synthesis import measure, synthesize
 from ns_easyrobust.vit import built_size, token_shape
 
+STEPS = (("vit_micro_patch8_32", "64", "64"), ("vit_small_patch16_224", "1", "16"))  # arch, batch, steps timed
 TURNS = (10, 20, 40, 80, 160)  # of the sphere solver; then to its end
 MARK = "<!-- what benchmarks/speed.py synthesize has printed -->"
 
 
 class Tee(io.StringIO):
-    """Keeps what is printed, and prints it."""
+    """Keeps what is printed, and prints it where it would have gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = sys.stdout
 
     def write(self, text: str) -> int:
-        sys.__stdout__.write(text)
-        sys.__stdout__.flush()
+        self.out.write(text)
+        self.out.flush()
         return super().write(text)
 
 
@@ -80,21 +85,19 @@ class Point(NamedTuple):
 
 def digits_case(device: torch.device) -> Case:
     """The demo's ViT, trained for 500 steps on 1297 digits; the other 500 judge."""
-    found = load_digits()
-    order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0))
-    images = torch.tensor(found.images / 16, dtype=torch.float32)[:, None].expand(-1, 3, -1, -1)[order]
-    images, labels = nn.functional.interpolate(images, size=32, mode="bilinear"), torch.tensor(found.target)[order]
+    (images, labels), (others, answers) = digits()
+    images, others = (nn.functional.interpolate(part, size=32, mode="bilinear") for part in (images, others))
     model = random_model("vit_micro_patch8_32", torch.device("cpu"), 10).train()
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     generator = torch.Generator().manual_seed(0)
     for _ in range(500):
-        batch = torch.randint(1297, (64,), generator=generator)
+        batch = torch.randint(len(images), (64,), generator=generator)
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()
         optimizer.step()
-    right = (model.eval()(images[1297:]).argmax(1) == labels[1297:]).float().mean()
+    right = (model.eval()(others).argmax(1) == answers).float().mean()
     name = f"vit_micro_patch8_32 on digits ({100 * right:.1f}% of 500)"
-    return Case(name, lambda: model.to(device), images[:1297].to(device), images[1297:].to(device))
+    return Case(name, lambda: model.to(device), images.to(device), others.to(device))
 
 
 def folder_case(arch: str, checkpoint: str, folder: str, args: argparse.Namespace, device: torch.device) -> Case:
@@ -234,11 +237,8 @@ def picture(curves: dict[str, dict[str, list[Point]]], path: str) -> None:
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="speed.py synthesize", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "--step-model", nargs="*", default=["vit_micro_patch8_32", "vit_small_patch16_224"], metavar="ARCH"
-    )
-    parser.add_argument("--step-batch", nargs="*", type=int, default=[64, 1], metavar="N", help="one for each")
-    parser.add_argument("--steps", nargs="*", type=int, default=[64, 16], metavar="N", help="timed, for each")
+    parser.add_argument("--step", nargs=3, action="append", metavar=("ARCH", "BATCH", "STEPS"),
+                        help=f"time that many steps (default: {' and '.join(map(' '.join, STEPS))})")  # fmt: skip
     parser.add_argument("--reuse", type=int, default=16, help="uses of a kept batch among them (default: 16)")
     parser.add_argument("--repeats", type=int, default=5, help="of those, in turns (default: 5)")
     parser.add_argument("--case", nargs=3, action="append", default=[], metavar=("ARCH", "CHECKPOINT", "FOLDER"),
@@ -254,7 +254,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--timed-steps", type=int, default=200)
     parser.add_argument("--turns", type=int, default=200, help="of the sphere solver a round, in --rounds")
     parser.add_argument("--docs", type=Path, help=f"a file to write what is printed into, between two lines {MARK}")
-    parser.add_argument("--no-digits", action="store_true", help="the cases alone")
+    parser.add_argument("--only-cases", action="store_true", help="neither steps nor the digits")
     args = parser.parse_args(argv)
     for path in [args.docs, *(word for case in args.case for word in case[1:])]:
         if path and not Path(path).exists():
@@ -270,10 +270,10 @@ def main(argv: list[str]) -> None:
 def everything(args: argparse.Namespace) -> None:
     device = torch.device(args.device)
     print(describe_machine(args.device))
-    for arch, batch, steps in zip(args.step_model, args.step_batch, args.steps, strict=False):
-        a_step(args, arch, batch, steps, device)
-        memory(arch, batch, device)
-    cases = [] if args.no_digits else [digits_case(device)]
+    for arch, batch, steps in [] if args.only_cases else args.step or STEPS:
+        a_step(args, arch, int(batch), int(steps), device)
+        memory(arch, int(batch), device)
+    cases = [] if args.only_cases else [digits_case(device)]
     cases += (folder_case(*case, args, device) for case in args.case)
     curves = {case.name.split(" (")[0]: race(case, args) for case in cases}
     if args.plot:

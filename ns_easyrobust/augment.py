@@ -86,7 +86,9 @@ class NullspaceAugmentation:
         generator: torch.Generator | None = None,
         on_step: OnStep | None = None,
     ) -> None:
-        _check_interval(interval)
+        config = config or NoiseConfig()
+        self.config = config if self.solver is None else replace(config, solver=self.solver)
+        _check(interval, warm_start, self.config.solver)
         find_patch_embed(model)  # what does not fit is refused now, not after an epoch
         if isinstance(batches, DataLoader):
             if (ignored := parts_of(batches).ignored) is not None:
@@ -97,14 +99,6 @@ class NullspaceAugmentation:
                 "dataset can be read apart. Build it with use_prefetcher=False, or pass a list of batches."
             )
         self.model, self.batches, self.interval, self.on_step = model, batches, interval, on_step
-        self.config = config or NoiseConfig()
-        if self.solver is not None:
-            self.config = replace(self.config, solver=self.solver)
-        if warm_start and self.config.solver == "random":
-            raise OptionError(
-                "--ns-warm-start: expected noise that is optimised, found the random baseline, which draws each anew. "
-                "Leave it out."
-            )
         self.warm_start = warm_start
         generator = generator if generator is not None else torch.Generator().manual_seed(0)
         self.noise: Noise | None = None
@@ -332,13 +326,18 @@ def add_nullspace_args(parser: argparse.ArgumentParser) -> None:
 
 def check_noise_args(args: argparse.Namespace) -> None:
     """Raise OptionError for values of the noise's flags that are out of range, before anything is built."""
-    config_from_args(args)
-    _check_interval(args.ns_interval)
+    kind = AUGMENTATIONS.get(args.aug, NullspaceAugmentation)
+    _check(args.ns_interval, args.ns_warm_start, kind.solver or config_from_args(args).solver)
 
 
-def _check_interval(steps: int) -> None:
-    if steps < 1:
-        raise OptionError(f"--ns-interval: expected a number of steps >= 1, found {steps}.")
+def _check(interval: int, warm_start: bool, solver: str) -> None:
+    if interval < 1:
+        raise OptionError(f"--ns-interval: expected a number of steps >= 1, found {interval}.")
+    if warm_start and solver == "random":
+        raise OptionError(
+            "--ns-warm-start: expected noise that is optimised, found the random baseline, which draws each anew. "
+            "Leave it out."
+        )
 
 
 def config_from_args(args: argparse.Namespace) -> NoiseConfig:
@@ -356,5 +355,5 @@ def augmentation_from_args(
         if given:
             _logger.warning("--ns-%s does nothing with --aug none", given[0].replace("_", "-"))
         return None
-    options = {"interval": args.ns_interval, "warm_start": args.ns_warm_start, **options}
-    return AUGMENTATIONS[args.aug](model, batches, config_from_args(args), **options)
+    kind, config = AUGMENTATIONS[args.aug], config_from_args(args)
+    return kind(model, batches, config, interval=args.ns_interval, warm_start=args.ns_warm_start, **options)

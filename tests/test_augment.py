@@ -24,6 +24,7 @@ from ns_easyrobust.augment import (
     RandomNoiseAugmentation,
     add_nullspace_args,
     augmentation_from_args,
+    check_noise_args,
     register_augmentation,
 )
 from ns_easyrobust.errors import DataError, ModelError, OptionError
@@ -411,3 +412,7 @@ def test_warm_rounds_are_alike_and_go_on_after_a_restart(loader):
 def test_a_warm_start_of_the_random_baseline_is_refused(loader):
     with pytest.raises(OptionError, match="--ns-warm-start: expected noise that is optimised"):
         RandomNoiseAugmentation(small_vit(), loader, QUICK, warm_start=True)
+    parser = argparse.ArgumentParser()
+    add_nullspace_args(parser)
+    with pytest.raises(OptionError, match="--ns-warm-start: expected noise that is optimised"):
+        check_noise_args(parser.parse_args(["--aug", "random", "--ns-warm-start"]))  # before a model is built

@@ -51,20 +51,8 @@ def test_ranks_equal_one_process_with_their_total_batch(arch, ranks, solver, dig
     flags = ["--model", arch, "--num-classes", "10", "--data_dir", str(digits_dir), "-j", "0", "--device", "cpu"]
     eps = "1e-6" if solver == "paper" else "0.001"  # random weights hardly react
     flags += ["--aug", "nullspace", "--ns-solver", solver, "--ns-max-steps", "6", "--ns-eps", eps, "--ns-interval", "2"]
-    flags += [
-        "--hflip",
-        "0",
-        "--epoch-steps",
-        "3",
-        "--epochs",
-        "1",
-        "--lr",
-        "1e-3",
-        "--drop-path",
-        "0",
-        "--experiment",
-        "run",
-    ]
+    flags += ["--hflip", "0", "--epoch-steps", "3", "--epochs", "1", "--lr", "1e-3", "--drop-path", "0"]
+    flags += ["--experiment", "run"]
     shared = launch(ranks, tmp_path / "shared", [*flags, "-b", str(16 // ranks)])
     (alone,) = launch(1, tmp_path / "one", [*flags, "-b", "16"])
     first = shared[0]
