@@ -2,10 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
-CORE := tests/test_vit.py tests/test_linear.py tests/test_unseen.py tests/test_noise.py tests/test_synthesis.py tests/test_augment.py \
-	tests/test_fused.py tests/test_pool.py tests/test_sphere.py \
-	tests/test_streams.py tests/test_models.py tests/test_checkpoints.py tests/test_readers.py tests/test_weights.py \
-	tests/test_layouts.py tests/test_downloads.py tests/test_export.py tests/test_attention.py tests/test_patchfool.py
+CORE := tests/models tests/nullspace tests/training/test_augmentations.py tests/data/test_sampling.py tests/attacks/test_patch_fool.py \
+	tests/cli/test_export.py
 
 .PHONY: demo test check stress test-timm1 clean
 

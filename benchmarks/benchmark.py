@@ -3,7 +3,7 @@
 
 import sys
 
-from ns_easyrobust.cli import main
+from ns_easyrobust.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["benchmark", *sys.argv[1:]]))

@@ -24,11 +24,12 @@ from typing import Any
 import torch
 from cifar_tree import write_tree
 
-from ns_easyrobust import cli, demo
-from ns_easyrobust.columns import column_key, columns_of
-from ns_easyrobust.digits import write_digits
-from ns_easyrobust.files import write_text
-from ns_easyrobust.records import Record, describe_machine, latest, read_records
+from ns_easyrobust.cli import demo
+from ns_easyrobust.cli import main as cli
+from ns_easyrobust.data.demo_data import write_digits
+from ns_easyrobust.evaluation.records import Record, describe_machine, latest, read_records
+from ns_easyrobust.report.columns import column_key, columns_of
+from ns_easyrobust.utils.files import write_text
 
 COMMON = ("--ns-interval", "40", "--ns-eps", "0.03")
 

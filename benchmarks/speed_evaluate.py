@@ -22,13 +22,14 @@ from plain_patchfool import plain_patchfool
 from timing import Work, in_turns
 from torch import nn
 
-from ns_easyrobust import evaluate, imagenet
-from ns_easyrobust.checkpoints import load_model
-from ns_easyrobust.patchfool import PatchFoolConfig, patchfool
-from ns_easyrobust.protocols import Protocol
-from ns_easyrobust.recorder import Recorder
-from ns_easyrobust.records import describe_machine
-from ns_easyrobust.suite_run import Plan, run_suites
+from ns_easyrobust.attacks.patch_fool import PatchFoolConfig, patchfool
+from ns_easyrobust.data import imagenet
+from ns_easyrobust.evaluation import easyrobust_api as evaluate
+from ns_easyrobust.evaluation.protocols import Protocol
+from ns_easyrobust.evaluation.recorder import Recorder
+from ns_easyrobust.evaluation.records import describe_machine
+from ns_easyrobust.evaluation.suite import Plan, run_suites
+from ns_easyrobust.models.checkpoints import load_model
 
 SUITES = {  # name of the function, folder
     "val": ("evaluate_imagenet_val", "imagenet-val"),

@@ -22,12 +22,12 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ns_easyrobust.augment import NullspaceAugmentation
-from ns_easyrobust.checkpoints import load_model
-from ns_easyrobust.distributed import process_group, rank, world_size
-from ns_easyrobust.noise import NoiseConfig
-from ns_easyrobust.records import describe_machine
-from ns_easyrobust.vit import built_size
+from ns_easyrobust.evaluation.records import describe_machine
+from ns_easyrobust.models.checkpoints import load_model
+from ns_easyrobust.models.vit import built_size
+from ns_easyrobust.nullspace.noise import NoiseConfig
+from ns_easyrobust.training.augmentations.nullspace import NullspaceAugmentation
+from ns_easyrobust.utils.distributed import process_group, rank, world_size
 
 
 def work(args: argparse.Namespace, notes: Path) -> None:

@@ -13,10 +13,10 @@ from plain_synthesis import PlainLoop
 from timing import in_turns
 from torch import nn
 
-from ns_easyrobust.checkpoints import load_model
-from ns_easyrobust.noise import NoiseConfig
-from ns_easyrobust.synthesis import synthesize
-from ns_easyrobust.vit import built_size, token_shape
+from ns_easyrobust.models.checkpoints import load_model
+from ns_easyrobust.models.vit import built_size, token_shape
+from ns_easyrobust.nullspace.noise import NoiseConfig
+from ns_easyrobust.nullspace.synthesis import synthesize
 
 EPS, PUBLISHED_STEPS = 0.03, 3000
 Batches = Iterator[torch.Tensor]

@@ -31,16 +31,16 @@ from speed_step import EPS, PUBLISHED_STEPS, Batches, a_step, memory, random_mod
 from torch import nn
 from train_vit_small import digits
 
-from ns_easyrobust.checkpoints import load_model
-from ns_easyrobust.data import Preprocessing, image_folder
+from ns_easyrobust.data.transforms import Preprocessing, image_folder
 from ns_easyrobust.errors import OptionError
-from ns_easyrobust.figures import canvas, colour
-from ns_easyrobust.files import write_text
-from ns_easyrobust.noise import NoiseConfig, Step
-from ns_easyrobust.records import describe_machine
-from ns_easyrobust.sphere import centred
-from ns_easyrobust.synthesis import measure, synthesize
-from ns_easyrobust.vit import built_size, token_shape
+from ns_easyrobust.evaluation.records import describe_machine
+from ns_easyrobust.models.checkpoints import load_model
+from ns_easyrobust.models.vit import built_size, token_shape
+from ns_easyrobust.nullspace.noise import NoiseConfig, Step
+from ns_easyrobust.nullspace.sphere import centred
+from ns_easyrobust.nullspace.synthesis import measure, synthesize
+from ns_easyrobust.report.figures import canvas, colour
+from ns_easyrobust.utils.files import write_text
 
 STEPS = (("vit_micro_patch8_32", "64", "64"), ("vit_small_patch16_224", "1", "16"))  # arch, batch, steps timed
 TURNS = (10, 20, 40, 80, 160)  # of the sphere solver; then to its end

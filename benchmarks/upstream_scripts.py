@@ -24,8 +24,8 @@ from typing import NamedTuple
 
 import torch
 
-from ns_easyrobust.digits import write_digits
-from ns_easyrobust.files import write_text
+from ns_easyrobust.data.demo_data import write_digits
+from ns_easyrobust.utils.files import write_text
 
 IMAGES = 3  # of each class, in train/ and in val/
 MARK = "<!-- what benchmarks/upstream_scripts.py has seen -->"

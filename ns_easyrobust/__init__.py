@@ -5,10 +5,8 @@ The public names are listed in ``__all__``; importing the package does nothing e
 
 __version__ = "0.1.0"
 
-from .augment import NullspaceAugmentation, add_nullspace_args
-from .checkpoints import load_model, save_model
-from .companion import nullspace_augmented
-from .evaluate import (
+from .attacks.patch_fool import PatchFoolConfig, patchfool
+from .evaluation.easyrobust_api import (
     evaluate_damagenet,
     evaluate_imagenet_a,
     evaluate_imagenet_autoattack,
@@ -24,12 +22,14 @@ from .evaluate import (
     evaluate_objectnet,
     evaluate_stylized_imagenet,
 )
-from .linear import patch_nullspace
-from .noise import Influence, Noise, NoiseConfig
-from .patchfool import PatchFoolConfig, patchfool
-from .registration import register
-from .synthesis import measure, synthesize
-from .vit import encoder_noise
+from .integration.companion_loss import nullspace_augmented
+from .integration.registration import register
+from .models.checkpoints import load_model, save_model
+from .models.vit import encoder_noise
+from .nullspace.exact import patch_nullspace
+from .nullspace.noise import Influence, Noise, NoiseConfig
+from .nullspace.synthesis import measure, synthesize
+from .training.augmentations.nullspace import NullspaceAugmentation, add_nullspace_args
 
 __all__ = [
     "Influence",

@@ -7,8 +7,8 @@ import shlex
 from pathlib import Path
 
 import ns_easyrobust
-from ns_easyrobust import cli
-from ns_easyrobust.options import build_parser
+from ns_easyrobust.cli import main as cli
+from ns_easyrobust.training.options import build_parser
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -36,9 +36,10 @@ def test_commands_and_flags_exist():
     assert {word.replace("_", "-") for word in words if word.startswith("-")} <= known
 
 
-def test_files_and_public_names_exist():
+def test_folders_and_public_names_exist():
     root = Path(__file__).parent.parent
-    assert all((root / "ns_easyrobust" / name).exists() for name in re.findall(r"`(\w+\.py)`", README))
+    folders = {path.parent.name for path in (root / "ns_easyrobust").glob("*/__init__.py")}
+    assert set(re.findall(r"^\| \d \| `(\w+)/`", README, re.MULTILINE)) == folders
     assert all(hasattr(ns_easyrobust, name) for name in ns_easyrobust.__all__)
 
 

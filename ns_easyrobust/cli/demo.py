@@ -1,0 +1,155 @@
+"""The verb ``demo``: the main job on real digits, through the commands that do it on ImageNet.
+
+A small ViT is pretrained, then finetuned from that one checkpoint four ways at the same
+budget, and each result is attacked and corrupted. Every command is printed before it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data.demo_data import write_digits
+from ..data.transforms import image_folder
+from ..errors import OutputError, TrainingError
+from ..models.checkpoints import load_model
+from ..nullspace.exact_noise import valid_nullspace_noise
+from ..report.figures import image_sheet, noise_history
+from ..training.options import whole
+from . import main as cli
+
+MODEL = ["--model", "vit_micro_patch8_32", "--num-classes", "10"]
+SEED = ["--seed", "0"]
+# Digits have a writing direction and no colour: no flips, no colour jitter.
+IMAGES = ["--scale", "0.7", "1", "--hflip", "0", "--color-jitter", "0", "--train-interpolation", "bilinear"]
+PRETRAIN = ["--epochs", "30", "--batch-size", "64", "--lr", "1e-3", "--min-lr", "1e-5", "--val-interval", "10"]
+# App. C: noise with A = 3, lr 0.1, eps 0.03 and 40 steps a round; 6 rounds instead of 20, at most 1000 steps each.
+FINETUNE = ["--epochs", "6", "--epoch-steps", "40", "--batch-size", "64", "--lr", "1e-4", "--min-lr", "1e-5"]
+NOISE = ["--ns-interval", "40", "--ns-limit", "3", "--ns-lr", "0.1", "--ns-eps", "0.03", "--ns-max-steps", "1000"]
+EVALUATION = ["--input-size", "32", "--crop-pct", "1", "-b", "100", "-j", "0", *SEED]
+EVALUATION += ["--suite", "val", "patchfool", "cw", "fgsm", "c", "--epsilon", "2/255", "8/255", "--cw-radius", "0.5"]
+# A patch is a sixteenth of a digit: unbounded it fools every model. Three blocks are too few for the attention loss.
+EVALUATION += ["--patchfool-layer", "1", "--patchfool-loss", "ce", "--patchfool-norm", "linf"]
+EVALUATION += ["--patchfool-epsilon", "48/255", "--patchfool-steps", "50", "--subset", "patchfool=random:200"]
+KINDS = ("none", "random", "permuted", "nullspace")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where the demo's files go."""
+    parser.add_argument("--output", metavar="DIR", help="a new folder (default: output/demo, output/demo-2, ...)")
+    parser.add_argument("-j", "--workers", type=whole(0), default=2, metavar="N", help="data loaders (default: 2)")
+
+
+def _command(verb: str, *flags: Any) -> None:
+    """Print ``ns-easyrobust verb flags`` and run it in this process."""
+    words = [verb, *map(str, flags)]
+    print(f"\n$ ns-easyrobust {shlex.join(words)}", flush=True)
+    code = cli.main(words)
+    if code == 130:
+        raise KeyboardInterrupt
+    if code != 0:
+        raise TrainingError(f"the demo's command {verb!r} failed: its message is above.")
+
+
+def _history(run: Path) -> list[dict[str, Any]]:
+    """The rounds in a run's ``noise.csv``, typed as :func:`figures.noise_history` takes them."""
+    truth = {"True": True, "False": False, "": None}
+    with open(run / "noise.csv", newline="", encoding="utf-8") as stream:
+        return [
+            {
+                "step": int(row["step"]),
+                "norm": float(row["norm"]),
+                "mse_probability": float(row["mse_probability"]),
+                "synthesis_steps": int(row["synthesis_steps"]),
+                "stopped": truth[row["stopped"]],
+                "converged": truth[row["converged"]],
+            }
+            for row in csv.DictReader(stream)
+        ]
+
+
+def _print_rounds(name: str, history: list[dict[str, Any]]) -> None:
+    print(f"\nnoises of --aug {name}: stopped = under eps on its minibatch, converged = on held-out images too (95%)")
+    if name == "permuted":
+        print("(steps are those of the nullspace noise that was then permuted)")
+    print(f"{'round':>6} {'steps':>6} {'stopped':>8} {'converged':>10} {'norm':>8} {'mse_probability':>16}")
+    for number, entry in enumerate(history, start=1):
+        words = {True: "yes", False: "no", None: "-"}
+        print(
+            f"{number:6} {entry['synthesis_steps']:6} {words[entry['stopped']]:>8} {words[entry['converged']]:>10} "
+            f"{entry['norm']:8.2f} {entry['mse_probability']:16.4f}"
+        )
+
+
+def _unseen_noise_sheet(checkpoint: Path, images_dir: Path, path: Path) -> Path:
+    """Images, the same with noise from the patch embedding's nullspace, and with that noise permuted."""
+    model = load_model(MODEL[1], checkpoint, num_classes=10).eval()
+    folder = image_folder(images_dir)
+    chosen = [folder.targets.index(label) for label in range(0, 10, 2)]
+    pixels = [torch.frombuffer(bytearray(folder[i][0].tobytes()), dtype=torch.uint8) for i in chosen]
+    images = torch.stack(pixels).view(-1, 32, 32, 3).permute(0, 3, 1, 2).float() / 255
+    generator = torch.Generator().manual_seed(0)
+    noise = valid_nullspace_noise(model, images, generator=generator)
+    order = torch.randperm(noise[0].numel(), generator=generator)
+    permuted = noise.flatten(1)[:, order].view_as(noise)
+    with torch.no_grad():
+        clean = model(images)
+        noisy, control = images + noise, (images + permuted).clamp(0, 1)
+        changes = [(model(shown) - clean).abs().amax(1).tolist() for shown in (noisy, control)]
+    label = [f"predicted {digit}" for digit in clean.argmax(1).tolist()]
+    rows = [
+        (images, "images", label),
+        (noisy, "with nullspace noise", [f"logits change by {c:.1e}" for c in changes[0]]),
+        (control, "with that noise permuted", [f"logits change by {c:.2g}" for c in changes[1]]),
+    ]
+    return image_sheet(rows, path, "Noise that the patch embedding maps to zero")
+
+
+def _free_folder(path: Path) -> Path:
+    """``path``, or the first of path-2, path-3, ... that does not exist."""
+    numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(folder for folder in itertools.chain([path], numbered) if not folder.exists())
+
+
+def run(args: argparse.Namespace) -> None:
+    """Pretrain, finetune four ways, evaluate, report."""
+    # A ViT this small runs no faster on several threads, and they would fight the data workers.
+    torch.set_num_threads(1)
+    started = time.monotonic()
+    root = Path(args.output) if args.output else _free_folder(Path("output/demo"))
+    if root.exists() and not (root.is_dir() and not any(root.iterdir())):
+        raise OutputError(f"{root} exists: expected a new or empty folder. Pass another --output, or move it away.")
+    print(f"writing scikit-learn's 1797 handwritten digits to {root / 'digits'}")
+    data, results = write_digits(root / "digits"), root / "results.jsonl"
+    where = ["--data-dir", data, "-j", args.workers, *SEED]
+    _command("train", *MODEL, *where, *IMAGES, *PRETRAIN, "--output", root, "--experiment", "pretrained")
+    start = root / "pretrained" / "last.pth.tar"
+    _command("nullspace", start)
+    _command("noise", *MODEL, "--ckpt-path", start, "--data-dir", data / "train", "--input-size", 32, "--crop-pct", 1,
+             *NOISE[2:], "-b", 64, "-j", 0, *SEED, "--output", root / "noise.pt")  # fmt: skip
+    finetune = [*MODEL, *where, *IMAGES, *FINETUNE, "--initial-checkpoint", start, "--select", "last"]
+    finetune += ["--val-interval", 6, "--output", root]
+    for kind in KINDS:
+        noise = NOISE if kind != "none" else []
+        _command("train", "--aug", kind, *noise, *finetune, "--experiment", kind)
+    for name in ("pretrained", *KINDS):
+        label = name if name == "pretrained" else f"--aug {name}"
+        _command("benchmark", *MODEL, "--ckpt-path", root / name / "last.pth.tar", "--data-dir", data, *EVALUATION,
+                 "--records", results, "--label", label)  # fmt: skip
+    histories = {kind: _history(root / kind) for kind in KINDS if kind != "none"}
+    for kind, history in histories.items():
+        _print_rounds(kind, history)
+    pictures = [
+        noise_history(histories, root / "noise.png", eps=float(NOISE[NOISE.index("--ns-eps") + 1])),
+        _unseen_noise_sheet(root / "nullspace" / "last.pth.tar", data / "val", root / "unseen.png"),
+    ]
+    _command("report", results, "--baseline", "--aug none", "--output", root)
+    print(f"\npictures: {', '.join(map(str, pictures))}")
+    print(f"done in {time.monotonic() - started:.0f} s")

@@ -1,0 +1,59 @@
+"""``ns-easyrobust doctor``: is this data folder what the benchmark expects?"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+
+from ..data.benchmarks import FOLDERS
+from ..data.integrity import LEVELS, Finding, examine
+from ..errors import DataError
+from ..training.options import whole
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of ``ns-easyrobust doctor``."""
+    parser.add_argument("data_dir", metavar="DATA_DIR", help="folder that holds imagenet-val, imagenet-c, ...")
+    parser.add_argument("--suite", nargs="+", choices=tuple(FOLDERS), default=list(FOLDERS), metavar="NAME",
+                        help=f"of {', '.join(FOLDERS)} (default: all)")  # fmt: skip
+    parser.add_argument("--images", type=_sample, default=200, metavar="N",
+                        help="images to decode of each suite, or all (default: 200)")  # fmt: skip
+    parser.add_argument("--num-classes", type=whole(1), default=1000, metavar="N", help="outputs of the model")
+    parser.add_argument("-j", "--workers", type=whole(0), default=4, metavar="N", help="decoding threads (default: 4)")
+
+
+def _sample(text: str) -> int | None:
+    return None if text == "all" else whole(1)(text)
+
+
+_sample.__name__ = "whole number or 'all'"
+
+
+def report(findings: Sequence[Finding]) -> str:
+    """The findings as aligned lines, and their number by level."""
+    wide = max(len(FOLDERS[finding.suite].name) for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{FOLDERS[finding.suite].name:{wide}}  {finding.level:7}  {finding.text}")
+        if finding.effect:
+            lines.append(f"{'':{wide}}  {'':7}  -> {finding.effect}")
+    counts = Counter(finding.level for finding in findings)
+    return "\n".join([*lines, "", ", ".join(f"{counts[level]} {level}" for level in LEVELS)])
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print what is there.
+
+    Raises:
+        DataError: no such folder, no suite in it, or problems found (after they are printed).
+    """
+    findings = examine(
+        args.data_dir, args.num_classes, suites=args.suite, sample=args.images, workers=args.workers
+    )  # fmt: skip
+    print(report(findings))
+    problems = sum(finding.level == "problem" for finding in findings)
+    if problems:
+        raise DataError(
+            f"{args.data_dir}: expected no problems, found {problems}, listed above. Mend them or leave the suites out."
+        )

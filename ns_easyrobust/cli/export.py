@@ -1,0 +1,56 @@
+"""``ns-easyrobust export``: a checkpoint in the layout that EasyRobust or timm loads."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from ..errors import OutputError
+from ..models.checkpoints import LAYOUTS, export_checkpoint, read_checkpoint
+from ..models.download import is_url
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of ``ns-easyrobust export``."""
+    parser.add_argument("checkpoint", metavar="CKPT", help="file or address, in any form that load_model takes")
+    parser.add_argument(
+        "--layout", required=True, choices=LAYOUTS,
+        help="easyrobust: 0.mean, 0.std, 1.*, for its benchmark.py; timm: bare names, for timm itself",
+    )  # fmt: skip
+    parser.add_argument("--output", metavar="FILE", help="file to write (default: CKPT's name with the layout in it)")
+    parser.add_argument("--mean", type=float, nargs="+", help="input mean, if the checkpoint carries none")
+    parser.add_argument("--std", type=float, nargs="+", help="input standard deviation, likewise")
+    parser.add_argument("--model", metavar="ARCH", help="architecture: for .npz, and to look up mean and std")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output file if it exists")
+
+
+def default_output(source: str, layout: str) -> Path:
+    """``<stem>.<layout>.pth.tar`` beside the source; for an address in the current folder."""
+    folder = Path() if is_url(source) else Path(source).expanduser().parent
+    name = re.split(r"[?#]", source)[0].rsplit("/", 1)[-1] if is_url(source) else Path(source).name
+    stem = re.sub(r"(\.(pth|pt|tar|bin|ckpt|npz|safetensors))+$", "", name) or "checkpoint"
+    return folder / f"{stem}.{layout}.pth.tar"
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the file and print what is in it.
+
+    Raises:
+        OutputError: the file exists (without ``--overwrite``), is the source, or cannot be written.
+        UserError: what :func:`ns_easyrobust.models.checkpoints.export_checkpoint` raises.
+    """
+    output = Path(args.output).expanduser() if args.output else default_output(args.checkpoint, args.layout)
+    if output.exists() and not args.overwrite:
+        raise OutputError(f"{output}: expected no file there, found one. Choose another --output, or pass --overwrite.")
+    checkpoint = read_checkpoint(args.checkpoint)
+    if output.exists() and output.samefile(checkpoint.path):
+        raise OutputError(
+            f"{output}: expected another file than the source, found the source. Choose another --output."
+        )
+    done = export_checkpoint(
+        checkpoint, output, args.layout, mean=args.mean, std=args.std, arch=args.model
+    )  # fmt: skip
+    mean, std = (" ".join(f"{value:.6g}" for value in values) for values in (done.mean, done.std))
+    print(f"wrote {done.path} (layout {done.layout}: {', '.join(done.entries)})")
+    print(f"mean {mean}, std {std}, from the {done.normalization_origin}")

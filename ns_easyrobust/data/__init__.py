@@ -1,0 +1,1 @@
+"""Evaluation folders with right labels, transforms, seeded batches, corruptions."""

@@ -1,0 +1,58 @@
+"""scikit-learn's handwritten digits as image folders in EasyRobust's layout: the demo's data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..errors import OptionError
+from ..utils.files import one_line_for_os_errors
+from .corruptions import CORRUPTIONS
+
+SIDE = 32
+VALIDATION = 500  # of 1797 images
+SEVERITY = 3  # the folder the corruptions lie in; their strengths are this file's own
+STRENGTHS = {"gaussian_noise": 0.35, "impulse_noise": 0.2, "contrast": 0.15, "pixelate": 6, "jpeg_compression": 4}
+
+
+def write_digits(root: str | Path, seed: int = 0) -> Path:
+    """Write the 1797 digits as 32x32 RGB PNGs: ``train/``, ``val/``, ``imagenet-val/``, ``imagenet-c/``.
+
+    The split is random (``seed``): 1297 to train on, 500 to evaluate on. ``imagenet-val`` holds
+    the same 500 images as ``val``: EasyRobust's training and benchmark scripts name that folder
+    differently. ``imagenet-c`` holds them under five of ImageNet-C's fifteen corruptions, with
+    strengths chosen for this size.
+
+    Raises:
+        OptionError: scikit-learn is not installed.
+        OutputError: ``root`` cannot be written.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise OptionError(
+            "the demo's images: expected scikit-learn, found none. Run: pip install 'ns_easyrobust[demo]'"
+        ) from None
+    root, digits = Path(root), load_digits()
+    order = np.random.default_rng(seed).permutation(len(digits.target))
+    with one_line_for_os_errors(root):
+        for position, index in enumerate(order):
+            small = Image.fromarray((digits.images[index] * 255 / 16).astype(np.uint8))
+            image = small.resize((SIDE, SIDE), Image.Resampling.BICUBIC).convert("RGB")
+            place = f"{digits.target[index]}/{index:04d}.png"
+            if position >= VALIDATION:
+                _write(image, root / "train" / place)
+                continue
+            _write(image, root / "val" / place)
+            _write(image, root / "imagenet-val" / place)
+            for name, corrupt in CORRUPTIONS.items():
+                generator = np.random.default_rng((seed, int(index)))
+                _write(corrupt(image, generator, STRENGTHS[name]), root / "imagenet-c" / name / str(SEVERITY) / place)
+    return root
+
+
+def _write(image: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)

@@ -1,0 +1,1 @@
+"""Which images a model gets right, exactly, and the records of it."""

@@ -1,0 +1,1 @@
+"""The figures, tables and applications of the paper, a file each."""

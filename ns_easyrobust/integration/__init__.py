@@ -1,0 +1,1 @@
+"""Other people's training loops: EasyRobust's scripts and modules."""

@@ -1,0 +1,1 @@
+"""The only place that knows transformer anatomy; checkpoints in and out."""

@@ -1,0 +1,191 @@
+"""Bare transformers by name: timm's, EasyRobust's, and three small ones for tests and demos.
+
+Importing this module registers the small ones with timm, so that ``timm.create_model``
+in EasyRobust's own scripts finds them too.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+from timm.models import is_model, list_models, model_entrypoint, register_model
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from ..errors import CheckpointError, ModelError, UserError
+
+__all__ = ["build"]  # register_model appends the small models' names
+
+
+def build(arch: str, *, num_classes: int = 1000, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Build the bare transformer ``arch``, without input normalisation and in train mode.
+
+    Args:
+        arch: a name in timm's registry, or one of EasyRobust's models, whose package is
+            imported only when timm does not know the name.
+        num_classes: outputs K of the head.
+        pretrained: have timm fetch its weights from a hub; where timm names an address,
+            :func:`ns_easyrobust.models.checkpoints.load_model` fetches and reads it safely instead.
+        kwargs: handed to the architecture's factory; those that are None are dropped.
+
+    Raises:
+        ModelError: unknown name, or an argument that the architecture does not take.
+        CheckpointError: ``pretrained`` weights that do not exist or cannot be downloaded.
+    """
+    options = {name: value for name, value in kwargs.items() if value is not None}
+    options.update(num_classes=num_classes, pretrained=pretrained)
+    if not is_model(arch):
+        _import_easyrobust_models(arch)
+    factory = model_entrypoint(arch)
+    theirs = factory.__module__.startswith("easyrobust.")
+    try:
+        # EasyRobust's factories choke on the pretrained_cfg=None that timm 1.x's create_model adds
+        model: nn.Module = factory(**options) if theirs else timm.create_model(arch, **options)
+    except UserError:
+        raise
+    except Exception as error:  # a factory's own complaint, of whatever type
+        # A refused argument is a TypeError or an assertion; all else while fetching weights is the fetching.
+        if isinstance(error, OSError) or (pretrained and not isinstance(error, TypeError | AssertionError)):
+            raise CheckpointError(
+                f"{arch}: expected to download its pretrained weights, found {_reason(error)}. "
+                "Check the network, or give a checkpoint file instead."
+            ) from error
+        raise ModelError(
+            f"{arch} could not be built under timm {timm.__version__}: expected arguments that it takes, "
+            f"found {_shown(kwargs)}: {_reason(error)}. Correct the argument, or use another timm."
+        ) from error
+    if pretrained and not theirs and not _has_weights(model):
+        raise _no_weights(arch)  # timm 0.5.4 goes on with random weights
+    return model
+
+
+def _import_easyrobust_models(arch: str) -> None:
+    """Make EasyRobust's models known to timm's registry, and ``arch`` among them."""
+    problem = ""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)  # theirs, not the user's
+            importlib.import_module("easyrobust.models")
+    except ImportError as error:
+        problem = (
+            f' EasyRobust\'s models could not be imported ({error}): pip install easyrobust PyWavelets "setuptools<82".'
+        )
+    if is_model(arch) and not problem:
+        return
+    close = difflib.get_close_matches(arch, list_models(), n=3)
+    raise ModelError(
+        f"unknown model: expected a name that timm {timm.__version__} or EasyRobust knows, found {arch!r}."
+        + (f" Did you mean {', '.join(close)}?" if close else " timm.list_models() lists them.")
+        + problem
+    )
+
+
+def published_url(model: nn.Module) -> str | None:
+    """The address that timm names for the weights of a model it built; None where it names none."""
+    url = _config(model).get("url")
+    return url if isinstance(url, str) and url.startswith("http") else None
+
+
+def published_classes(model: nn.Module) -> int:
+    """How many classes the weights at :func:`published_url` tell apart."""
+    return int(_config(model).get("num_classes", 1000))
+
+
+def _config(model: nn.Module) -> Mapping[str, Any]:
+    return getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
+
+
+def _has_weights(model: nn.Module) -> bool:
+    config = _config(model)
+    return any(config.get(key) for key in ("url", "hf_hub", "hf_hub_id", "file", "state_dict"))
+
+
+def _no_weights(arch: str) -> CheckpointError:
+    return CheckpointError(
+        f"{arch}: expected pretrained weights, found none published. Leave out pretrained, or give a checkpoint file."
+    )
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:300].rstrip(".")
+
+
+def _shown(kwargs: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in kwargs.items()) or "none"
+
+
+def _micro(
+    factory: Any, name: str, classifier: str, pretrained: bool, kwargs: dict[str, Any], **shape: Any
+) -> nn.Module:
+    """A small model with the config that ``timm.data.resolve_data_config`` reads.
+
+    ``kwargs`` are what timm hands a factory, which differs by version: 1.x adds settings
+    of its own for pretrained weights.
+    """
+    if pretrained:
+        raise _no_weights(name)
+    for setting in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
+        kwargs.pop(setting, None)
+    options = {"img_size": 32, "in_chans": 3, "num_classes": 1000} | shape
+    options |= {key: value for key, value in kwargs.items() if value is not None}
+    model: Any = factory(**options)
+    size, channels = options["img_size"], options["in_chans"]
+    model.default_cfg = {
+        "architecture": name,
+        "url": "",
+        "num_classes": options["num_classes"],
+        "input_size": (channels, *((size, size) if isinstance(size, int) else size)),
+        "fixed_input_size": True,
+        "pool_size": None,
+        "crop_pct": 1.0,
+        "interpolation": "bicubic",
+        "mean": (0.5,) * channels,
+        "std": (0.5,) * channels,
+        "first_conv": "patch_embed.proj",
+        "classifier": classifier,
+    }
+    model.pretrained_cfg = model.default_cfg  # timm 1.x's name
+    return model
+
+
+@register_model
+def vit_micro_patch8_32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ViT for 32x32 images: 16 patches, width 64, 3 blocks; 0.16 M parameters. For tests and demos."""
+    return _micro(
+        VisionTransformer, "vit_micro_patch8_32", "head", pretrained, kwargs,
+        patch_size=8, embed_dim=64, depth=3, num_heads=4,
+    )  # fmt: skip
+
+
+@register_model
+def vit_micro_patch4_32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ViT for 32x32 images: 64 patches, width 192, 6 blocks; 2.7 M parameters. For CIFAR-10."""
+    return _micro(
+        VisionTransformer, "vit_micro_patch4_32", "head", pretrained, kwargs,
+        patch_size=4, embed_dim=192, depth=6, num_heads=3,
+    )  # fmt: skip
+
+
+@register_model
+def vit_micro_patch32_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ViT for 224x224 images: 49 patches, width 64, 3 blocks. For smoke tests of scripts that crop to 224."""
+    return _micro(
+        VisionTransformer, "vit_micro_patch32_224", "head", pretrained, kwargs,
+        img_size=224, patch_size=32, embed_dim=64, depth=3, num_heads=4,
+    )  # fmt: skip
+
+
+@register_model
+def swin_micro_patch2_32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Swin for 32x32 images: 256 patches, windows of 4, 2 stages of 2 blocks. For tests."""
+    classifier = "head.fc" if hasattr(SwinTransformer, "set_input_size") else "head"  # timm 1.x : 0.5.4
+    return _micro(
+        SwinTransformer, "swin_micro_patch2_32", classifier, pretrained, kwargs,
+        patch_size=2, window_size=4, embed_dim=24, depths=(2, 2), num_heads=(2, 4),
+    )  # fmt: skip

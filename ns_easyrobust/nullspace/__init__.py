@@ -1,0 +1,1 @@
+"""The paper's nullspaces: the patch embedding's exact one, and noise in the encoder's approximate one."""

@@ -1,0 +1,1 @@
+"""Records to tables, figures, one page, leaderboards' forms."""

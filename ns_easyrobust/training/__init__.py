@@ -1,0 +1,1 @@
+"""The finetuning run, and the companion losses that it may add."""

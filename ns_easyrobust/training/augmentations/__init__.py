@@ -1,0 +1,1 @@
+"""Companion losses, a file a method."""

@@ -1,0 +1,215 @@
+"""The moving parts of a training run: what they are, what they leave on the disk, and how they go on from there."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import logging
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data import Mixup
+from timm.utils import ModelEmaV2, update_summary
+from torch import nn
+
+from ..errors import TrainingError
+from ..models.checkpoints import save_model
+from ..models.vit import unwrap
+from ..utils.distributed import gather_objects, on_first_rank, rank, world_size
+from ..utils.files import write_text
+from .augmentations.nullspace import NullspaceAugmentation
+from .resume import FILES, random_state, save_state, set_random_state
+from .setup import Data
+from .stopping import Stop
+from .trackers import Trackers
+
+_logger = logging.getLogger(__name__)
+RUN_FILES = ("summary.csv", "last.pth.tar", "model_best.pth.tar", "noise.csv", "noise.pt", *FILES)
+
+
+@dataclass
+class Position:
+    """How far a run is.
+
+    Attributes:
+        step: updates done; epoch, and updates done in it.
+        clean, companion: sums of this epoch's losses.
+        best: score of model_best so far.
+        summary: text of summary.csv.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    epoch_step: int = 0
+    clean: float = 0.0
+    companion: float = 0.0
+    best: float = -math.inf
+    summary: str = ""
+
+
+def identity(args: argparse.Namespace, data: Data) -> dict[str, Any]:
+    """What must not change while a run is interrupted."""
+    plain = {name: value for name, value in vars(args).items() if _is_plain(value)}
+    return {"args": plain, "data": data.digest, "batch": args.batch_size * world_size()}
+
+
+@dataclass
+class Run:
+    """A run's objects; ``model`` is as trained, in DDP under several processes."""
+
+    args: argparse.Namespace
+    device: torch.device
+    model: nn.Module
+    ema: ModelEmaV2 | None
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    scheduler: Any
+    mixup: Mixup | None
+    loss_fn: nn.Module
+    augmentation: NullspaceAugmentation | None
+    data: Data
+    folder: Path
+    last_step: int
+    stop: Stop
+    trackers: Trackers | None  # on rank 0
+    at: Position = field(default_factory=Position)
+    started: float = field(default_factory=time.monotonic)
+    began_at: int = 0  # the step at which this process took the run up
+
+    @property
+    def judged(self) -> nn.Module:
+        """The module that is evaluated: the EMA where there is one."""
+        return self.ema.module if self.ema is not None else unwrap(self.model)
+
+    @property
+    def seconds_to_go(self) -> float:
+        done = max(1, self.at.step - self.began_at)
+        return (time.monotonic() - self.started) / done * (self.last_step - self.at.step)
+
+    def autocast(self) -> Any:
+        dtype = getattr(torch, self.args.amp_dtype)
+        return torch.autocast(self.device.type, dtype=dtype, enabled=self.args.amp)
+
+    def track(self, numbers: dict[str, float]) -> None:
+        """Note ``numbers`` at this step where trackers are asked for, the noise's beside them."""
+        if self.trackers is not None:
+            self.trackers.log(numbers | self.noise_numbers, self.at.step)
+
+    @property
+    def noise_numbers(self) -> dict[str, float]:
+        """Norm and influence of the noise in use; nothing without one."""
+        if self.augmentation is None or not self.augmentation.history:
+            return {}
+        latest = self.augmentation.history[-1]
+        return {"noise_norm": latest["norm"], "noise_mse_probability": latest["mse_probability"]}
+
+    def diverged(self, what: str) -> TrainingError:
+        """What to raise for numbers that are not finite."""
+        return TrainingError(
+            f"{what}. Lower --lr in a new --experiment, or check data and checkpoint. {self.saved_so_far}."
+        )
+
+    @property
+    def saved_so_far(self) -> str:
+        """Where the last good weights are, in words."""
+        good = [name for name in ("last.pth.tar", "state.pth.tar") if (self.folder / name).exists()]
+        return f"Weights saved before that: {self.folder / good[0]}" if good else "Nothing was saved"
+
+    def save_state(self) -> None:
+        """Everything that :meth:`restore` needs; all ranks together.
+
+        Raises:
+            OutputError: it cannot be written; the last good state is kept.
+        """
+        self._require_finite()
+        generators = gather_objects(random_state(self.device))
+        on_first_rank(lambda: save_state(self.folder, self._state(generators)), self.device)
+        self.stop.saved = self.at.step
+
+    def _require_finite(self) -> None:
+        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+            raise self.diverged(f"step {self.at.step}: expected finite weights, found nan or inf")
+
+    def _state(self, generators: list[Any]) -> dict[str, Any]:
+        return {
+            "identity": identity(self.args, self.data),
+            "at": vars(self.at),
+            "state_dict": unwrap(self.model).state_dict(),
+            "state_dict_ema": None if self.ema is None else self.ema.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "augmentation": None if self.augmentation is None else self.augmentation.state_dict(),
+            "random": generators,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`save_state`, but for the random numbers (:meth:`restore_random`)."""
+        self.at = Position(**state["at"])
+        self.began_at = self.stop.saved = self.at.step
+        unwrap(self.model).load_state_dict(state["state_dict"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["state_dict_ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        if self.augmentation is not None:
+            self.augmentation.load_state_dict(state["augmentation"])
+        on_first_rank(self._restore_texts, self.device)
+
+    def restore_random(self, state: dict[str, Any]) -> None:
+        """The global generators, once nothing else draws before the next step."""
+        if len(state["random"]) != world_size():
+            _logger.warning(
+                "resumed on %d processes, begun on %d: the same batches, but dropout and mixup draw anew",
+                world_size(), len(state["random"]),
+            )  # fmt: skip
+            return
+        set_random_state(state["random"][rank()], self.device)
+
+    def _restore_texts(self) -> None:
+        """What an epoch wrote after the state was saved will be written again."""
+        if self.at.summary:
+            write_text(self.folder / "summary.csv", self.at.summary)
+        else:
+            (self.folder / "summary.csv").unlink(missing_ok=True)
+
+    def write(self, trained: dict[str, float], judged: dict[str, float], score: float | None) -> None:
+        """An epoch's files; without an evaluation in this epoch only what a crash would cost."""
+        epoch = self.at.epoch
+        self._require_finite()
+        extra = {"epoch": epoch, "metric": score, "selected_on": self.args.select}
+        self._save_weights("last.pth.tar", **extra)
+        if self.augmentation is not None:
+            self._write_noise(self.augmentation)
+        path = self.folder / "summary.csv"
+        if judged:
+            update_summary(epoch, trained, judged, path, write_header=not path.exists())
+            self.at.summary = path.read_text(encoding="utf-8")
+        if score is not None and score > self.at.best and judged:
+            self._save_weights("model_best.pth.tar", **extra)
+
+    def _save_weights(self, name: str, **extra: Any) -> None:
+        ema = self.ema.module if self.ema is not None else None
+        more = {"arch": self.args.model, "args": vars(self.args), "step": self.at.step}
+        save_model(unwrap(self.model), self.folder / name, ema=ema, **more, **extra)
+
+    def _write_noise(self, augmentation: NullspaceAugmentation) -> None:
+        assert augmentation.noise is not None
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(augmentation.history[0]))
+        writer.writeheader()
+        writer.writerows(augmentation.history)
+        write_text(self.folder / "noise.csv", text.getvalue())
+        augmentation.noise.save(self.folder / "noise.pt")
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float | bool)

@@ -1,0 +1,84 @@
+"""A run's numbers in TensorBoard and Weights & Biases, where they are asked for; text and CSV are always there."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import OptionError
+
+_logger = logging.getLogger(__name__)
+
+
+class Trackers:
+    """Where numbers go by step.
+
+    Args:
+        folder: the run's; TensorBoard's events lie in its ``tensorboard/``, wandb's files in its ``wandb/``.
+        tensorboard, wandb: which to use.
+        settings: the run's flags, for wandb.
+        step: from which a resumed run goes on; what a killed one has written after it is hidden.
+
+    Raises:
+        OptionError: one is asked for and not installed, or cannot start.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        tensorboard: bool = False,
+        wandb: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        step: int = 0,
+    ) -> None:
+        self._writer: Any = None
+        self._wandb: Any = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise _missing("--log-tensorboard", "tensorboard") from error
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
+        if wandb is not None:
+            try:
+                import wandb as package
+            except ImportError as error:
+                raise _missing("--log-wandb", "wandb") from error
+            run = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]  # the same when it goes on
+            try:
+                self._wandb = package.init(
+                    project=wandb,
+                    name=folder.name,
+                    id=run,
+                    resume="allow",
+                    dir=str(folder),
+                    config=dict(settings or {}),
+                )
+            except Exception as error:  # wandb's own: no login, no network
+                reason = str(error).rstrip(".")
+                raise OptionError(
+                    f"--log-wandb: expected to start a run, found {type(error).__name__}: {reason}. "
+                    "Log in (wandb login), or set WANDB_MODE=offline."
+                ) from error
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        """Note ``numbers`` by name at ``step``."""
+        if self._writer is not None:
+            for name, value in numbers.items():
+                self._writer.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(dict(numbers), step=step)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _missing(flag: str, package: str) -> OptionError:
+    return OptionError(f"{flag}: expected {package}, found it not installed. Run: pip install {package}")

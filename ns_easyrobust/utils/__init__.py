@@ -1,0 +1,1 @@
+"""What everything else stands on: seeds, whole files, ranks, progress bars, flags."""

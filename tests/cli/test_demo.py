@@ -1,0 +1,59 @@
+"""The demo's parts; `make demo` runs it whole, and so does `make stress`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from ns_easyrobust.cli import demo
+from ns_easyrobust.cli import main as cli
+from ns_easyrobust.data.corruptions import CORRUPTIONS
+from ns_easyrobust.models.checkpoints import save_model
+
+
+def test_the_digits_are_scikit_learns_each_once(digits_dir):
+    train, val = (sorted((digits_dir / part).glob("*/*.png")) for part in ("train", "val"))
+    assert (len(train), len(val)) == (1297, 500)
+    assert {int(path.stem) for path in train} | {int(path.stem) for path in val} == set(range(1797))
+    digits = load_digits()
+    for path in (train[0], val[-1]):
+        assert digits.target[int(path.stem)] == int(path.parent.name)
+        small = Image.open(path).convert("L").resize((8, 8), Image.Resampling.BOX)
+        original = digits.images[int(path.stem)] * 255 / 16
+        assert np.corrcoef(np.asarray(small).ravel(), original.ravel())[0, 1] > 0.95
+
+
+def test_corruptions_change_every_image_and_keep_the_labels(digits_dir):
+    for name in CORRUPTIONS:
+        for path in sorted((digits_dir / "imagenet-c" / name / "3").glob("*/*.png"))[::50]:
+            clean = digits_dir / "imagenet-val" / path.parent.name / path.name
+            assert np.any(np.asarray(Image.open(path)) != np.asarray(Image.open(clean)))
+
+
+def test_the_sheet_of_unseen_noise(trained, digits_dir, tmp_path):
+    checkpoint = tmp_path / "trained.pth.tar"
+    save_model(trained, checkpoint)
+    sheet = demo._unseen_noise_sheet(checkpoint, digits_dir / "val", tmp_path / "sheet.png")
+    assert Image.open(sheet).size[0] > 600
+
+
+def test_a_used_folder_is_left_alone(tmp_path, capsys):
+    (tmp_path / "precious").touch()
+    assert cli.main(["demo", "--output", str(tmp_path)]) == 2
+    assert "expected a new or empty folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+@pytest.mark.stress
+def test_the_whole_demo(tmp_path, capsys):
+    assert cli.main(["demo", "--output", str(tmp_path / "demo")]) == 0
+    out = capsys.readouterr().out
+    history = demo._history(tmp_path / "demo" / "nullspace")
+    assert len(history) == 6
+    assert all(entry["stopped"] and 0 < entry["synthesis_steps"] < 1000 for entry in history)
+    for name in ("results.md", "results.csv", "results.png", "noise.png", "unseen.png"):
+        assert (tmp_path / "demo" / name).stat().st_size > 1000
+    assert "--aug nullspace" in out
+    assert "[" in out

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data.random_erasing import RandomErasing
+from torch.utils.data import DataLoader
+
+from ns_easyrobust.data.transforms import (
+    FolderPart,
+    PixelErasing,
+    Preprocessing,
+    check_classes,
+    describe_transform,
+    image_folder,
+    training_transform,
+)
+from ns_easyrobust.errors import DataError, OptionError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            pixels = np.random.default_rng(number).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
+    return tmp_path
+
+
+def test_labels_follow_sorted_class_names(folder):
+    dataset = image_folder(folder)
+    assert dataset.classes == ["a", "b"]
+    assert dataset.targets == [0, 0, 0, 1, 1, 1]
+
+
+def test_broken_layouts_are_named(folder, tmp_path):
+    with pytest.raises(DataError, match="nowhere: expected a folder with one folder a class, found nothing"):
+        image_folder(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="found no folders"):
+        image_folder(folder / "a")
+    (folder / "c").mkdir()
+    (folder / "c" / "notes.txt").write_text("no image")
+    with pytest.raises(DataError, match=r"found 1 without: c\. Labels would shift"):
+        image_folder(folder)
+
+
+def test_wrong_class_count(folder):
+    with pytest.raises(DataError, match=r"expected 1000 class folders.*found 2\. Pass --num-classes 2"):
+        check_classes(image_folder(folder), 1000)
+    check_classes(image_folder(folder), 2)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n torn"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_corrupt_image_is_named_in_one_line(folder, content, workers):
+    (folder / "b" / "1.png").write_bytes(content)
+    loader = DataLoader(image_folder(folder, Preprocessing(8).transform()), batch_size=6, num_workers=workers)
+    with pytest.raises(DataError) as caught:
+        next(iter(loader))
+    assert "\n" not in caught.value.line
+    assert caught.value.line.startswith(f"{folder}/b/1.png: expected an image, found one that cannot be decoded")
+
+
+def test_preprocessing_is_resize_crop_and_pixels(folder):
+    image = Image.open(folder / "a" / "0.png").convert("RGB")
+    pixels = Preprocessing(16, 0.8, "bilinear").transform()(image)
+    by_hand = np.asarray(image.resize((30, 20), Image.Resampling.BILINEAR))[2:18, 7:23]
+    assert torch.equal(pixels, torch.tensor(by_hand / np.float32(255)).permute(2, 0, 1))
+    described = describe_transform(Preprocessing(16, 0.8, "bilinear").transform())
+    assert described == {"resize": 20, "crop": 16, "interpolation": "bilinear"}
+    assert Preprocessing().resize == 256
+
+
+@pytest.mark.parametrize("wrong", [{"size": 0}, {"crop_pct": 0}, {"crop_pct": 1.1}, {"interpolation": "best"}])
+def test_bad_preprocessing(wrong):
+    with pytest.raises(OptionError, match="expected size"):
+        Preprocessing(**wrong)
+
+
+@pytest.mark.parametrize("mode", ["const", "rand", "pixel"])
+def test_erasing_stays_in_range_and_changes_only_its_rectangle(mode):
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    pixels = torch.rand(3, 32, 32) * 0.999
+    random.seed(1), torch.manual_seed(1)
+    ours = PixelErasing(RandomErasing(1.0, mode=mode, device="cpu"), mean, std)(pixels)
+    mean_, std_ = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
+    normalised = (pixels - mean_) / std_
+    random.seed(1), torch.manual_seed(1)
+    theirs = RandomErasing(1.0, mode=mode, device="cpu")(normalised.clone())
+    changed = theirs != normalised
+    assert changed.any()
+    assert not changed.all()
+    assert torch.equal(ours[~changed], pixels[~changed])
+    assert torch.allclose(ours[changed], (theirs * std_ + mean_).clamp(0, 1)[changed], atol=1e-6)
+
+
+def test_training_pixels_are_in_range_and_the_authors_way_is_not(folder):
+    image = Image.open(folder / "a" / "0.png")
+    options = {"erase_prob": 1.0, "auto_augment": "rand-m9-mstd0.5-inc1", "interpolation": "bicubic"}
+    torch.manual_seed(0), random.seed(0), np.random.seed(0)
+    inside = training_transform(16, (0.5,) * 3, (0.5,) * 3, **options)
+    outside = training_transform(16, (0.5,) * 3, (0.5,) * 3, erase_outside=True, **options)
+    assert all(inside(image).min() >= 0 and inside(image).max() <= 1 for _ in range(20))
+    assert any(outside(image).min() < 0 for _ in range(20))
+
+
+def test_a_part_of_a_folder(folder):
+    part = FolderPart(image_folder(folder), [4, 0], Preprocessing(8).transform())
+    assert len(part) == 2
+    assert [label for _, label in (part[0], part[1])] == [1, 0]

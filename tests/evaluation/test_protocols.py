@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+
+from ns_easyrobust.errors import OptionError
+from ns_easyrobust.evaluation.protocols import Protocol
+
+
+def told(protocol, suite):
+    found = protocol.preprocessing(suite)
+    return found.resize, found.size, found.interpolation
+
+
+@pytest.mark.parametrize(
+    ("preset", "photo", "c", "damagenet", "patchfool"),
+    [
+        ("paper", (256, "bicubic"), (224, "bicubic"), (256, "bicubic"), (224, "bilinear")),
+        ("easyrobust", (256, "bicubic"), (256, "bicubic"), (256, "bicubic"), (256, "bicubic")),
+        ("native", (248, "bilinear"), (224, "bicubic"), (224, "bicubic"), (248, "bilinear")),
+    ],
+)
+def test_presets_are_what_they_say(preset, photo, c, damagenet, patchfool):
+    protocol = Protocol(preset, 224, own_crop_pct=0.9, own_interpolation="bilinear")
+    expected = {"val": photo, "a": photo, "fgsm": photo, "cw": photo, "objectnet": photo}
+    expected |= {"c": c, "stylized": c, "damagenet": damagenet, "patchfool": patchfool}
+    assert {suite: told(protocol, suite) for suite in expected} == {
+        suite: (resize, 224, interpolation) for suite, (resize, interpolation) in expected.items()
+    }
+    assert protocol.name == preset
+
+
+def test_flags_that_change_a_preset_are_told():
+    changed = Protocol("paper", 32, crop_pct=1.0)
+    assert changed.name == "custom"
+    assert told(changed, "val") == (32, 32, "bicubic")
+    with pytest.raises(OptionError, match="expected one of paper, easyrobust, native, found 'theirs'"):
+        Protocol("theirs")
+
+
+def test_slow_attacks_take_robustbenchs_list_on_imagenets_classes_alone():
+    protocol = Protocol()
+    assert str(protocol.subset("patchfool", 1000)) == str(protocol.subset("autoattack", 1000)) == "robustbench"
+    assert str(protocol.subset("patchfool", 10)) == str(protocol.subset("fgsm", 1000)) == "all"

@@ -1,0 +1,97 @@
+"""Checkpoint files of a small model, and EasyRobust's own way to read them."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import timm
+import timm.models
+import torch
+from torch import nn
+
+from ns_easyrobust.models import architectures as models
+from ns_easyrobust.models.vit import with_normalization
+
+ARCH, CLASSES = "vit_micro_patch8_32", 5
+
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+
+IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def make_vit(seed=0, **kwargs):
+    """A bare ViT with a head that is not zero, as timm 0.5.4 leaves it."""
+    vit = models.build(ARCH, num_classes=CLASSES, **kwargs).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in vit.parameters():
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return vit
+
+
+def make_model(seed=0):
+    return with_normalization(make_vit(seed), MEAN, STD).eval()
+
+
+def logits(model, images=IMAGES):
+    with torch.no_grad():
+        return model.eval()(images)
+
+
+def same_states(first, second):
+    return list(first) == list(second) and all(
+        first[name].dtype == second[name].dtype and torch.equal(first[name], second[name]) for name in first
+    )
+
+
+def one_line(caught):
+    text = str(caught.value)
+    assert "\n" not in text
+    assert "\x1b" not in text
+    return text
+
+
+class NormalizeByChannelMeanStd(nn.Module):
+    """As in EasyRobust's benchmarks/benchmark.py:51-68."""
+
+    def __init__(self, mean, std):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("std", torch.tensor(std))
+
+    def forward(self, tensor):
+        return tensor.sub(self.mean[None, :, None, None]).div(self.std[None, :, None, None])
+
+
+def easyrobust_benchmark_model(ckpt_path, use_ema, arch=ARCH, classes=CLASSES):
+    """benchmarks/benchmark.py:74-101 at its defaults, statement by statement, without .cuda()."""
+    model = timm.models.create_model(arch, pretrained=False, num_classes=classes)
+    normalize = NormalizeByChannelMeanStd(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
+    ckpt = torch.load(ckpt_path)
+    if use_ema:
+        assert ckpt.get("state_dict_ema") is not None, "no ema state_dict found!"
+        state_dict = ckpt["state_dict_ema"]
+    elif "state_dict" in ckpt:
+        state_dict = ckpt["state_dict"]
+    else:
+        state_dict = ckpt
+    if "0.mean" in state_dict and "0.std" in state_dict:
+        model = nn.Sequential(normalize, model)
+        model.load_state_dict(state_dict)
+    else:
+        model.load_state_dict(ckpt)
+        model = nn.Sequential(normalize, model)
+    return model.eval()
+
+
+EXTRA = {
+    "arch": ARCH,
+    "epoch": np.int64(3),
+    "metric": np.float64(77.5),
+    "args": argparse.Namespace(
+        data_dir=Path("a") / "b", lr=1e-5, device=torch.device("cpu"), betas=(0.9, np.float32(0.5))
+    ),
+    "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]},
+}

@@ -1,0 +1,54 @@
+"""Small models, and what goes on in them by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from ns_easyrobust.models.architectures import build
+from ns_easyrobust.models.vit import NormalizedModel, with_normalization
+
+
+def small_vit(num_classes: int = 10, seed: int = 0, arch: str = "vit_micro_patch8_32", **options) -> NormalizedModel:
+    torch.manual_seed(seed)
+    return with_normalization(build(arch, num_classes=num_classes, **options), (0.5,) * 3, (0.5,) * 3)
+
+
+def forward_by_hand(model: nn.Sequential, images: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Logits with ``value`` on the patch tokens, each part of the transformer called by name."""
+    vit = model[1]
+    tokens = vit.patch_embed(model[0](images)) + value
+    if hasattr(vit, "_pos_embed"):  # timm 1.x
+        tokens = vit.norm_pre(vit.patch_drop(vit._pos_embed(tokens)))
+        return vit.forward_head(vit.norm(vit.blocks(tokens)))
+    tokens = torch.cat((vit.cls_token.expand(len(tokens), -1, -1), tokens), dim=1)
+    tokens = vit.pos_drop(tokens + vit.pos_embed)
+    return vit.head(vit.norm(vit.blocks(tokens))[:, 0])
+
+
+STD = (0.2, 0.5, 1.1)
+
+
+def unequal(**options) -> nn.Module:
+    """A small ViT whose pixel and normalised spaces differ."""
+    torch.manual_seed(1)
+    return with_normalization(build("vit_micro_patch8_32", num_classes=10, **options), (0.4, 0.5, 0.6), STD).eval()
+
+
+def matrix_of(model: nn.Module, space: str) -> np.ndarray:
+    """What one patch goes through, (64, 192): unit vectors sent through the modules themselves."""
+    vit = model[1]
+    units = torch.eye(192).view(192, 3, 8, 8)
+    if space == "pixel":
+        units = model[0](units) - model[0](torch.zeros(1, 3, 8, 8))
+    with torch.no_grad():
+        bias = vit.patch_embed.proj.bias[:, None]
+        return (vit.patch_embed.proj(units).flatten(1).T - bias).double().numpy()
+
+
+def numpy_patches(images: np.ndarray, p: int = 8) -> np.ndarray:
+    """(B, C, H, W) to (B, N, C*p*p) by slicing."""
+    _, _, h, w = images.shape
+    cut = [images[:, :, i : i + p, j : j + p] for i in range(0, h, p) for j in range(0, w, p)]
+    return np.stack([patch.reshape(len(images), -1) for patch in cut], axis=1)
