@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ns_easyrobust.data.corruptions import CORRUPTIONS
+from ns_easyrobust.data import CORRUPTIONS
 
 SEVERITY = 5
 # CIFAR-10-C's, severity 5 (make_cifar_c.py of arXiv:1903.12261)

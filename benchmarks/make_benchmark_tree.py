@@ -24,8 +24,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import nn
 
-from ns_easyrobust.data import imagenet
-from ns_easyrobust.data.benchmarks import ALEXNET_ERROR, SEVERITIES
+from ns_easyrobust.data import ALEXNET_ERROR, SEVERITIES, imagenet
 
 # What the reader answers for an image of class c:
 RIGHT = 0  # c

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ns_easyrobust.models.vit import frozen
+from ns_easyrobust.models import frozen
 
 
 def plain_patchfool(

@@ -26,10 +26,10 @@ from cifar_tree import write_tree
 
 from ns_easyrobust.cli import demo
 from ns_easyrobust.cli import main as cli
-from ns_easyrobust.data.demo_data import write_digits
-from ns_easyrobust.evaluation.records import Record, describe_machine, latest, read_records
-from ns_easyrobust.report.columns import column_key, columns_of
-from ns_easyrobust.utils.files import write_text
+from ns_easyrobust.data import write_digits
+from ns_easyrobust.evaluation import Record, describe_machine, latest, read_records
+from ns_easyrobust.report import column_key, columns_of
+from ns_easyrobust.utils import write_text
 
 COMMON = ("--ns-interval", "40", "--ns-eps", "0.03")
 

@@ -22,14 +22,11 @@ from plain_patchfool import plain_patchfool
 from timing import Work, in_turns
 from torch import nn
 
-from ns_easyrobust.attacks.patch_fool import PatchFoolConfig, patchfool
+from ns_easyrobust.attacks import PatchFoolConfig, patchfool
 from ns_easyrobust.data import imagenet
+from ns_easyrobust.evaluation import EvaluationPlan, Protocol, Recorder, describe_machine, run_suites
 from ns_easyrobust.evaluation import easyrobust_api as evaluate
-from ns_easyrobust.evaluation.protocols import Protocol
-from ns_easyrobust.evaluation.recorder import Recorder
-from ns_easyrobust.evaluation.records import describe_machine
-from ns_easyrobust.evaluation.suite import Plan, run_suites
-from ns_easyrobust.models.checkpoints import load_model
+from ns_easyrobust.models import load_model
 
 SUITES = {  # name of the function, folder
     "val": ("evaluate_imagenet_val", "imagenet-val"),
@@ -80,7 +77,9 @@ def evaluations(args: argparse.Namespace, tree: Path) -> None:
     def together(model: nn.Module) -> None:
         with tempfile.TemporaryDirectory() as where:
             recorder = Recorder(Path(where) / "r.jsonl", {"label": "m", "model": "m", "seed": 0})
-            plan = Plan(tree, [*SUITES, "fgsm"], Protocol("easyrobust", args.size), batch_size=args.batch_size)
+            plan = EvaluationPlan(
+                tree, [*SUITES, "fgsm"], Protocol("easyrobust", args.size), batch_size=args.batch_size
+            )
             run_suites(model, plan, records=recorder, workers=4)
 
     costs = in_turns({"separately": separately, "together": together}, lambda: make_model(args.model), args.repeats)

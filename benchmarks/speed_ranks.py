@@ -22,12 +22,11 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ns_easyrobust.evaluation.records import describe_machine
-from ns_easyrobust.models.checkpoints import load_model
-from ns_easyrobust.models.vit import built_size
-from ns_easyrobust.nullspace.noise import NoiseConfig
-from ns_easyrobust.training.augmentations.nullspace import NullspaceAugmentation
-from ns_easyrobust.utils.distributed import process_group, rank, world_size
+from ns_easyrobust.evaluation import describe_machine
+from ns_easyrobust.models import load_model, required_image_size
+from ns_easyrobust.nullspace import NoiseConfig
+from ns_easyrobust.training import NullspaceAugmentation
+from ns_easyrobust.utils import process_group, rank, world_size
 
 
 def work(args: argparse.Namespace, notes: Path) -> None:
@@ -37,7 +36,7 @@ def work(args: argparse.Namespace, notes: Path) -> None:
         torch.manual_seed(0)
         model: nn.Module = load_model(args.model, num_classes=10, mean=(0.5,) * 3, std=(0.5,) * 3).to(device)
         share = args.batch_size // world_size()
-        images = torch.rand(share, 3, *(built_size(model) or (224, 224)), device=device)
+        images = torch.rand(share, 3, *(required_image_size(model) or (224, 224)), device=device)
         labels = torch.randint(10, (share,), device=device)
         if world_size() > 1:
             model = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)

@@ -13,10 +13,8 @@ from plain_synthesis import PlainLoop
 from timing import in_turns
 from torch import nn
 
-from ns_easyrobust.models.checkpoints import load_model
-from ns_easyrobust.models.vit import built_size, token_shape
-from ns_easyrobust.nullspace.noise import NoiseConfig
-from ns_easyrobust.nullspace.synthesis import synthesize
+from ns_easyrobust.models import load_model, required_image_size, token_shape
+from ns_easyrobust.nullspace import NoiseConfig, synthesize
 
 EPS, PUBLISHED_STEPS = 0.03, 3000
 Batches = Iterator[torch.Tensor]
@@ -29,7 +27,7 @@ def random_model(arch: str, device: torch.device, classes: int = 1000) -> nn.Seq
 
 def random_images(model: nn.Sequential, batch: int, count: int, device: torch.device) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    side = built_size(model) or (224, 224)
+    side = required_image_size(model) or (224, 224)
     return [torch.rand(batch, 3, *side, generator=generator).to(device) for _ in range(count)]
 
 
@@ -55,7 +53,9 @@ def a_step(args: argparse.Namespace, arch: str, batch: int, steps: int, device: 
         return run
 
     def plain(model: nn.Sequential, batches: Batches) -> None:
-        loop = PlainLoop(model, token_shape(model, torch.zeros(1, 3, *(built_size(model) or (224, 224))).to(device)))
+        loop = PlainLoop(
+            model, token_shape(model, torch.zeros(1, 3, *(required_image_size(model) or (224, 224))).to(device))
+        )
         loop.eps = 0.0
         for images in batches:
             loop.step(images)

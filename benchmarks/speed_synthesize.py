@@ -31,16 +31,13 @@ from speed_step import EPS, PUBLISHED_STEPS, Batches, a_step, memory, random_mod
 from torch import nn
 from train_vit_small import digits
 
-from ns_easyrobust.data.transforms import Preprocessing, image_folder
+from ns_easyrobust.data import Preprocessing, open_image_folder
 from ns_easyrobust.errors import OptionError
-from ns_easyrobust.evaluation.records import describe_machine
-from ns_easyrobust.models.checkpoints import load_model
-from ns_easyrobust.models.vit import built_size, token_shape
-from ns_easyrobust.nullspace.noise import NoiseConfig, Step
-from ns_easyrobust.nullspace.sphere import centred
-from ns_easyrobust.nullspace.synthesis import measure, synthesize
-from ns_easyrobust.report.figures import canvas, colour
-from ns_easyrobust.utils.files import write_text
+from ns_easyrobust.evaluation import describe_machine
+from ns_easyrobust.models import load_model, required_image_size, token_shape
+from ns_easyrobust.nullspace import NoiseConfig, Step, centred, measure, synthesize
+from ns_easyrobust.report import colour, open_canvas
+from ns_easyrobust.utils import write_text
 
 STEPS = (("vit_micro_patch8_32", "64", "64"), ("vit_small_patch16_224", "1", "16"))  # arch, batch, steps timed
 TURNS = (10, 20, 40, 80, 160)  # of the sphere solver; then to its end
@@ -104,9 +101,9 @@ def folder_case(arch: str, checkpoint: str, folder: str, args: argparse.Namespac
     """A checkpoint, and up to ``--images`` of an image folder; a tenth of them, at most 500, judge."""
     classes = len([path for path in Path(folder).iterdir() if path.is_dir()])
     model = load_model(arch, checkpoint, num_classes=args.num_classes or classes).to(device).eval()
-    size = (built_size(model) or (224, 224))[0]
+    size = (required_image_size(model) or (224, 224))[0]
     crop = args.crop_pct or (0.875 if size >= 224 else 1.0)
-    found = image_folder(folder, Preprocessing(size, crop, "bicubic").transform())
+    found = open_image_folder(folder, Preprocessing(size, crop, "bicubic").transform())
     chosen = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))[: args.images].tolist()
     images = torch.stack([found[index][0] for index in chosen]).to(device)
     held = min(500, len(images) // 10)
@@ -212,7 +209,7 @@ def race(case: Case, args: argparse.Namespace) -> dict[str, list[Point]]:
 
 def picture(curves: dict[str, dict[str, list[Point]]], path: str) -> None:
     """mse_probability and norm against seconds, a column a model."""
-    with canvas(path, 3.6 * len(curves), 5.0) as figure:
+    with open_canvas(path, 3.6 * len(curves), 5.0) as figure:
         panels = figure.subplots(2, len(curves), squeeze=False, sharex="col")
         for column, (case, lines) in enumerate(curves.items()):
             for row, key in enumerate(("mse_probability", "norm")):

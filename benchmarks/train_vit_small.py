@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from timm.models.vision_transformer import resize_pos_embed
 from torch import nn
 
-from ns_easyrobust.utils.files import write_atomically
+from ns_easyrobust.utils import write_atomically
 
 ARCH, HELD_OUT = "vit_small_patch16_224", 500
 Data = tuple[torch.Tensor, torch.Tensor]

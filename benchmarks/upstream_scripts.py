@@ -24,8 +24,8 @@ from typing import NamedTuple
 
 import torch
 
-from ns_easyrobust.data.demo_data import write_digits
-from ns_easyrobust.utils.files import write_text
+from ns_easyrobust.data import write_digits
+from ns_easyrobust.utils import write_text
 
 IMAGES = 3  # of each class, in train/ and in val/
 MARK = "<!-- what benchmarks/upstream_scripts.py has seen -->"
@@ -99,7 +99,7 @@ SCRIPTS = (
 )
 
 
-class Seen(NamedTuple):
+class ScriptRun(NamedTuple):
     """What a run has said."""
 
     steps: int
@@ -167,7 +167,7 @@ def write_data(root: Path) -> Path:
     return root / "data"
 
 
-def run(script: Script, scripts: Path, work: Path, limit: float) -> Seen:
+def run(script: Script, scripts: Path, work: Path, limit: float) -> ScriptRun:
     """Launch it in a process of its own."""
     downloads = work / "downloads"
     downloads.mkdir(exist_ok=True)
@@ -186,7 +186,7 @@ def run(script: Script, scripts: Path, work: Path, limit: float) -> Seen:
             command, capture_output=True, text=True, check=False, timeout=limit, env=environment, cwd=work
         )
     except subprocess.TimeoutExpired:
-        return Seen(0, None, None, [], f"not through after {limit:.0f} s")
+        return ScriptRun(0, None, None, [], f"not through after {limit:.0f} s")
     finally:
         shutil.rmtree(downloads)
     said = done.stdout + done.stderr
@@ -197,14 +197,14 @@ def run(script: Script, scripts: Path, work: Path, limit: float) -> Seen:
         ended = "ended without a companion loss"
     last = found[-1] if found else (0, "nan", "nan")
     numbers = (float(last[1]), float(last[2])) if found else (None, None)
-    return Seen(int(last[0]) + 1 if found else 0, *numbers, repairs, ended)
+    return ScriptRun(int(last[0]) + 1 if found else 0, *numbers, repairs, ended)
 
 
 def _without_folders(line: str) -> str:
     return re.sub(r"(?<![:\w/])/\S*/", "", line).removeprefix("ns-easyrobust launch: ").replace("|", "\\|")
 
 
-def table(rows: Sequence[tuple[Script, Seen]]) -> str:
+def table(rows: Sequence[tuple[Script, ScriptRun]]) -> str:
     """What was seen, as Markdown."""
     lines = ["| script | the companion is of | model here | steps: last loss, companion | repaired |",
              "|:--|:--|:--|:--|:--|"]  # fmt: skip

@@ -3,42 +3,48 @@
 The public names are listed in ``__all__``; importing the package does nothing else.
 """
 
+from typing import TYPE_CHECKING
+
+from . import errors
+
+if TYPE_CHECKING:
+    from .attacks import PatchFoolConfig, patchfool
+    from .evaluation import (
+        Recorder,
+        evaluate_damagenet,
+        evaluate_imagenet_a,
+        evaluate_imagenet_autoattack,
+        evaluate_imagenet_c,
+        evaluate_imagenet_cw,
+        evaluate_imagenet_fgsm,
+        evaluate_imagenet_patchfool,
+        evaluate_imagenet_pgd,
+        evaluate_imagenet_r,
+        evaluate_imagenet_sketch,
+        evaluate_imagenet_v2,
+        evaluate_imagenet_val,
+        evaluate_objectnet,
+        evaluate_stylized_imagenet,
+        read_records,
+    )
+    from .integration import nullspace_augmented, register
+    from .models import encoder_noise, load_model, save_model
+    from .nullspace import Influence, Noise, NoiseConfig, measure, patch_nullspace, synthesize, valid_nullspace_noise
+    from .report import ResultsTable
+    from .training import NullspaceAugmentation, add_nullspace_args, register_augmentation
+
 __version__ = "0.1.0"
-
-from .attacks.patch_fool import PatchFoolConfig, patchfool
-from .evaluation.easyrobust_api import (
-    evaluate_damagenet,
-    evaluate_imagenet_a,
-    evaluate_imagenet_autoattack,
-    evaluate_imagenet_c,
-    evaluate_imagenet_cw,
-    evaluate_imagenet_fgsm,
-    evaluate_imagenet_patchfool,
-    evaluate_imagenet_pgd,
-    evaluate_imagenet_r,
-    evaluate_imagenet_sketch,
-    evaluate_imagenet_v2,
-    evaluate_imagenet_val,
-    evaluate_objectnet,
-    evaluate_stylized_imagenet,
-)
-from .integration.companion_loss import nullspace_augmented
-from .integration.registration import register
-from .models.checkpoints import load_model, save_model
-from .models.vit import encoder_noise
-from .nullspace.exact import patch_nullspace
-from .nullspace.noise import Influence, Noise, NoiseConfig
-from .nullspace.synthesis import measure, synthesize
-from .training.augmentations.nullspace import NullspaceAugmentation, add_nullspace_args
-
 __all__ = [
     "Influence",
     "Noise",
     "NoiseConfig",
     "NullspaceAugmentation",
     "PatchFoolConfig",
+    "Recorder",
+    "ResultsTable",
     "add_nullspace_args",
     "encoder_noise",
+    "errors",
     "evaluate_damagenet",
     "evaluate_imagenet_a",
     "evaluate_imagenet_autoattack",
@@ -58,7 +64,15 @@ __all__ = [
     "nullspace_augmented",
     "patch_nullspace",
     "patchfool",
+    "read_records",
     "register",
+    "register_augmentation",
     "save_model",
     "synthesize",
+    "valid_nullspace_noise",
 ]
+
+if not TYPE_CHECKING:
+    from .utils import lazy_names
+
+    __getattr__, __dir__ = lazy_names(__name__)

@@ -1,26 +1,26 @@
-"""The errors that a user can cause.
+"""Errors that a user can cause.
 
 Each carries one line: what was expected, what was found, what to do. The
 command line prints that line and exits with code 2; a library user catches
-:class:`UserError` or one of its kinds.
+:class:`UserError` or one of its subclasses.
 """
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something the user can mend. ``str(error)`` is one line.
+    """An error that the user can fix. ``str(error)`` is one line.
 
-    It is built from a single string so that a data worker can hand it to the
+    It is built from a single string so that a data worker can pass it to the
     main process: ``torch.utils.data`` rebuilds a worker's exception as
-    ``type(error)(traceback_text)``, and :attr:`line` finds the message again.
+    ``type(error)(traceback_text)``, and :attr:`line` recovers the message.
     """
 
     exit_code = 2
 
     @property
     def line(self) -> str:
-        """The message as one line, also when the error crossed a process border."""
+        """The message on one line, also if the error was raised in another process."""
         text = str(self.args[0]) if self.args else type(self).__name__
         marker = f"{type(self).__name__}: "
         if "Original Traceback" in text and marker in text:
@@ -32,7 +32,7 @@ class UserError(Exception):
 
 
 class ModelError(UserError):
-    """A model that does not fit: no patch embedding, several, a compiled one."""
+    """A model that cannot be used: no patch embedding, several of them, or a compiled one."""
 
 
 class CheckpointError(UserError):
@@ -44,11 +44,11 @@ class DataError(UserError):
 
 
 class NoiseError(UserError):
-    """Noise of another shape, or a synthesis that cannot go on."""
+    """Noise of the wrong shape, or a synthesis that cannot continue."""
 
 
 class TrainingError(UserError):
-    """A training run that cannot start or cannot go on."""
+    """A training run that cannot start or cannot continue."""
 
 
 class OutputError(UserError):
@@ -56,4 +56,4 @@ class OutputError(UserError):
 
 
 class OptionError(UserError):
-    """A setting outside its range, or two that exclude each other."""
+    """A setting outside its range, or settings that exclude each other."""

@@ -11,7 +11,7 @@ from helpers.models import small_vit
 from helpers.processes import load_script, once
 from torch import nn
 
-from ns_easyrobust.models.vit import NormalizedModel, with_normalization
+from ns_easyrobust.models.normalization import NormalizedModel, with_normalization
 
 torch.set_num_threads(1)  # two test processes share two cores
 
@@ -81,3 +81,15 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, tupl
 def reads_pixels() -> NormalizedModel:
     """A model of 1000 outputs that reads the class out of ``tree``'s pixels, planted errors included."""
     return with_normalization(load_script("make_benchmark_tree").ReadsPixels(), (0.0,) * 3, (1.0,) * 3)
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A tree of one's own to damage: of the folders named."""
+    script = load_script("make_benchmark_tree")
+
+    def make(*folders: str, **options) -> Path:
+        script.write_tree(tmp_path / "data", folders=folders, **options)
+        return tmp_path / "data"
+
+    return make

@@ -49,3 +49,17 @@ def test_the_demos_pictures_and_table_are_there():
     table = (root / "docs" / "demo" / "results.md").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
     rows = [line.split("|")[1].strip() for line in table[2:]]
     assert rows == ["pretrained", "--aug none (baseline)", "--aug random", "--aug permuted", "--aug nullspace"]
+
+
+def test_files_that_the_docs_name_are_there():
+    root = Path(__file__).parent.parent
+    pages = [*(root / "docs").glob("*.md"), root / "README.md", root / "CONTRIBUTING.md", root / "CHANGELOG.md"]
+    named = {name for page in pages for name in re.findall(r"`((?:tests|benchmarks)/[\w/.]+\.\w+)`", page.read_text())}
+    assert len(named) > 5
+    assert [name for name in sorted(named) if not (root / name).exists()] == []
+    places = set(re.findall(r"`((?:\w+/)+\w+\.py)`", (root / "CONTRIBUTING.md").read_text()))
+    assert [
+        place
+        for place in sorted(places)
+        if not any((start / place).exists() for start in (root, root / "ns_easyrobust"))
+    ] == []

@@ -1,47 +1,30 @@
-"""Attacks: pixels (B, C, H, W) in [0, 1] and labels (B,) in, adversarial pixels out.
+"""Gradient attacks from maintained libraries: pixels (B, C, H, W) in [0, 1] and labels (B,) to adversarial pixels.
 
-FGSM and CW are torchattacks'; its attacks call ``.backward()``, so they run inside
-``frozen()`` and leave the model's gradients and modes alone. It is imported where it is
-used: it brings in scipy and requests, which nothing else needs.
+FGSM, PGD and CW are torchattacks', which calls ``.backward()``; inside ``frozen()`` this leaves
+the model's gradients and modes alone. torchattacks is imported where it is used, because it
+imports scipy and requests, which nothing else needs.
 """
 
 from __future__ import annotations
 
-import math
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-from ..errors import DataError, OptionError
-from ..models.vit import frozen
-
-
-def checked(pixels: torch.Tensor) -> torch.Tensor:
-    """``pixels`` themselves, if they are in [0, 1]; DataError if not."""
-    if not (pixels.min() >= 0 and pixels.max() <= 1):
-        raise DataError(
-            f"attack: expected pixels in [0, 1], found [{pixels.min():.3g}, {pixels.max():.3g}]. "
-            "Normalise inside the model (load_model does), not in the transform."
-        )
-    return pixels
-
-
-def require_radius(attack: str, epsilon: float, norm: str = "Linf") -> None:
-    """OptionError for another norm, or what is no radius in pixels of [0, 1]; Linf above 1 was meant on [0, 255]."""
-    if norm not in ("Linf", "L2"):
-        raise OptionError(f"{attack}: expected the norm Linf or L2, found {norm!r}.")
-    if not (epsilon >= 0 and math.isfinite(epsilon)):
-        raise OptionError(f"{attack}: expected epsilon >= 0 in pixels of [0, 1], found {epsilon}.")
-    if norm == "Linf" and epsilon > 1:
-        raise OptionError(f"{attack}: expected epsilon in pixels of [0, 1], found {epsilon:g}. Divide it by 255.")
+from ..errors import OptionError
+from ..models import frozen
+from .base import Attack, Quantity, SecondVerdict, checked_pixels, require_radius
 
 
 def fgsm(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, *, epsilon: float = 1 / 255) -> torch.Tensor:
     """clip(x + epsilon * sign(grad of the cross-entropy)), one step (Goodfellow et al. 2015).
 
     Args:
-        epsilon: L-infinity radius in pixels of [0, 1]; the paper's is 1/255.
+        epsilon: L-infinity radius in pixels of [0, 1]; the nullspace paper's is 1/255.
 
     Raises:
         DataError: pixels outside [0, 1]. OptionError: ``epsilon`` < 0 or > 1.
@@ -50,7 +33,7 @@ def fgsm(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, *, epsilo
     import torchattacks
 
     with frozen(model) as inner, torch.enable_grad():
-        adversarial: torch.Tensor = torchattacks.FGSM(inner, eps=epsilon)(checked(pixels), labels)
+        adversarial: torch.Tensor = torchattacks.FGSM(inner, eps=epsilon)(checked_pixels(pixels), labels)
     return adversarial
 
 
@@ -64,11 +47,11 @@ def cw(
     steps: int = 50,
     lr: float = 0.01,
 ) -> torch.Tensor:
-    """torchattacks' L2 attack of Carlini and Wagner (2017), with its 3.5.1 defaults.
+    """torchattacks' L2 attack of Carlini and Wagner (2017), with the defaults of torchattacks 3.5.1.
 
-    It has no radius: an image that is never fooled comes back as it was, and the size of the
-    others is what the attack needed. It stops on the batch's summed cost, so the result
-    depends on the batch size.
+    It has no radius: an image on which the attack fails is returned unchanged, the others with
+    the perturbation that the attack needed. It stops early on the cost summed over the batch, so
+    the result depends on how images are batched.
 
     Raises:
         DataError: pixels outside [0, 1].
@@ -77,7 +60,7 @@ def cw(
 
     with frozen(model) as inner, torch.enable_grad():
         attack = torchattacks.CW(inner, c=c, kappa=kappa, steps=steps, lr=lr)
-        adversarial: torch.Tensor = attack(checked(pixels), labels)
+        adversarial: torch.Tensor = attack(checked_pixels(pixels), labels)
     return adversarial
 
 
@@ -91,11 +74,11 @@ def pgd(
     step_size: float | None = None,
     random_start: bool = True,
 ) -> torch.Tensor:
-    """torchattacks' L-infinity PGD of Madry et al. (2018); the last iterate.
+    """torchattacks' L-infinity PGD of Madry et al. (2018); returns the last iterate.
 
     Args:
         epsilon: radius in pixels of [0, 1].
-        step_size: in pixels of [0, 1]; None: epsilon / 4.
+        step_size: in pixels of [0, 1]; None: ``epsilon`` / 4.
 
     Raises:
         DataError: pixels outside [0, 1]. OptionError: ``epsilon`` < 0 or > 1, or no steps.
@@ -108,12 +91,12 @@ def pgd(
     with frozen(model) as inner, torch.enable_grad():
         size = epsilon / 4 if step_size is None else step_size
         attack = torchattacks.PGD(inner, eps=epsilon, alpha=size, steps=steps, random_start=random_start)
-        adversarial: torch.Tensor = attack(checked(pixels), labels)
+        adversarial: torch.Tensor = attack(checked_pixels(pixels), labels)
     return adversarial
 
 
-def require_ten(outputs: int) -> None:
-    """OptionError for a model of fewer outputs: AutoAttack's targeted attacks take nine other classes."""
+def require_ten_outputs(outputs: int) -> None:
+    """Raise OptionError for fewer than 10 outputs: AutoAttack's targeted attacks need nine other classes."""
     if outputs < 10:
         raise OptionError(f"autoattack: expected a model of at least 10 outputs, found {outputs}. Leave it out.")
 
@@ -127,28 +110,151 @@ def autoattack(
     epsilon: float = 4 / 255,
     seed: int = 0,
 ) -> torch.Tensor:
-    """EasyRobust's copy of the standard AutoAttack (Croce and Hein 2020), on the model's own device.
+    """EasyRobust's copy of the standard AutoAttack (Croce and Hein 2020), on the device of ``pixels``.
 
     Args:
         norm: "Linf" or "L2".
         epsilon: radius in pixels of [0, 1].
 
     Raises:
-        DataError: pixels outside [0, 1]. OptionError: another norm or radius, or fewer than 10 outputs.
+        DataError: pixels outside [0, 1]. OptionError: unknown norm, invalid radius, or fewer than 10 outputs.
     """
     require_radius("autoattack", epsilon, norm)
-    from easyrobust.attacks import AutoAttack
+    from easyrobust.attacks import AutoAttack as StandardAttack
 
-    tracer = sys.gettrace()  # AutoAttack's check for dynamic defences unsets it
+    tracer = sys.gettrace()  # AutoAttack's check for dynamic defences removes it
     try:
         with frozen(model) as inner:
             with torch.no_grad():
-                outputs = inner(checked(pixels)[:1]).shape[-1]
-            require_ten(outputs)
-            attack = AutoAttack(
+                outputs = inner(checked_pixels(pixels)[:1]).shape[-1]
+            require_ten_outputs(outputs)
+            attack = StandardAttack(
                 inner, norm=norm, eps=epsilon, version="standard", device=pixels.device, seed=seed, verbose=False
             )
             adversarial: torch.Tensor = attack.run_standard_evaluation(pixels, labels, bs=len(pixels))
     finally:
         sys.settrace(tracer)
     return adversarial
+
+
+@dataclass(frozen=True)
+class FGSM(Attack):
+    """:func:`fgsm` with radius ``epsilon``."""
+
+    name = "fgsm"
+    clean_first = True
+
+    epsilon: float = 1 / 255
+
+    def __post_init__(self) -> None:
+        require_radius("fgsm", self.epsilon)
+
+    def __call__(
+        self, model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, seeds: Sequence[int]
+    ) -> torch.Tensor:
+        return fgsm(model, pixels, labels, epsilon=self.epsilon)
+
+    def protocol(self) -> dict[str, Any]:
+        return {"epsilon": self.epsilon, "norm": "linf"}
+
+    @property
+    def title(self) -> str:
+        return f"fgsm {255 * self.epsilon:g}/255"
+
+
+@dataclass(frozen=True)
+class PGD(Attack):
+    """:func:`pgd` from a random start, with step size ``epsilon`` / 4."""
+
+    name = "pgd"
+    draws = True
+
+    epsilon: float = 1 / 255
+    steps: int = 10
+
+    def __post_init__(self) -> None:
+        require_radius("pgd", self.epsilon)
+
+    def __call__(
+        self, model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, seeds: Sequence[int]
+    ) -> torch.Tensor:
+        return pgd(model, pixels, labels, epsilon=self.epsilon, steps=self.steps)
+
+    def protocol(self) -> dict[str, Any]:
+        size = self.epsilon / 4
+        return {"epsilon": self.epsilon, "norm": "linf", "steps": self.steps, "step_size": size, "random_start": True}
+
+    @property
+    def title(self) -> str:
+        return f"pgd-{self.steps} {255 * self.epsilon:g}/255"
+
+
+@dataclass(frozen=True)
+class CW(Attack):
+    """:func:`cw`, with the mean L2 norm of its unbounded perturbations, and top-1 if only those within a radius count.
+
+    Attributes:
+        radii: L2 radii in pixels of [0, 1].
+    """
+
+    name = "cw"
+
+    radii: Sequence[float] = ()
+    c: float = 1.0
+    kappa: float = 0.0
+    steps: int = 50
+    lr: float = 0.01
+
+    def __call__(
+        self, model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, seeds: Sequence[int]
+    ) -> torch.Tensor:
+        adversarial = cw(model, pixels, labels, **self._settings())
+        with torch.no_grad():  # an image that is misclassified unattacked needs no perturbation
+            wrong = model(pixels).argmax(-1) != labels
+        return torch.where(wrong[:, None, None, None], pixels, adversarial)
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if name != "radii"}
+
+    def protocol(self) -> dict[str, Any]:
+        return {"norm": "l2", **self._settings(), "radius": "unbounded"}
+
+    def other_protocols(self) -> list[dict[str, Any]]:
+        return [self.protocol() | {"radius": radius} for radius in self.radii]
+
+    def extra_results(self, correct: torch.Tensor, l2: torch.Tensor) -> list[SecondVerdict | Quantity]:
+        """Top-1 if only perturbations within each radius count, and the mean L2 norm of those that fooled the model."""
+        results: list[SecondVerdict | Quantity] = [
+            SecondVerdict(protocol, correct | (l2 > protocol["radius"])) for protocol in self.other_protocols()
+        ]
+        fooling = l2[~correct & (l2 > 0)]
+        if len(fooling):
+            settings = {"norm": "l2", **self._settings()}
+            results.append(Quantity(settings, "mean_l2", float(fooling.mean()), "", len(fooling)))
+        return results
+
+
+@dataclass(frozen=True)
+class AutoAttack(Attack):
+    """:func:`autoattack` with ``norm``, "Linf" or "L2", and radius ``epsilon``."""
+
+    name = "autoattack"
+    draws = True
+
+    norm: str = "Linf"
+    epsilon: float = 4 / 255
+
+    def __post_init__(self) -> None:
+        require_radius("autoattack", self.epsilon, self.norm)
+
+    def __call__(
+        self, model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, seeds: Sequence[int]
+    ) -> torch.Tensor:
+        return autoattack(model, pixels, labels, norm=self.norm, epsilon=self.epsilon, seed=seeds[0] % 2**31)
+
+    def protocol(self) -> dict[str, Any]:
+        return {"epsilon": self.epsilon, "norm": self.norm.lower(), "version": "standard"}
+
+    @property
+    def title(self) -> str:
+        return f"autoattack {self.norm}"

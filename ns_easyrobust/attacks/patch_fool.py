@@ -1,93 +1,28 @@
-"""PatchFool: the attack on a vision transformer through one patch (Fu et al. 2022, arXiv:2203.08392).
+"""PatchFool: an attack on a vision transformer through a few patches (Fu et al. 2022, arXiv:2203.08392).
 
-The perturbation is what stands in the patches, in the model's normalised space, where the
-published program's step size has its meaning. It is moved by Adam up the gradient of the
-cross-entropy, plus those of the attention that the first half of the blocks pays to the patch,
-each freed of what opposes the cross-entropy's.
+The content of the patches is optimised in the model's normalised space, for which the published
+step size is meant. Adam ascends the gradient of the cross-entropy plus the gradients of the
+attention that the first half of the blocks pays to the patches, each without its component
+opposed to the gradient of the cross-entropy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..errors import ModelError, OptionError
-from ..models.attention import attention_blocks, attention_maps, prefix_tokens
-from ..models.vit import frozen
-from ..utils.seeding import draw_seed
-from .gradient import checked
-from .patch_forward import Forward, NormalisedSpace, Patches, core, forward_of, patch_grid
-
-_CHOICES = {
-    "select": ("attention", "saliency", "random"),
-    "loss": ("attention", "ce"),
-    "mode": ("official", "exact"),
-    "norm": ("none", "linf", "l2"),
-}
-
-
-@dataclass(frozen=True)
-class PatchFoolConfig:
-    """Settings of :func:`patchfool`; the defaults are the published program's, with its attention loss.
-
-    Attributes:
-        patches: how many patches of an image are attacked.
-        select: "attention": those that get most of it in block ``layer`` (mean over heads and
-            queries); "saliency": those with the largest sum of \\|dCE/dx\\|; "random".
-        layer: that block, from 0.
-        loss: "ce", or "attention": cross-entropy and ``alpha`` times the attention of blocks 1 to
-            L // 2 - 1.
-        mode: "official": as published, where the cross-entropy is the batch's mean and the
-            projection divides by the gradient's norm, so that the result depends on the batch, and
-            only the first patch gets the attention loss. "exact": every image by itself, a true
-            projection (norm squared), attention to all the patches (their mean).
-        norm: "none": the patch's content is free within the pixel box; "linf", "l2": it stays
-            within ``epsilon`` of the image's, "l2" for each channel, as published.
-        epsilon: that radius, in pixels of [0, 1]; 0 for "none".
-        lr, decay_steps, decay: Adam's step size in normalised values, multiplied by ``decay`` every
-            ``decay_steps`` iterations.
-    """
-
-    patches: int = 1
-    select: str = "attention"
-    layer: int = 4
-    loss: str = "attention"
-    alpha: float = 0.002
-    mode: str = "official"
-    norm: str = "none"
-    epsilon: float = 0.0
-    steps: int = 250
-    lr: float = 0.22
-    decay_steps: int = 10
-    decay: float = 0.95
-
-    def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            if (found := getattr(self, name)) not in choices:
-                raise OptionError(f"patchfool {name}: expected one of {', '.join(choices)}, found {found!r}.")
-        for name, least in (("patches", 1), ("layer", 0), ("steps", 1), ("decay_steps", 1)):
-            if (number := getattr(self, name)) != int(number) or number < least:
-                raise OptionError(f"patchfool {name}: expected a whole number of at least {least}, found {number}.")
-        if not (0 <= self.alpha < float("inf") and 0 < self.lr < float("inf") and 0 < self.decay <= 1):
-            raise OptionError(
-                "patchfool: expected alpha >= 0, lr > 0 and decay in (0, 1], "
-                f"found {self.alpha}, {self.lr} and {self.decay}."
-            )
-        if self.norm == "none" and self.epsilon != 0:
-            raise OptionError(
-                f"patchfool: expected epsilon 0 with norm 'none', found {self.epsilon}. Choose norm 'linf' or 'l2'."
-            )
-        if self.norm != "none" and not 0 < self.epsilon < float("inf"):
-            raise OptionError(
-                f"patchfool: expected epsilon > 0 with norm {self.norm!r}, found {self.epsilon}. Give a radius."
-            )
-        if self.norm == "linf" and self.epsilon > 1:
-            raise OptionError(f"patchfool: expected epsilon in pixels of [0, 1], found {self.epsilon}. Divide by 255.")
+from ..models import attention_blocks, attention_maps, bare_vit, frozen, prefix_tokens
+from ..utils import draw_seed
+from .base import Attack, checked_pixels
+from .patch_fool_config import PatchFoolConfig
+from .patch_forward import ForwardFunction, NormalisedSpace, Patches, patch_forward, patch_grid
 
 
 def patchfool(
@@ -101,25 +36,25 @@ def patchfool(
 ) -> torch.Tensor:
     """PatchFool's last iterate (B, 3, H, W) in [0, 1]; only the chosen patches differ from ``pixels``.
 
-    The published program, to rounding, at a fraction of its cost: only the chosen patches are
-    embedded, and the attention layers, each of which would need a backward pass of its own for
-    the projection, share one, with a forward-mode pass for their products with the
-    cross-entropy's gradient. Blocks that need not be read keep their fused attention.
+    It computes what the published program computes, up to rounding, at a fraction of the cost:
+    only the chosen patches are embedded; and the attention layers, each of which would need its
+    own backward pass for the projection, share one, plus a forward-mode pass for the products of
+    their gradients with the cross-entropy's. Blocks that are not read keep their fused attention.
 
     Args:
-        model: pixels in [0, 1] to logits, normalisation inside; without one, normalised space is
-            pixel space. The model is afterwards as it was.
+        model: maps pixels in [0, 1] to logits, with the normalisation inside; without one,
+            normalised space is pixel space. The model is left unchanged.
         pixels: (B, 3, H, W) in [0, 1]. labels: (B,).
         config: by default ``PatchFoolConfig()``.
-        generator: draws one seed an image; seed 0 by default.
-        seeds: one an image instead; its start is ``torch.rand(3, H, W)`` of a CPU generator with that
-            seed, which then also draws the patches for ``select="random"``. In the mode "exact" the
-            result of an image then depends on itself and its seed alone, not on its batch.
+        generator: draws one seed per image; by default a generator with seed 0.
+        seeds: one per image, instead of ``generator``. An image starts from ``torch.rand(3, H, W)``
+            of a CPU generator with its seed, which then also draws the patches for
+            ``select="random"``. In mode "exact", its result then depends only on the image and its seed.
 
     Raises:
-        DataError: pixels outside [0, 1]. OptionError: more patches than there are, or seeds of
-            another number. ModelError: attention is needed and cannot be read (Swin, ResNet), or
-            the model has too few blocks.
+        DataError: pixels outside [0, 1]. OptionError: more patches than the image has, or not one
+            seed per image. ModelError: attention is needed and cannot be read (Swin, ResNet), the
+            model has too few blocks, or its tokens do not form a grid of patches.
     """
     config = config or PatchFoolConfig()
     if seeds is None:
@@ -127,25 +62,25 @@ def patchfool(
         seeds = [draw_seed(generator) for _ in pixels]
     if len(seeds) != len(pixels):
         raise OptionError(f"patchfool: expected one seed for each of {len(pixels)} images, found {len(seeds)}.")
-    pixels = checked(pixels).detach()
+    pixels = checked_pixels(pixels).detach()
     with frozen(model) as inner, torch.enable_grad():
         space = NormalisedSpace.of(inner, pixels)
         clean = space.normalised(pixels)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        uniform = torch.stack([torch.rand(pixels.shape[1:], generator=g) for g in generators]).to(pixels)
-        patches = _choose(inner, clean, labels, config, generators)
+        uniform = torch.stack([torch.rand(pixels.shape[1:], generator=rng) for rng in generators]).to(pixels)
+        patches = _choose_patches(inner, clean, labels, config, generators)
         content = _ascend(inner, clean, labels, patches, uniform, space, config)
     return patches.paste(pixels, space.pixels(content))
 
 
-def _choose(
+def _choose_patches(
     model: nn.Module,
     clean: torch.Tensor,
     labels: torch.Tensor,
     config: PatchFoolConfig,
     generators: Sequence[torch.Generator],
 ) -> Patches:
-    """The patches to attack, the best first."""
+    """The patches to attack, those with the highest score first."""
     size, number = patch_grid(model, clean)
     if config.patches > number:
         raise OptionError(f"patchfool patches: expected at most the image's {number}, found {config.patches}.")
@@ -153,15 +88,15 @@ def _choose(
         drawn = [torch.randperm(number, generator=generator)[: config.patches] for generator in generators]
         return Patches(size, number, torch.stack(drawn).to(clean.device))
     if config.select == "saliency":
-        score = _saliency(core(model), clean, labels, size)
+        score = _saliency(bare_vit(model), clean, labels, size)
     else:
         received = _attention_received(model, clean, config.layer)
-        score = received[:, _first_patch(received.shape[1], prefix_tokens(model), number) :]
+        score = received[:, _first_patch_token(received.shape[1], prefix_tokens(model), number) :]
     return Patches(size, number, score.topk(config.patches, dim=1).indices)
 
 
 def _attention_received(model: nn.Module, clean: torch.Tensor, layer: int) -> torch.Tensor:
-    """Attention (B, N) that each token gets in one block, mean over heads and over all queries."""
+    """Attention (B, N) that each token receives in block ``layer``, mean over heads and queries."""
     if layer >= (depth := len(attention_blocks(model))):
         raise ModelError(
             f"patchfool: expected a model with a block {layer} to choose patches by, found {depth} blocks "
@@ -169,12 +104,12 @@ def _attention_received(model: nn.Module, clean: torch.Tensor, layer: int) -> to
             + ("." if depth >= 4 else ", and the loss 'ce', for the attention loss needs 4.")
         )
     with torch.no_grad(), attention_maps(model, [layer]) as maps:
-        core(model)(clean)
+        bare_vit(model)(clean)
     return maps[layer].mean((1, 2))
 
 
-def _first_patch(tokens: int, prefix: int, number: int) -> int:
-    """``prefix``, if that and the ``number`` of patches make up the ``tokens``."""
+def _first_patch_token(tokens: int, prefix: int, number: int) -> int:
+    """Index of the first patch token, which is ``prefix``; ModelError unless ``tokens`` = ``prefix`` + ``number``."""
     if tokens != prefix + number:
         raise ModelError(
             f"patchfool: expected attention among {prefix} prefix tokens and {number} patches, found {tokens} tokens. "
@@ -184,14 +119,14 @@ def _first_patch(tokens: int, prefix: int, number: int) -> int:
 
 
 def _saliency(vit: nn.Module, clean: torch.Tensor, labels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Sum (B, n) over each patch's values of the cross-entropy's absolute gradient."""
+    """Absolute gradient of the cross-entropy, summed over the values of each patch: (B, n)."""
     leaf = clean.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(F.cross_entropy(vit(leaf), labels, reduction="sum"), leaf)
     return F.avg_pool2d(gradient.abs().sum(1, keepdim=True), size, divisor_override=1).flatten(1)
 
 
 def _attended_layers(model: nn.Module, config: PatchFoolConfig) -> range:
-    """The blocks whose attention is raised; none for the loss "ce"."""
+    """The blocks whose attention to the patches is maximised; none for the loss "ce"."""
     if config.loss == "ce":
         return range(0)
     layers = range(1, (depth := len(attention_blocks(model))) // 2)
@@ -203,7 +138,7 @@ def _attended_layers(model: nn.Module, config: PatchFoolConfig) -> range:
 
 
 def _blocks_and_prefix(model: nn.Module) -> tuple[list[nn.Module], int]:
-    """The model's blocks and how many tokens precede the patches'; none where they cannot be read."""
+    """The model's blocks and the number of tokens before the patches'; ([], 0) where attention cannot be read."""
     try:
         return attention_blocks(model), prefix_tokens(model)
     except ModelError:
@@ -211,8 +146,8 @@ def _blocks_and_prefix(model: nn.Module) -> tuple[list[nn.Module], int]:
 
 
 @contextmanager
-def _reading(model: nn.Module, layers: range) -> Iterator[tuple[Mapping[int, torch.Tensor], list[torch.Tensor]]]:
-    """Attention of ``layers``, and the tokens that enter the last but one of them, in each forward of the body."""
+def _read_attention(model: nn.Module, layers: range) -> Iterator[tuple[Mapping[int, torch.Tensor], list[torch.Tensor]]]:
+    """The newest forward's attention maps, and the tokens entering the last but one of ``layers`` (or the only one)."""
     if not layers:
         yield {}, []
         return
@@ -223,7 +158,7 @@ def _reading(model: nn.Module, layers: range) -> Iterator[tuple[Mapping[int, tor
 
     handle = attention_blocks(model)[max(layers[-1] - 1, 1)].register_forward_pre_hook(record)
     try:
-        # Block 0 is read for its gradient's gradient, which a fused kernel lacks.
+        # Block 0 is read too, because a fused kernel has no second derivative.
         with attention_maps(model, range(layers.stop)) as maps:
             yield maps, tokens
     finally:
@@ -242,23 +177,23 @@ def _ascend(
     """The patches' normalised content (B, P, C, h, w) after the last iteration.
 
     Args:
-        clean: (B, C, H, W), normalised. uniform: of the same shape, drawn from [0, 1].
+        clean: (B, C, H, W), the normalised images. uniform: of the same shape, drawn from [0, 1).
     """
     layers, (blocks, prefix) = _attended_layers(model, config), _blocks_and_prefix(model)
-    forward = forward_of(model, clean, patches, blocks, prefix)
-    before, uniform = patches.cut(clean), patches.cut(uniform)
+    forward = patch_forward(model, clean, patches, blocks, prefix)
+    original, uniform = patches.cut(clean), patches.cut(uniform)
     start = space.normalised(uniform)
     if config.norm == "linf":
-        start = before + (2 * uniform - 1) * config.epsilon / space.std
+        start = original + (2 * uniform - 1) * config.epsilon / space.std
     content = space.boxed(start).requires_grad_()
     optimizer = torch.optim.Adam([content], lr=config.lr)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, config.decay_steps, config.decay)
-    with _reading(model, layers) as (attention, middle):
+    with _read_attention(model, layers) as (attention, middle):
         for _ in range(config.steps):
             gradient = _ce_gradient(forward, content, labels, config.mode, retain=bool(layers))
             if layers:
                 gradient = gradient + config.alpha * _attention_gradient(
-                    [attention[layer] for layer in layers],  # no name keeps the graph alive
+                    [attention[layer] for layer in layers],  # not in a variable, which would keep the graph alive
                     middle.pop(),
                     patches,
                     prefix,
@@ -270,14 +205,14 @@ def _ascend(
             optimizer.step()
             schedule.step()
             with torch.no_grad():
-                content.copy_(space.boxed(space.within(content, before, config.epsilon, config.norm)))
+                content.copy_(space.boxed(space.project(content, original, config.epsilon, config.norm)))
     return content.detach()
 
 
 def _ce_gradient(
-    forward: Forward, content: torch.Tensor, labels: torch.Tensor, mode: str, *, retain: bool
+    forward: ForwardFunction, content: torch.Tensor, labels: torch.Tensor, mode: str, *, retain: bool
 ) -> torch.Tensor:
-    """Gradient of the cross-entropy; with ``retain``, the attention's part of the graph is kept, not the rest."""
+    """Gradient of the cross-entropy; ``retain`` keeps the attention maps' graph, and no more, for their gradient."""
     loss = F.cross_entropy(forward(content), labels, reduction="sum" if mode == "exact" else "mean")
     return torch.autograd.grad(loss, content, retain_graph=retain)[0]
 
@@ -291,49 +226,72 @@ def _attention_gradient(
     g: torch.Tensor,
     mode: str,
 ) -> torch.Tensor:
-    """The sum over blocks of the attention's gradient, each without what opposes the cross-entropy's gradient ``g``.
+    """The attention's gradients summed over blocks, each without its component opposed to the cross-entropy's, ``g``.
 
-    With J_l the log of the attention (B, H, N, N) that block l pays to the patch, g_l its gradient
-    and u = g / |g|, it is the sum of g_l - min(<g_l, u>, 0) e, where e = u projects and e = g is
-    the published form. The sum takes one backward pass. It is linear in the cotangents that start
-    it, so its derivative along u by those is what u does to the network: a forward pass, which
-    ends in all the <g_l, u>. For the last two blocks it ends before them, at ``middle``, where
-    their cotangents are known.
+    With J_l the log-attention that block l pays to the patches, g_l its gradient and u = g / |g|,
+    it is the sum over l of g_l - min(<g_l, u>, 0) e, where e = u is a projection and e = g the
+    published form. The sum of the g_l takes one backward pass. It is linear in the cotangents that
+    start the pass, so the derivatives of <sum, u> with respect to them are the directional
+    derivatives along u: a forward-mode pass, which gives every <g_l, u>. For the last two blocks
+    it stops before them, at ``middle``, where their cotangents are known.
 
     Args:
+        maps: (B, H, N, N), the attention of each block.
         middle: (B, N, D), the tokens that enter the last but one of the blocks.
         content, g: (B, P, C, h, w).
     """
     exact = mode == "exact"
-    share = 1 if exact else 1 / len(g)
+    weight = 1 if exact else 1 / len(g)
     attacked = patches.chosen if exact else patches.chosen[:, :1]
-    first = _first_patch(middle.shape[1], prefix, patches.number)
-    seen = [share * _log_attention(attention, first + attacked) for attention in maps]
-    early, late = seen[:-2], seen[-2:]
-    arriving = [torch.autograd.grad(term.sum(), middle, retain_graph=True)[0] for term in late]
-    cotangents = [torch.ones_like(term) for term in early] + [torch.stack(arriving).sum(0)]
+    first = _first_patch_token(middle.shape[1], prefix, patches.number)
+    terms = [weight * _log_attention(attention, first + attacked) for attention in maps]
+    early, late = terms[:-2], terms[-2:]
+    late_cotangents = [torch.autograd.grad(term.sum(), middle, retain_graph=True)[0] for term in late]
+    cotangents = [torch.ones_like(term) for term in early] + [torch.stack(late_cotangents).sum(0)]
     for cotangent in cotangents:
         cotangent.requires_grad_()
     (total,) = torch.autograd.grad([*early, middle], content, cotangents, create_graph=True)
     u = _unit(g)
-    *products, moved = torch.autograd.grad(total, cotangents, u)
-    products += [(cotangent * moved).flatten(1).sum(1) for cotangent in arriving]
+    *products, middle_tangent = torch.autograd.grad(total, cotangents, u)
+    products += [(cotangent * middle_tangent).flatten(1).sum(1) for cotangent in late_cotangents]
     opposed = torch.stack(products).clamp(max=0).sum(0)
     return total.detach() - opposed.view(-1, 1, 1, 1, 1) * (u if exact else g)
 
 
 def _log_attention(attention: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """log of the head-mean attention (B, H, N, N) to the tokens ``keys`` (B, K), mean over queries and keys: (B,)."""
+    """Log of the head-mean ``attention`` (B, H, N, N) to tokens ``keys`` (B, K), mean over queries and keys: (B,)."""
     index = keys[:, None, None, :].expand(-1, *attention.shape[1:3], -1)
     paid = attention.gather(3, index).mean(1)  # (B, N, K)
-    return paid.clamp_min(torch.finfo(paid.dtype).tiny).log().mean((1, 2))  # an underflow to 0 would end in nan
+    return paid.clamp_min(torch.finfo(paid.dtype).tiny).log().mean((1, 2))  # log(0) after underflow would give nan
 
 
 def _unit(g: torch.Tensor) -> torch.Tensor:
     """``g`` (B, ...) divided by its norm, image by image; zero stays zero.
 
-    First by its largest value: the squares of a confident model's gradient underflow.
+    It is divided by its largest value first, because the squares of a confident model's gradient underflow.
     """
     tiny, flat = torch.finfo(g.dtype).tiny, g.flatten(1)
     flat = flat / flat.abs().amax(1, keepdim=True).clamp_min(tiny)
     return (flat / flat.norm(dim=1, keepdim=True).clamp_min(tiny)).view_as(g)
+
+
+@dataclass(frozen=True)
+class PatchFool(Attack):
+    """:func:`patchfool` with its settings."""
+
+    name = "patchfool"
+    draws = True
+
+    config: PatchFoolConfig = field(default_factory=PatchFoolConfig)
+
+    def __call__(
+        self, model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, seeds: Sequence[int]
+    ) -> torch.Tensor:
+        return patchfool(model, pixels, labels, self.config, seeds=seeds)
+
+    def protocol(self) -> dict[str, Any]:
+        return asdict(self.config)
+
+    @property
+    def title(self) -> str:
+        return f"patchfool {self.config.mode}"

@@ -1,1 +1,3 @@
-"""The command line, a file a verb; the only folder that prints."""
+"""The command line, one file for each verb; the only folder that prints."""
+
+__all__: list[str] = []

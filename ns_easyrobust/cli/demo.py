@@ -1,7 +1,7 @@
-"""The verb ``demo``: the main job on real digits, through the commands that do it on ImageNet.
+"""The verb ``demo``: the whole workflow on real digits, with the same commands as on ImageNet.
 
-A small ViT is pretrained, then finetuned from that one checkpoint four ways at the same
-budget, and each result is attacked and corrupted. Every command is printed before it runs.
+A small ViT is pretrained, then finetuned from that one checkpoint in four ways with the same
+budget, and each model is evaluated on attacked and corrupted images. Every command is printed before it runs.
 """
 
 from __future__ import annotations
@@ -14,15 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ..data.demo_data import write_digits
-from ..data.transforms import image_folder
 from ..errors import OutputError, TrainingError
-from ..models.checkpoints import load_model
-from ..nullspace.exact_noise import valid_nullspace_noise
-from ..report.figures import image_sheet, noise_history
-from ..training.options import whole
+from ..utils import int_from
 from . import main as cli
 
 MODEL = ["--model", "vit_micro_patch8_32", "--num-classes", "10"]
@@ -30,21 +23,21 @@ SEED = ["--seed", "0"]
 # Digits have a writing direction and no colour: no flips, no colour jitter.
 IMAGES = ["--scale", "0.7", "1", "--hflip", "0", "--color-jitter", "0", "--train-interpolation", "bilinear"]
 PRETRAIN = ["--epochs", "30", "--batch-size", "64", "--lr", "1e-3", "--min-lr", "1e-5", "--val-interval", "10"]
-# App. C: noise with A = 3, lr 0.1, eps 0.03 and 40 steps a round; 6 rounds instead of 20, at most 1000 steps each.
+# App. C: A = 3, lr 0.1, eps 0.03, 40 training steps a round; here 6 rounds, not 20, each of <= 1000 synthesis steps.
 FINETUNE = ["--epochs", "6", "--epoch-steps", "40", "--batch-size", "64", "--lr", "1e-4", "--min-lr", "1e-5"]
 NOISE = ["--ns-interval", "40", "--ns-limit", "3", "--ns-lr", "0.1", "--ns-eps", "0.03", "--ns-max-steps", "1000"]
 EVALUATION = ["--input-size", "32", "--crop-pct", "1", "-b", "100", "-j", "0", *SEED]
 EVALUATION += ["--suite", "val", "patchfool", "cw", "fgsm", "c", "--epsilon", "2/255", "8/255", "--cw-radius", "0.5"]
-# A patch is a sixteenth of a digit: unbounded it fools every model. Three blocks are too few for the attention loss.
+# A patch is 1/16 of a digit: unbounded, it would fool every model. Three blocks are too few for the attention loss.
 EVALUATION += ["--patchfool-layer", "1", "--patchfool-loss", "ce", "--patchfool-norm", "linf"]
 EVALUATION += ["--patchfool-epsilon", "48/255", "--patchfool-steps", "50", "--subset", "patchfool=random:200"]
 KINDS = ("none", "random", "permuted", "nullspace")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where the demo's files go."""
+    """Add the flags of the demo: its output folder and its data loaders."""
     parser.add_argument("--output", metavar="DIR", help="a new folder (default: output/demo, output/demo-2, ...)")
-    parser.add_argument("-j", "--workers", type=whole(0), default=2, metavar="N", help="data loaders (default: 2)")
+    parser.add_argument("-j", "--workers", type=int_from(0), default=2, metavar="N", help="data loaders (default: 2)")
 
 
 def _command(verb: str, *flags: Any) -> None:
@@ -59,7 +52,7 @@ def _command(verb: str, *flags: Any) -> None:
 
 
 def _history(run: Path) -> list[dict[str, Any]]:
-    """The rounds in a run's ``noise.csv``, typed as :func:`figures.noise_history` takes them."""
+    """Read the rounds in a run's ``noise.csv``, with the types that :func:`figures.noise_history` takes."""
     truth = {"True": True, "False": False, "": None}
     with open(run / "noise.csv", newline="", encoding="utf-8") as stream:
         return [
@@ -88,10 +81,17 @@ def _print_rounds(name: str, history: list[dict[str, Any]]) -> None:
         )
 
 
-def _unseen_noise_sheet(checkpoint: Path, images_dir: Path, path: Path) -> Path:
-    """Images, the same with noise from the patch embedding's nullspace, and with that noise permuted."""
+def _exact_noise_sheet(checkpoint: Path, images_dir: Path, path: Path) -> Path:
+    """Draw images as they are, with noise from the patch embedding's nullspace, and with that noise permuted."""
+    import torch
+
+    from ..data import open_image_folder
+    from ..models import load_model
+    from ..nullspace import valid_nullspace_noise
+    from ..report import image_sheet
+
     model = load_model(MODEL[1], checkpoint, num_classes=10).eval()
-    folder = image_folder(images_dir)
+    folder = open_image_folder(images_dir)
     chosen = [folder.targets.index(label) for label in range(0, 10, 2)]
     pixels = [torch.frombuffer(bytearray(folder[i][0].tobytes()), dtype=torch.uint8) for i in chosen]
     images = torch.stack(pixels).view(-1, 32, 32, 3).permute(0, 3, 1, 2).float() / 255
@@ -102,12 +102,12 @@ def _unseen_noise_sheet(checkpoint: Path, images_dir: Path, path: Path) -> Path:
     with torch.no_grad():
         clean = model(images)
         noisy, control = images + noise, (images + permuted).clamp(0, 1)
-        changes = [(model(shown) - clean).abs().amax(1).tolist() for shown in (noisy, control)]
-    label = [f"predicted {digit}" for digit in clean.argmax(1).tolist()]
+        changes = [(model(inputs) - clean).abs().amax(1).tolist() for inputs in (noisy, control)]
+    predictions = [f"predicted {digit}" for digit in clean.argmax(1).tolist()]
     rows = [
-        (images, "images", label),
-        (noisy, "with nullspace noise", [f"logits change by {c:.1e}" for c in changes[0]]),
-        (control, "with that noise permuted", [f"logits change by {c:.2g}" for c in changes[1]]),
+        (images, "images", predictions),
+        (noisy, "with nullspace noise", [f"logits change by {change:.1e}" for change in changes[0]]),
+        (control, "with that noise permuted", [f"logits change by {change:.2g}" for change in changes[1]]),
     ]
     return image_sheet(rows, path, "Noise that the patch embedding maps to zero")
 
@@ -119,8 +119,13 @@ def _free_folder(path: Path) -> Path:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Pretrain, finetune four ways, evaluate, report."""
-    # A ViT this small runs no faster on several threads, and they would fight the data workers.
+    """Pretrain, finetune in four ways, evaluate, and write the report."""
+    import torch
+
+    from ..data import write_digits
+    from ..report import noise_history
+
+    # A ViT this small runs no faster on several threads, which would compete with the data loaders.
     torch.set_num_threads(1)
     started = time.monotonic()
     root = Path(args.output) if args.output else _free_folder(Path("output/demo"))
@@ -128,13 +133,13 @@ def run(args: argparse.Namespace) -> None:
         raise OutputError(f"{root} exists: expected a new or empty folder. Pass another --output, or move it away.")
     print(f"writing scikit-learn's 1797 handwritten digits to {root / 'digits'}")
     data, results = write_digits(root / "digits"), root / "results.jsonl"
-    where = ["--data-dir", data, "-j", args.workers, *SEED]
-    _command("train", *MODEL, *where, *IMAGES, *PRETRAIN, "--output", root, "--experiment", "pretrained")
-    start = root / "pretrained" / "last.pth.tar"
-    _command("nullspace", start)
-    _command("noise", *MODEL, "--ckpt-path", start, "--data-dir", data / "train", "--input-size", 32, "--crop-pct", 1,
-             *NOISE[2:], "-b", 64, "-j", 0, *SEED, "--output", root / "noise.pt")  # fmt: skip
-    finetune = [*MODEL, *where, *IMAGES, *FINETUNE, "--initial-checkpoint", start, "--select", "last"]
+    data_flags = ["--data-dir", data, "-j", args.workers, *SEED]
+    _command("train", *MODEL, *data_flags, *IMAGES, *PRETRAIN, "--output", root, "--experiment", "pretrained")
+    pretrained = root / "pretrained" / "last.pth.tar"
+    _command("nullspace", pretrained)
+    _command("noise", *MODEL, "--ckpt-path", pretrained, "--data-dir", data / "train", "--input-size", 32,
+             "--crop-pct", 1, *NOISE[2:], "-b", 64, "-j", 0, *SEED, "--output", root / "noise.pt")  # fmt: skip
+    finetune = [*MODEL, *data_flags, *IMAGES, *FINETUNE, "--initial-checkpoint", pretrained, "--select", "last"]
     finetune += ["--val-interval", 6, "--output", root]
     for kind in KINDS:
         noise = NOISE if kind != "none" else []
@@ -148,7 +153,7 @@ def run(args: argparse.Namespace) -> None:
         _print_rounds(kind, history)
     pictures = [
         noise_history(histories, root / "noise.png", eps=float(NOISE[NOISE.index("--ns-eps") + 1])),
-        _unseen_noise_sheet(root / "nullspace" / "last.pth.tar", data / "val", root / "unseen.png"),
+        _exact_noise_sheet(root / "nullspace" / "last.pth.tar", data / "val", root / "unseen.png"),
     ]
     _command("report", results, "--baseline", "--aug none", "--output", root)
     print(f"\npictures: {', '.join(map(str, pictures))}")

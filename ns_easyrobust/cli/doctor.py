@@ -1,4 +1,4 @@
-"""``ns-easyrobust doctor``: is this data folder what the benchmark expects?"""
+"""The verb ``doctor``: check that a data folder holds what the benchmark expects."""
 
 from __future__ import annotations
 
@@ -6,47 +6,48 @@ import argparse
 from collections import Counter
 from collections.abc import Sequence
 
-from ..data.benchmarks import FOLDERS
-from ..data.integrity import LEVELS, Finding, examine
+from ..data import BENCHMARKS, LEVELS, Finding, examine
 from ..errors import DataError
-from ..training.options import whole
+from ..utils import int_from
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of ``ns-easyrobust doctor``."""
+    """Add the flags of ``ns-easyrobust doctor``."""
     parser.add_argument("data_dir", metavar="DATA_DIR", help="folder that holds imagenet-val, imagenet-c, ...")
-    parser.add_argument("--suite", nargs="+", choices=tuple(FOLDERS), default=list(FOLDERS), metavar="NAME",
-                        help=f"of {', '.join(FOLDERS)} (default: all)")  # fmt: skip
-    parser.add_argument("--images", type=_sample, default=200, metavar="N",
+    parser.add_argument("--suite", nargs="+", choices=tuple(BENCHMARKS), default=list(BENCHMARKS), metavar="NAME",
+                        help=f"of {', '.join(BENCHMARKS)} (default: all)")  # fmt: skip
+    parser.add_argument("--images", type=_sample_size, default=200, metavar="N",
                         help="images to decode of each suite, or all (default: 200)")  # fmt: skip
-    parser.add_argument("--num-classes", type=whole(1), default=1000, metavar="N", help="outputs of the model")
-    parser.add_argument("-j", "--workers", type=whole(0), default=4, metavar="N", help="decoding threads (default: 4)")
+    parser.add_argument("--num-classes", type=int_from(1), default=1000, metavar="N", help="outputs of the model")
+    parser.add_argument(
+        "-j", "--workers", type=int_from(0), default=4, metavar="N", help="decoding threads (default: 4)"
+    )
 
 
-def _sample(text: str) -> int | None:
-    return None if text == "all" else whole(1)(text)
+def _sample_size(text: str) -> int | None:
+    return None if text == "all" else int_from(1)(text)
 
 
-_sample.__name__ = "whole number or 'all'"
+_sample_size.__name__ = "whole number or 'all'"
 
 
 def report(findings: Sequence[Finding]) -> str:
-    """The findings as aligned lines, and their number by level."""
-    wide = max(len(FOLDERS[finding.suite].name) for finding in findings)
+    """The findings as aligned lines, followed by their number at each level."""
+    width = max(len(BENCHMARKS[finding.suite].name) for finding in findings)
     lines = []
     for finding in findings:
-        lines.append(f"{FOLDERS[finding.suite].name:{wide}}  {finding.level:7}  {finding.text}")
+        lines.append(f"{BENCHMARKS[finding.suite].name:{width}}  {finding.level:7}  {finding.text}")
         if finding.effect:
-            lines.append(f"{'':{wide}}  {'':7}  -> {finding.effect}")
+            lines.append(f"{'':{width}}  {'':7}  -> {finding.effect}")
     counts = Counter(finding.level for finding in findings)
     return "\n".join([*lines, "", ", ".join(f"{counts[level]} {level}" for level in LEVELS)])
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print what is there.
+    """Examine the folder and print the findings.
 
     Raises:
-        DataError: no such folder, no suite in it, or problems found (after they are printed).
+        DataError: no such folder, no suite in it, or problems (raised after they are printed).
     """
     findings = examine(
         args.data_dir, args.num_classes, suites=args.suite, sample=args.images, workers=args.workers

@@ -1,4 +1,4 @@
-"""``ns-easyrobust export``: a checkpoint in the layout that EasyRobust or timm loads."""
+"""The verb ``export``: write a checkpoint in the layout that EasyRobust or timm loads."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import re
 from pathlib import Path
 
 from ..errors import OutputError
-from ..models.checkpoints import LAYOUTS, export_checkpoint, read_checkpoint
-from ..models.download import is_url
+from ..models import LAYOUTS, is_url
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of ``ns-easyrobust export``."""
+    """Add the flags of ``ns-easyrobust export``."""
     parser.add_argument("checkpoint", metavar="CKPT", help="file or address, in any form that load_model takes")
     parser.add_argument(
         "--layout", required=True, choices=LAYOUTS,
@@ -26,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def default_output(source: str, layout: str) -> Path:
-    """``<stem>.<layout>.pth.tar`` beside the source; for an address in the current folder."""
+    """``<stem>.<layout>.pth.tar`` beside ``source``, or in the current folder if ``source`` is an address."""
     folder = Path() if is_url(source) else Path(source).expanduser().parent
     name = re.split(r"[?#]", source)[0].rsplit("/", 1)[-1] if is_url(source) else Path(source).name
     stem = re.sub(r"(\.(pth|pt|tar|bin|ckpt|npz|safetensors))+$", "", name) or "checkpoint"
@@ -34,12 +33,14 @@ def default_output(source: str, layout: str) -> Path:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the file and print what is in it.
+    """Write the file and print what it contains.
 
     Raises:
         OutputError: the file exists (without ``--overwrite``), is the source, or cannot be written.
-        UserError: what :func:`ns_easyrobust.models.checkpoints.export_checkpoint` raises.
+        UserError: what :func:`ns_easyrobust.models.checkpoint_save.export_checkpoint` raises.
     """
+    from ..models import export_checkpoint, read_checkpoint
+
     output = Path(args.output).expanduser() if args.output else default_output(args.checkpoint, args.layout)
     if output.exists() and not args.overwrite:
         raise OutputError(f"{output}: expected no file there, found one. Choose another --output, or pass --overwrite.")
@@ -48,9 +49,9 @@ def run(args: argparse.Namespace) -> None:
         raise OutputError(
             f"{output}: expected another file than the source, found the source. Choose another --output."
         )
-    done = export_checkpoint(
+    exported = export_checkpoint(
         checkpoint, output, args.layout, mean=args.mean, std=args.std, arch=args.model
     )  # fmt: skip
-    mean, std = (" ".join(f"{value:.6g}" for value in values) for values in (done.mean, done.std))
-    print(f"wrote {done.path} (layout {done.layout}: {', '.join(done.entries)})")
-    print(f"mean {mean}, std {std}, from the {done.normalization_origin}")
+    mean, std = (" ".join(f"{value:.6g}" for value in values) for values in (exported.mean, exported.std))
+    print(f"wrote {exported.path} (layout {exported.layout}: {', '.join(exported.entries)})")
+    print(f"mean {mean}, std {std}, from the {exported.normalization_origin}")

@@ -1,4 +1,4 @@
-"""The verb ``noise``: synthesize nullspace noise for a checkpoint, measure it, save it."""
+"""The verb ``noise``: synthesize nullspace noise for a checkpoint, measure its influence, and save it."""
 
 from __future__ import annotations
 
@@ -6,77 +6,86 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ..data.sampling import endless, split_indices
-from ..data.transforms import FolderPart, Preprocessing, image_folder
+from ..data import FolderView, Preprocessing, open_image_folder
 from ..errors import OutputError
-from ..nullspace.noise import Noise, Step
-from ..nullspace.synthesis import measure, synthesize
-from ..training.augmentations.nullspace import add_noise_args, config_from_args
-from ..training.options import add_checkpoint_arguments, add_machine_arguments, add_model_arguments, whole
-from ..training.setup import checkpoint_model, pick_device
-from ..utils.distributed import process_group, rank, world_size
-from ..utils.files import one_line_for_os_errors
+from ..nullspace import Noise, Step
+from ..training import add_noise_args, config_from_args
+from ..utils import (
+    add_machine_arguments,
+    add_model_arguments,
+    int_from,
+    os_errors_as_output_errors,
+    pick_device,
+    process_group,
+    rank,
+    world_size,
+)
+from .checkpoint_flags import add_checkpoint_arguments, checkpoint_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Model, images, settings of the synthesis, and where the noise goes."""
+    """Add the flags: the model, the images, the settings of the synthesis, and the output file."""
     add_model_arguments(parser)
     add_machine_arguments(parser)
     add_checkpoint_arguments(parser)
     add_noise_args(parser)
     parser.add_argument("--data-dir", required=True, metavar="DIR", help="image folder, e.g. ImageNet's train/")
-    parser.add_argument("-b", "--batch-size", type=whole(1), default=128, metavar="N", help="default: 128")
-    parser.add_argument("--held-out", type=whole(1), default=256, metavar="N", help="images to judge the noise on")
+    parser.add_argument("-b", "--batch-size", type=int_from(1), default=128, metavar="N", help="default: 128")
+    parser.add_argument("--held-out", type=int_from(1), default=256, metavar="N", help="images to judge the noise on")
     parser.add_argument("--start", metavar="FILE", help="a saved noise to go on from, or to judge (--ns-max-steps 0)")
     parser.add_argument("--output", default="noise.pt", metavar="FILE", help="default: noise.pt")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing --output")
 
 
-def _row(name: str, noise: Noise, measured: Any) -> str:
+def _row(name: str, noise: Noise, influence: Any) -> str:
     return (
-        f"{name:22} {noise.norm:10.4g} {measured.mse_probability:16.4g} {measured.mse_probability_upper:12.4g} "
-        f"{100 * measured.agreement:10.1f}%"
+        f"{name:22} {noise.norm:10.4g} {influence.mse_probability:16.4g} {influence.mse_probability_upper:12.4g} "
+        f"{100 * influence.agreement:10.1f}%"
     )
 
 
-def _ended(noise: Noise, max_steps: int, batch: int) -> str:
-    """How the synthesis came to its end."""
+def _describe_end(noise: Noise, max_steps: int, batch: int) -> str:
+    """Describe how the synthesis ended."""
     eps = f"eps = {noise.config.eps:g}"
     if max_steps == 0:
         return "0 steps, as asked: measured alone"
     if noise.steps == 0 and noise.stopped:
         return f"0 steps: the start was already under {eps} on a minibatch of {batch}, the model hardly reacts to it"
     if noise.config.solver == "sphere":
-        under = "set just" if noise.stopped else "not got"
-        return f"{noise.steps} turns, then {under} under {eps} on the stream's next images"
+        result = "set just" if noise.stopped else "not got"
+        return f"{noise.steps} turns, then {result} under {eps} on the stream's next images"
     return f"{noise.steps} steps, {'stopped under' if noise.stopped else 'never under'} {eps} on a minibatch of {batch}"
 
 
 def run(args: argparse.Namespace) -> None:
-    """Synthesize, compare with its permutation on held-out images, save."""
+    """Synthesize the noise, compare it with its permutation on held-out images, and save it."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    from ..data import endless_batches, split_indices
+    from ..nullspace import measure, synthesize
+
     if Path(args.output).exists() and not args.overwrite:
         raise OutputError(f"{args.output} exists: expected a new file. Pass --overwrite or another --output.")
-    with one_line_for_os_errors(Path(args.output)):
+    with os_errors_as_output_errors(Path(args.output)):
         Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     start = Noise.load(args.start).value if args.start else None
     with process_group(pick_device(args.device)) as device:
         model, _ = checkpoint_model(args, device)
-        folder = image_folder(
+        folder = open_image_folder(
             args.data_dir, Preprocessing(args.input_size, args.crop_pct, args.interpolation).transform()
         )
-        held, rest = split_indices(range(len(folder)), min(args.held_out, len(folder) // 2), args.seed)
+        held_out, remaining = split_indices(range(len(folder)), min(args.held_out, len(folder) // 2), args.seed)
         loader: DataLoader[Any] = DataLoader(folder, args.batch_size, num_workers=args.workers)
-        mine = FolderPart(folder, held[rank() :: world_size()], folder.transform)
-        judged_on: DataLoader[Any] = DataLoader(mine, args.batch_size, num_workers=args.workers)
-        stream = endless(loader, seed=args.seed, rank=rank(), world_size=world_size(), indices=rest)
+        rank_images: Any = FolderView(folder, held_out[rank() :: world_size()], folder.transform)
+        held_out_loader: DataLoader[Any] = DataLoader(rank_images, args.batch_size, num_workers=args.workers)
+        stream = endless_batches(loader, seed=args.seed, rank=rank(), world_size=world_size(), indices=remaining)
         config = config_from_args(args)
         with tqdm(total=config.max_steps, desc="noise", disable=None if rank() == 0 else True) as bar:
 
-            def show(step: Step) -> None:
+            def update_bar(step: Step) -> None:
                 bar.set_postfix(norm=f"{step.norm:.4g}", mse_probability=f"{step.mse_probability:.4g}", refresh=False)
                 bar.update()
 
@@ -85,22 +94,23 @@ def run(args: argparse.Namespace) -> None:
                 stream,
                 config,
                 start=start,
-                held_out=judged_on,
-                on_step=show,
+                held_out=held_out_loader,
+                on_step=update_bar,
                 generator=torch.Generator().manual_seed(args.seed),
             )
         control = noise.permuted(torch.Generator().manual_seed(args.seed))
-        control_measured = measure(model, judged_on, control.value)
+        control_influence = measure(model, held_out_loader, control.value)
         if rank() == 0:
             noise.save(args.output)
             assert noise.held_out is not None
             print(
-                f"{_ended(noise, config.max_steps, min(args.batch_size, len(rest)))}; on {noise.held_out.n} held-out "
-                f"images {'converged' if noise.converged else 'not converged'} (95% upper bound against eps)"
+                f"{_describe_end(noise, config.max_steps, min(args.batch_size, len(remaining)))}; "
+                f"on {noise.held_out.n} held-out images {'converged' if noise.converged else 'not converged'} "
+                "(95% upper bound against eps)"
             )
             print(f"{'':22} {'norm':>10} {'mse_probability':>16} {'upper (95%)':>12} {'agreement':>11}")
-            found_by = "as it was" if config.max_steps == 0 else config.solver
-            print(_row(f"noise ({found_by})", noise, noise.held_out))
-            print(_row("its permutation", control, control_measured))
+            origin = "as it was" if config.max_steps == 0 else config.solver
+            print(_row(f"noise ({origin})", noise, noise.held_out))
+            print(_row("its permutation", control, control_influence))
             print(f"the largest of {noise.value[..., 0].numel()} tokens holds {100 * noise.token_share:.0f}% of norm^2")
             print(f"saved to {args.output}")

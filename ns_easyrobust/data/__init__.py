@@ -1,1 +1,97 @@
-"""Evaluation folders with right labels, transforms, seeded batches, corruptions."""
+"""Evaluation folders with correct labels, transforms, seeded batches and corruptions."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .benchmarks import (
+        ALEXNET_ERROR,
+        BENCHMARKS,
+        ROBUSTBENCH,
+        SEVERITIES,
+        Benchmark,
+        class_folders,
+        class_labels,
+        damagenet,
+        imagenet_a,
+        imagenet_r,
+        imagenet_val,
+        objectnet,
+        released_images,
+    )
+    from .corruptions import CORRUPTIONS
+    from .demo_data import write_digits
+    from .image_folder import (
+        FolderView,
+        check_classes,
+        images_below,
+        is_image,
+        list_folder,
+        open_image_folder,
+        read_image,
+    )
+    from .image_list import ImageList, MissingImages, Subset
+    from .integrity import LEVELS, Finding, examine
+    from .sampling import (
+        CountingIterator,
+        EndlessBatchSampler,
+        ParentSigtermOnly,
+        SeededSamples,
+        cycle,
+        endless_batches,
+        fixed_batches,
+        images_of,
+        inspect_loader,
+        split_indices,
+    )
+    from .transforms import INTERPOLATIONS, Preprocessing, describe_transform, is_described, training_transform
+
+__all__ = [
+    "ALEXNET_ERROR",
+    "BENCHMARKS",
+    "CORRUPTIONS",
+    "INTERPOLATIONS",
+    "LEVELS",
+    "ROBUSTBENCH",
+    "SEVERITIES",
+    "Benchmark",
+    "CountingIterator",
+    "EndlessBatchSampler",
+    "Finding",
+    "FolderView",
+    "ImageList",
+    "MissingImages",
+    "ParentSigtermOnly",
+    "Preprocessing",
+    "SeededSamples",
+    "Subset",
+    "check_classes",
+    "class_folders",
+    "class_labels",
+    "cycle",
+    "damagenet",
+    "describe_transform",
+    "endless_batches",
+    "examine",
+    "fixed_batches",
+    "imagenet_a",
+    "imagenet_r",
+    "imagenet_val",
+    "images_below",
+    "images_of",
+    "inspect_loader",
+    "is_described",
+    "is_image",
+    "list_folder",
+    "objectnet",
+    "open_image_folder",
+    "read_image",
+    "released_images",
+    "split_indices",
+    "training_transform",
+    "write_digits",
+]
+
+if not TYPE_CHECKING:
+    from ..utils import lazy_names
+
+    __getattr__, __dir__ = lazy_names(__name__)

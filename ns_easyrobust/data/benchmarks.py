@@ -1,27 +1,216 @@
-"""The evaluation sets: EasyRobust's folder names, how each is labelled, and what a whole one holds."""
+"""The evaluation sets: EasyRobust's folders, how each is labelled, and what a complete one contains.
+
+EasyRobust labels class folders by their sorted order, so a missing or oddly named folder
+silently shifts every label after it. Here labels come from the folder names where these
+identify the class, and a folder whose labels cannot be determined is refused.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import os
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import image_list as images
+from ..errors import DataError
+from . import imagenet
+from .image_folder import IMAGE_ENDINGS, find_labels, images_below, is_flat, is_image, list_folder, stem
 from .image_list import ImageList
 
-Loader = Callable[[str | Path, int, Any], ImageList]  # (root, the model's outputs, transform)
+_logger = logging.getLogger(__name__)
 
 
-class Folder(NamedTuple):
+def folder_labels(root: Path, names: Sequence[str], outputs: int) -> dict[str, int] | None:
+    """The class that each folder's name identifies; None where names identify none and only their order counts.
+
+    Raises:
+        DataError: most names are WordNet ids but some are not, or numbers are not distinct class indices.
+    """
+    if outputs != imagenet.CLASSES:
+        return None  # trained on another dataset: labels follow the sorted order, whatever the names
+    index = imagenet.wnid_index()
+    strays = [name for name in names if name not in index]
+    if len(strays) < len(names) / 2:
+        if strays:
+            raise DataError(
+                f"{root}: expected only folders named by ImageNet's 1000 WordNet ids, found {len(strays)} others: "
+                f"{', '.join(strays[:5])}{', ...' if len(strays) > 5 else ''}. Take them out of the folder."
+            )
+        return {name: index[name] for name in names}
+    if not all(name.isascii() and name.isdigit() for name in names):
+        return None
+    numbers = {name: int(name) for name in names}
+    if max(numbers.values()) >= outputs or len(set(numbers.values())) < len(names):
+        raise DataError(
+            f"{root}: expected folders named by distinct class indices 0 to {outputs - 1}, found "
+            f"{max(numbers.values())} as the largest of {len(names)}. Rename the folders."
+        )
+    return numbers
+
+
+def class_labels(root: Path, outputs: int) -> tuple[list[str], dict[str, int] | None]:
+    """The class folders in ``root``, and the label of each if their names identify it, else None.
+
+    Raises:
+        DataError: no such folder, no class folders, or not one for each output where only their order counts.
+    """
+    names, _ = list_folder(root)
+    if not names:
+        raise DataError(f"{root}: expected one folder a class, found no folders. Check --data-dir.")
+    labels = folder_labels(root, names, outputs)
+    if labels is None and len(names) != outputs:
+        raise DataError(
+            f"{root}: expected one class folder for each of the model's {outputs} outputs, found {len(names)}. "
+            "Labels follow the sorted folders, so they would be wrong."
+        )
+    return names, labels
+
+
+def class_folders(root: str | Path, outputs: int, transform: Any = None) -> ImageList:
+    """The images ``root/<class>/**/<image>``, in ImageFolder's order.
+
+    With 1000 outputs, folders named by WordNet id or class index ("7" or "0007") are labelled
+    by name, so some classes may be absent. Other folders are labelled by their sorted order, as
+    in training, and there must be one for each output.
+
+    Raises:
+        DataError: there is no such folder, it has no images, or the labels cannot be determined.
+    """
+    root = Path(root)
+    names, labels = class_labels(root, outputs)
+    paths = {name: sorted(images_below(root, name), key=os.path.split) for name in names}
+    empty = [name for name in names if not paths[name]]
+    if labels is None and empty:
+        raise DataError(
+            f"{root}: expected images in every class folder, found {len(empty)} without: "
+            f"{', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''}. Labels would shift; fill or remove them."
+        )
+    labelled = "by the order of the folders" if labels is None else f"by {'index' if names[0].isdigit() else 'wnid'}"
+    labels = labels or {name: label for label, name in enumerate(names)}
+    pairs = [(path, labels[name]) for name in names for path in paths[name]]
+    return _image_list(root, pairs, outputs, transform, labelled)
+
+
+def _image_list(root: Path, pairs: Sequence[tuple[str, int]], outputs: int, transform: Any, labelled: str) -> ImageList:
+    if not pairs:
+        raise DataError(f"{root}: expected images, found none ({', '.join(IMAGE_ENDINGS)}).")
+    paths, labels = zip(*pairs, strict=True)
+    return ImageList(root, paths, labels, outputs, transform, labelled=labelled)
+
+
+def _require_imagenet(root: str | Path, outputs: int) -> None:
+    if outputs != imagenet.CLASSES:
+        raise DataError(f"{root}: expected a model with ImageNet's 1000 outputs for this set, found {outputs}.")
+
+
+def _restrict_to_classes(images: ImageList, classes: tuple[int, ...], title: str) -> ImageList:
+    outside = sorted(set(images.labels) - set(classes))
+    if outside:
+        raise DataError(
+            f"{images.root}: expected only {title}'s {len(classes)} classes, found {len(outside)} others: "
+            f"{', '.join(imagenet.wnids()[c] for c in outside[:5])}{', ...' if len(outside) > 5 else ''}."
+        )
+    return replace(images, classes=classes)
+
+
+def imagenet_a(root: str | Path, outputs: int, transform: Any = None) -> ImageList:
+    """ImageNet-A; a prediction is the best of its 200 classes. Raises the errors of :func:`class_folders`."""
+    _require_imagenet(root, outputs)
+    return _restrict_to_classes(class_folders(root, outputs, transform), imagenet.imagenet_a_classes(), "ImageNet-A")
+
+
+def imagenet_r(root: str | Path, outputs: int, transform: Any = None) -> ImageList:
+    """ImageNet-R; a prediction is the best of its 200 classes. Raises the errors of :func:`class_folders`."""
+    _require_imagenet(root, outputs)
+    return _restrict_to_classes(class_folders(root, outputs, transform), imagenet.imagenet_r_classes(), "ImageNet-R")
+
+
+def objectnet(root: str | Path, outputs: int, transform: Any = None) -> ImageList:
+    """ObjectNet's images of ImageNet classes, with their 2-pixel red border cropped, as EasyRobust does.
+
+    A label is the folder's position among all 313; a prediction may be any of the 1000 outputs.
+
+    Raises:
+        DataError: some of the 313 folders are missing, there are no images, or the model's outputs are not 1000.
+    """
+    root = Path(root)
+    _require_imagenet(root, outputs)
+    names, _ = list_folder(root)
+    if len(names) != imagenet.OBJECTNET_FOLDERS:
+        raise DataError(
+            f"{root}: expected all {imagenet.OBJECTNET_FOLDERS} folders of ObjectNet, found {len(names)}. "
+            "Labels follow the sorted folders, so they would be wrong."
+        )
+    answers = imagenet.objectnet_classes()
+    kept: Collection[int] = set(answers.values())
+    pairs = [
+        (path, label)
+        for label, name in enumerate(names)
+        if label in kept
+        for path in sorted(images_below(root, name), key=os.path.split)
+    ]
+    labelled = f"by the order of the {len(names)} folders"
+    return replace(_image_list(root, pairs, outputs, transform, labelled), answers=answers, border=2)
+
+
+def imagenet_val(root: str | Path, outputs: int, transform: Any = None) -> ImageList:
+    """The validation set: class folders, or a flat folder with a label file in it or next to it.
+
+    The label file is val.txt, Kaggle's LOC_val_solution.csv, or a CSV of file and class (index
+    or WordNet id).
+
+    Raises:
+        DataError: as for :func:`class_folders`; for a flat folder: there is no label file, an
+            image has no label, or a label is not one of the outputs.
+    """
+    return _folders_or_flat(Path(root), Path(root), outputs, transform)
+
+
+def damagenet(root: str | Path, outputs: int, transform: Any = None) -> ImageList:
+    """DamageNet, in ``root`` or ``root/val``: class folders, or flat images and a label file such as val.txt.
+
+    Files are matched by stem, because the labels list .JPEG files and the images are .png.
+    Raises the errors of :func:`imagenet_val`.
+    """
+    root = Path(root)
+    inner = root / "val"
+    return _folders_or_flat(root, inner if inner.is_dir() else root, outputs, transform)
+
+
+def _folders_or_flat(root: Path, folder: Path, outputs: int, transform: Any) -> ImageList:
+    if not is_flat(folder):
+        return class_folders(folder, outputs, transform)
+    names = [name for name in list_folder(folder)[1] if is_image(name)]
+    source, labels = find_labels(dict.fromkeys((folder, root, root.parent)), {stem(name) for name in names})
+    unlabelled = [name for name in names if stem(name) not in labels]
+    outside = [name for name in names if not 0 <= labels.get(stem(name), 0) < outputs]
+    for problem, bad_names in (("without a label", unlabelled), (f"with a label outside 0 to {outputs - 1}", outside)):
+        if bad_names:
+            raise DataError(
+                f"{folder}: expected a label in {source.name} for each of {len(names)} images, "
+                f"found {len(bad_names)} {problem}, the first {bad_names[0]}."
+            )
+    if len(labels) > len(names):
+        _logger.warning("%s: %d images for the %d labels of %s", folder, len(names), len(labels), source)
+    pairs = [(name, labels[stem(name)]) for name in names]
+    return _image_list(folder, pairs, outputs, transform, f"by {source.name}")
+
+
+Loader = Callable[[str | Path, int, Any], ImageList]  # (root, number of the model's outputs, transform)
+
+
+class Benchmark(NamedTuple):
     """One evaluation set as released.
 
     Attributes:
-        name: of its folder below the data folder.
-        load: that folder to a list; for ImageNet-C each ``<corruption>/<severity>`` of it.
-        title: as papers call it.
-        classes: class folders; 313 for ObjectNet, of which 113 count.
-        images: how many; for ImageNet-C in each of the 75 folders.
-        side: of its square images; None where sizes differ.
+        name: path of its folder, relative to the data folder.
+        load: reads that folder; for ImageNet-C, each of its ``<corruption>/<severity>`` folders.
+        title: its name in papers.
+        classes: number of class folders; 313 for ObjectNet, of which 113 are evaluated.
+        images: number of images; for ImageNet-C, in each of the 75 folders.
+        side: side of its square images in pixels; None where sizes differ.
     """
 
     name: str
@@ -32,19 +221,18 @@ class Folder(NamedTuple):
     side: int | None = None
 
 
-FOLDERS = {
-    "val": Folder("imagenet-val", images.imagenet_val, "ImageNet validation"),
-    "a": Folder("imagenet-a", images.imagenet_a, "ImageNet-A", 200, 7500),
-    "r": Folder("imagenet-r", images.imagenet_r, "ImageNet-R", 200, 30000),
-    "sketch": Folder("imagenet-sketch", images.class_folders, "ImageNet-Sketch", images=50889),
-    "v2": Folder("imagenetv2", images.class_folders, "ImageNet-V2", images=10000),
-    "stylized": Folder("imagenet-style", images.class_folders, "Stylized-ImageNet", side=224),
-    "c": Folder("imagenet-c", images.class_folders, "ImageNet-C", side=224),
-    "objectnet": Folder("ObjectNet/images", images.objectnet, "ObjectNet", 313, 18574),
-    "damagenet": Folder("damagenet", images.damagenet, "DamageNet", side=224),
+BENCHMARKS = {
+    "val": Benchmark("imagenet-val", imagenet_val, "ImageNet validation"),
+    "a": Benchmark("imagenet-a", imagenet_a, "ImageNet-A", 200, 7500),
+    "r": Benchmark("imagenet-r", imagenet_r, "ImageNet-R", 200, 30000),
+    "sketch": Benchmark("imagenet-sketch", class_folders, "ImageNet-Sketch", images=50889),
+    "v2": Benchmark("imagenetv2", class_folders, "ImageNet-V2", images=10000),
+    "stylized": Benchmark("imagenet-style", class_folders, "Stylized-ImageNet", side=224),
+    "c": Benchmark("imagenet-c", class_folders, "ImageNet-C", side=224),
+    "objectnet": Benchmark("ObjectNet/images", objectnet, "ObjectNet", 313, 18574),
+    "damagenet": Benchmark("damagenet", damagenet, "DamageNet", side=224),
 }
-
-ROBUSTBENCH = 5000  # of the validation set's images: for attacks too slow for all
+ROBUSTBENCH = 5000  # images of the validation set, for attacks that are too slow for all of it
 SEVERITIES = range(1, 6)
 # Top-1 error of AlexNet on each corruption, the denominators of mCE (Hendrycks and Dietterich 2019).
 ALEXNET_ERROR = {
@@ -67,7 +255,7 @@ ALEXNET_ERROR = {
 
 
 def released_images(suite: str) -> int:
-    """How many images the whole set behind ``suite``, as records name it, has; attacks are on the validation set."""
+    """The number of images in the full set of ``suite``, by its name in records; attacks use the validation set."""
     if suite == "imagenet-c":
-        return FOLDERS["c"].images * len(ALEXNET_ERROR) * len(SEVERITIES)
-    return FOLDERS.get(suite.removeprefix("imagenet-"), FOLDERS["val"]).images
+        return BENCHMARKS["c"].images * len(ALEXNET_ERROR) * len(SEVERITIES)
+    return BENCHMARKS.get(suite.removeprefix("imagenet-"), BENCHMARKS["val"]).images

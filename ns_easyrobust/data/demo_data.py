@@ -8,22 +8,22 @@ import numpy as np
 from PIL import Image
 
 from ..errors import OptionError
-from ..utils.files import one_line_for_os_errors
+from ..utils import os_errors_as_output_errors
 from .corruptions import CORRUPTIONS
 
 SIDE = 32
 VALIDATION = 500  # of 1797 images
-SEVERITY = 3  # the folder the corruptions lie in; their strengths are this file's own
+SEVERITY = 3  # the folder that holds the corrupted images; their strengths are not ImageNet-C's
 STRENGTHS = {"gaussian_noise": 0.35, "impulse_noise": 0.2, "contrast": 0.15, "pixelate": 6, "jpeg_compression": 4}
 
 
 def write_digits(root: str | Path, seed: int = 0) -> Path:
     """Write the 1797 digits as 32x32 RGB PNGs: ``train/``, ``val/``, ``imagenet-val/``, ``imagenet-c/``.
 
-    The split is random (``seed``): 1297 to train on, 500 to evaluate on. ``imagenet-val`` holds
-    the same 500 images as ``val``: EasyRobust's training and benchmark scripts name that folder
-    differently. ``imagenet-c`` holds them under five of ImageNet-C's fifteen corruptions, with
-    strengths chosen for this size.
+    The split is random (``seed``): 1297 images for training, 500 for evaluation. ``imagenet-val``
+    holds the same 500 images as ``val``, because EasyRobust's training and benchmark scripts name
+    that folder differently. ``imagenet-c`` holds them under five of ImageNet-C's fifteen
+    corruptions, with strengths chosen for this image size.
 
     Raises:
         OptionError: scikit-learn is not installed.
@@ -37,19 +37,19 @@ def write_digits(root: str | Path, seed: int = 0) -> Path:
         ) from None
     root, digits = Path(root), load_digits()
     order = np.random.default_rng(seed).permutation(len(digits.target))
-    with one_line_for_os_errors(root):
+    with os_errors_as_output_errors(root):
         for position, index in enumerate(order):
             small = Image.fromarray((digits.images[index] * 255 / 16).astype(np.uint8))
             image = small.resize((SIDE, SIDE), Image.Resampling.BICUBIC).convert("RGB")
-            place = f"{digits.target[index]}/{index:04d}.png"
+            path = f"{digits.target[index]}/{index:04d}.png"
             if position >= VALIDATION:
-                _write(image, root / "train" / place)
+                _write(image, root / "train" / path)
                 continue
-            _write(image, root / "val" / place)
-            _write(image, root / "imagenet-val" / place)
+            _write(image, root / "val" / path)
+            _write(image, root / "imagenet-val" / path)
             for name, corrupt in CORRUPTIONS.items():
                 generator = np.random.default_rng((seed, int(index)))
-                _write(corrupt(image, generator, STRENGTHS[name]), root / "imagenet-c" / name / str(SEVERITY) / place)
+                _write(corrupt(image, generator, STRENGTHS[name]), root / "imagenet-c" / name / str(SEVERITY) / path)
     return root
 
 

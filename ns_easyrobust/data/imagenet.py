@@ -1,7 +1,7 @@
-"""ImageNet's names, read from the installed easyrobust without running its modules.
+"""ImageNet's class and image lists, read from the installed easyrobust without importing it.
 
-Its lists are literals in source files whose import would pull in attacks and timm; parsing
-takes milliseconds and prints nothing.
+The lists are literals in modules whose import would pull in attacks and timm; parsing the
+source takes milliseconds and prints nothing.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ CLASSES = 1000
 OBJECTNET_FOLDERS = 313  # folders in ObjectNet/images; 113 of them hold ImageNet classes
 
 
-def _read(*place: str) -> str:
-    """A file of easyrobust.benchmarks as text."""
+def _read_benchmark_file(*relative_path: str) -> str:
+    """The text of a file in easyrobust's ``benchmarks`` folder."""
     spec = importlib.util.find_spec("easyrobust")
     if spec is None or not spec.submodule_search_locations:
         raise OptionError("ImageNet's class lists: expected easyrobust to be installed, found none. pip install it.")
-    path = Path(spec.submodule_search_locations[0], "benchmarks", *place)
+    path = Path(spec.submodule_search_locations[0], "benchmarks", *relative_path)
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
@@ -31,8 +31,8 @@ def _read(*place: str) -> str:
 
 
 def _literal(module: str, name: str) -> Any:
-    """The value that ``module`` of easyrobust.benchmarks.ood first assigns to ``name``."""
-    for node in ast.parse(_read("ood", f"{module}.py")).body:
+    """The literal that ``module`` of easyrobust.benchmarks.ood first assigns to ``name``."""
+    for node in ast.parse(_read_benchmark_file("ood", f"{module}.py")).body:
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
             return ast.literal_eval(node.value)
     raise OptionError(f"easyrobust's {module}.py: expected the list {name}, found none. Install easyrobust 0.2.4.")
@@ -40,10 +40,10 @@ def _literal(module: str, name: str) -> Any:
 
 @cache
 def wnids() -> tuple[str, ...]:
-    """The 1000 WordNet ids, sorted: the position is the class index.
+    """The 1000 WordNet ids, sorted: an id's position is its class index.
 
     Raises:
-        OptionError: easyrobust is missing or another version (so do all functions here).
+        OptionError: easyrobust is missing or of another version (all functions here raise it).
     """
     return tuple(_literal("imagenet_a", "all_wnids"))
 
@@ -68,11 +68,11 @@ def imagenet_r_classes() -> tuple[int, ...]:
 
 @cache
 def objectnet_classes() -> dict[int, int]:
-    """ImageNet class index -> place of the ObjectNet folder among the 313 in sorted order."""
+    """ImageNet class index -> position of the ObjectNet folder among all 313, sorted."""
     return {int(index): folder for index, folder in _literal("objectnet", "objectnet_mapping").items()}
 
 
 @cache
 def robustbench_ids() -> tuple[str, ...]:
     """RobustBench's 5000 validation images as 'wnid/file.JPEG', in the order of its list."""
-    return tuple(_read("adversarial", "imagenet_test_image_ids.txt").split())
+    return tuple(_read_benchmark_file("adversarial", "imagenet_test_image_ids.txt").split())

@@ -1,4 +1,4 @@
-"""What an evaluation will find in a data folder, and what each flaw would have done to its number."""
+"""Checks of a data folder before an evaluation: what is wrong, and how each flaw would affect the results."""
 
 from __future__ import annotations
 
@@ -10,31 +10,29 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm.auto import tqdm
 
 from ..errors import DataError
 from . import imagenet
-from .benchmarks import ALEXNET_ERROR, FOLDERS, SEVERITIES, Folder
-from .image_folder import images_below, is_image, list_folder
+from .benchmarks import ALEXNET_ERROR, BENCHMARKS, SEVERITIES, Benchmark
+from .image_folder import IMAGE_ENDINGS, images_below, is_image, list_folder, read_image
 from .image_list import ImageList, Subset
-from .transforms import read_image
 
-OBJECTNET_IMAGES = 50273  # in all folders
-DAMAGENET_2019 = 96020  # the first edition, since withdrawn
+OBJECTNET_IMAGES = 50273  # in all 313 folders
+DAMAGENET_2019 = 96020  # images of the first edition, since withdrawn
 _RESIZED = "where the protocol takes this set as it is, these are resized to the model's input"
 LEVELS = ("ok", "absent", "warning", "problem")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing seen.
+    """One result of the checks.
 
     Attributes:
-        suite: key of :data:`~ns_easyrobust.data.benchmarks.FOLDERS`.
-        level: of :data:`LEVELS`; a problem keeps a number from being computed, a warning changes what it means.
+        suite: key of :data:`~ns_easyrobust.data.benchmarks.BENCHMARKS`.
+        level: one of :data:`LEVELS`; a problem prevents a result, a warning changes what it means.
         text: what was found.
-        effect: what it does, or would have done, to the number; "" for nothing.
+        effect: how it affects the result, or would in EasyRobust; "" for not at all.
     """
 
     suite: str
@@ -43,80 +41,84 @@ class Finding:
     effect: str = ""
 
 
-def some(names: Sequence[str], most: int = 3) -> str:
-    """The first few of ``names``."""
+def first_few(names: Sequence[str], most: int = 3) -> str:
+    """The first ``most`` of ``names``, comma-separated."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
-def easyrobust_reads(images: ImageList) -> str:
-    """What EasyRobust's ImageFolder, which labels by the order of the folders found, would do; "" if the same."""
-    folders = sorted(entry.name for entry in os.scandir(images.root) if entry.is_dir())  # with hidden ones
+def easyrobust_difference(images: ImageList) -> str:
+    """What EasyRobust's ImageFolder, which labels folders by their sorted order, does differently; "" if nothing."""
+    folders = sorted(entry.name for entry in os.scandir(images.root) if entry.is_dir())  # hidden ones too
     filled = {path.split("/")[0] for path in images.paths}
     for name in (name for name in folders if name not in filled):
         files = chain.from_iterable(files for _, _, files in os.walk(images.root / name, followlinks=True))
-        if not any(file.lower().endswith(IMG_EXTENSIONS) for file in files):
+        if not any(file.lower().endswith(IMAGE_ENDINGS) for file in files):
             return f"EasyRobust's ImageFolder would stop: no images in {name}"
-    order = {name: place for place, name in enumerate(folders)}
-    among = {c: place for place, c in enumerate(images.classes or range(images.outputs))}
+    folder_position = {name: position for position, name in enumerate(folders)}
+    class_position = {label: position for position, label in enumerate(images.classes or range(images.outputs))}
     pairs = zip(images.paths, images.labels, strict=True)
-    wrong = sum(order[path.split("/")[0]] != among[label] for path, label in pairs) / len(images)
+    wrong = sum(folder_position[path.split("/")[0]] != class_position[label] for path, label in pairs) / len(images)
     return f"EasyRobust's ImageFolder would label {100 * wrong:.1f}% of the images wrong" if wrong else ""
 
 
 def _class_findings(suite: str, images: ImageList) -> Iterator[Finding]:
-    """Classes without images, and folders that EasyRobust would read otherwise."""
+    """Classes without images, and folders that EasyRobust would label differently."""
     names, _ = list_folder(images.root)
-    theirs = easyrobust_reads(images)
+    difference = easyrobust_difference(images)
     expected = images.classes or range(images.outputs)
     missing = sorted(set(expected) - set(images.labels)) if images.answers is None else []
     if missing:
-        called = [imagenet.wnids()[c] if images.outputs == imagenet.CLASSES else str(c) for c in missing]
-        text = f"{len(expected) - len(missing)} of {len(expected)} classes have images; none for {some(called)}"
-        over = "the number is over the classes present"
-        yield Finding(suite, "warning", text, f"{over}; {theirs}; here names give the labels" if theirs else over)
-    elif theirs:
+        ids = [imagenet.wnids()[c] if images.outputs == imagenet.CLASSES else str(c) for c in missing]
+        text = f"{len(expected) - len(missing)} of {len(expected)} classes have images; none for {first_few(ids)}"
+        effect = "the number is over the classes present"
+        yield Finding(
+            suite, "warning", text, f"{effect}; {difference}; here names give the labels" if difference else effect
+        )
+    elif difference:
         if names[0].isdigit() and names != sorted(names, key=int):
-            text = f"class folders are numbered without leading zeros ({some(names)})"
+            text = f"class folders are numbered without leading zeros ({first_few(names)})"
         else:
             text = "there are hidden folders, or folders without images, among the class folders"
-        yield Finding(suite, "warning", text, f"{theirs}; here names give the labels")
+        yield Finding(suite, "warning", text, f"{difference}; here names give the labels")
 
 
 def _stray_findings(suite: str, root: Path, flat: bool) -> Iterator[Finding]:
-    """Files that are no images, images beside the class folders, and hidden entries."""
-    other: list[str] = []
+    """Files that are not images, images next to the class folders, and hidden files and folders."""
+    strays: list[str] = []
     hidden: list[str] = []
     for folder, folders, files in os.walk(root, followlinks=True):
-        inside = "" if folder == str(root) else f"{Path(folder).relative_to(root).as_posix()}/"
-        hidden += [inside + name for name in (*folders, *files) if name.startswith(".")]
+        prefix = "" if folder == str(root) else f"{Path(folder).relative_to(root).as_posix()}/"
+        hidden += [prefix + name for name in (*folders, *files) if name.startswith(".")]
         folders[:] = [name for name in folders if not name.startswith(".")]
         if not flat:
             visible = (name for name in files if not name.startswith("."))
-            other += [inside + name for name in visible if not (inside and is_image(name))]
-    if other:
-        yield Finding(suite, "warning", f"{len(other)} stray files: {some(sorted(other))}", "none: they are ignored")
+            strays += [prefix + name for name in visible if not (prefix and is_image(name))]
+    if strays:
+        yield Finding(
+            suite, "warning", f"{len(strays)} stray files: {first_few(sorted(strays))}", "none: they are ignored"
+        )
     if hidden:
-        text = f"{len(hidden)} hidden files or folders: {some(sorted(hidden))}"
-        theirs = "EasyRobust's ImageFolder takes hidden folders for classes and reads hidden image files"
-        yield Finding(suite, "warning", text, f"ignored here; {theirs}")
+        text = f"{len(hidden)} hidden files or folders: {first_few(sorted(hidden))}"
+        difference = "EasyRobust's ImageFolder takes hidden folders for classes and reads hidden image files"
+        yield Finding(suite, "warning", text, f"ignored here; {difference}")
 
 
-def _count_findings(suite: str, folder: Folder, images: ImageList) -> Iterator[Finding]:
+def _count_findings(suite: str, folder: Benchmark, images: ImageList) -> Iterator[Finding]:
     if images.outputs != imagenet.CLASSES:
         return
-    found, expected = len(images), folder.images
-    if suite == "damagenet" and found == DAMAGENET_2019:
-        text = f"{found} images: the withdrawn edition of 2019; the released one has {expected}"
+    count, expected = len(images), folder.images
+    if suite == "damagenet" and count == DAMAGENET_2019:
+        text = f"{count} images: the withdrawn edition of 2019; the released one has {expected}"
         yield Finding(suite, "warning", text, "no number to set beside published ones")
-    elif found != expected:
-        text = f"{found} images, expected {expected}"
+    elif count != expected:
+        text = f"{count} images, expected {expected}"
         yield Finding(suite, "warning", text, f"the number is of a subset, not {folder.title}'s")
     if suite == "val":
         try:
             Subset("robustbench").of(images)
         except DataError as error:
-            theirs = "PatchFool and AutoAttack, which take them, would be refused; give --subset patchfool=random:1000"
-            yield Finding(suite, "warning", error.line.removeprefix(f"{images.root}: "), theirs)
+            effect = "PatchFool and AutoAttack, which take them, would be refused; give --subset patchfool=random:1000"
+            yield Finding(suite, "warning", error.line.removeprefix(f"{images.root}: "), effect)
     if suite == "objectnet":
         names, _ = list_folder(images.root)
         total = sum(1 for name in names for _ in images_below(images.root, name))
@@ -125,19 +127,19 @@ def _count_findings(suite: str, folder: Folder, images: ImageList) -> Iterator[F
             yield Finding(suite, "warning", text, "none, if only classes that ImageNet lacks are short of images")
 
 
-def examine_folder(suite: str, folder: Folder, root: Path, outputs: int) -> tuple[list[Finding], ImageList | None]:
-    """One folder of images, as its loader takes it; None where it refuses."""
+def examine_folder(suite: str, folder: Benchmark, root: Path, outputs: int) -> tuple[list[Finding], ImageList | None]:
+    """The findings on one folder, and its images as the loader lists them; None where the loader refuses it."""
     try:
         images = folder.load(root, outputs, None)
     except DataError as error:
         folders, _ = list_folder(root) if root.is_dir() else ([], [])
-        theirs = "label by the sorted folders, right or wrong" if folders else "stop"
-        few = 0 < len(folders) != outputs == imagenet.CLASSES and suite == "val"
-        hint = f"for a model of {len(folders)} classes give --num-classes {len(folders)}; " if few else ""
-        return [Finding(suite, "problem", error.line, f"{hint}refused; EasyRobust would {theirs}")], None
+        easyrobust_action = "label by the sorted folders, right or wrong" if folders else "stop"
+        other_classes = 0 < len(folders) != outputs == imagenet.CLASSES and suite == "val"
+        hint = f"for a model of {len(folders)} classes give --num-classes {len(folders)}; " if other_classes else ""
+        return [Finding(suite, "problem", error.line, f"{hint}refused; EasyRobust would {easyrobust_action}")], None
     flat = "/" not in images.paths[0]
-    kinds = "" if flat else f"{len(set(images.labels))} classes, "
-    findings = [Finding(suite, "ok", f"{kinds}{len(images)} images, labelled {images.labelled}")]
+    class_count = "" if flat else f"{len(set(images.labels))} classes, "
+    findings = [Finding(suite, "ok", f"{class_count}{len(images)} images, labelled {images.labelled}")]
     if flat and suite != "damagenet":
         findings[0] = Finding(suite, "ok", findings[0].text, "EasyRobust's ImageFolder would stop: no class folders")
     if not flat:
@@ -148,58 +150,58 @@ def examine_folder(suite: str, folder: Folder, root: Path, outputs: int) -> tupl
 
 
 def examine_c(
-    suite: str, folder: Folder, root: Path, outputs: int, sample: int | None
+    suite: str, folder: Benchmark, root: Path, outputs: int, sample: int | None
 ) -> tuple[list[Finding], list[ImageList]]:
-    """ImageNet-C's 75 folders, of each a part of the ``sample``; what several of them share is said once."""
+    """The findings on ImageNet-C's 75 folders, identical ones merged, and from each folder its share of ``sample``."""
     names = [f"{corruption}/{severity}" for corruption in ALEXNET_ERROR for severity in SEVERITIES]
     missing = [name for name in names if not (root / name).is_dir()]
     lists: list[ImageList] = []
-    where: dict[Finding, list[str]] = {}
+    folders_by_finding: dict[Finding, list[str]] = {}
     for name in tqdm([n for n in names if n not in missing], f"listing {folder.name}", disable=None, leave=False):
-        found, images = examine_folder(suite, folder, root / name, outputs)
-        # Whole lists would be 3.75 million paths.
-        each = None if sample is None else -(-sample // len(names))
-        lists += [images.take(spread(len(images), each))] if images is not None else []
-        for finding in found:
+        folder_findings, images = examine_folder(suite, folder, root / name, outputs)
+        # Cut each list at once: all of them together would hold 3.75 million paths.
+        images_per_folder = None if sample is None else -(-sample // len(names))
+        lists += [images.take(evenly_spaced(len(images), images_per_folder))] if images is not None else []
+        for finding in folder_findings:
             without_root = finding.text.replace(f"{root / name}: ", "")
-            where.setdefault(Finding(suite, finding.level, without_root, finding.effect), []).append(name)
+            folders_by_finding.setdefault(Finding(suite, finding.level, without_root, finding.effect), []).append(name)
     findings = []
-    for finding, at in where.items():
-        which = "all 75 folders" if at == names else f"{len(at)} of 75 folders ({some(at)})"
+    for finding, affected in folders_by_finding.items():
+        which = "all 75 folders" if affected == names else f"{len(affected)} of 75 folders ({first_few(affected)})"
         findings.append(Finding(suite, finding.level, f"{which}: {finding.text}", finding.effect))
     if missing:
-        whole = [c for c in ALEXNET_ERROR if all(f"{c}/{s}" in missing for s in SEVERITIES)]
-        parts = [name for name in missing if name.split("/")[0] not in whole]
-        deeper = sorted({path.parent.name for name in whole for path in root.glob(f"*/{name}")})
-        hint = f"; move up what lies in {', '.join(deeper)}" if deeper else ""
-        text = f"{len(missing)} of {len(names)} folders missing: {', '.join(whole + parts)}{hint}"
+        absent_corruptions = [c for c in ALEXNET_ERROR if all(f"{c}/{s}" in missing for s in SEVERITIES)]
+        other_missing = [name for name in missing if name.split("/")[0] not in absent_corruptions]
+        parents = sorted({path.parent.name for name in absent_corruptions for path in root.glob(f"*/{name}")})
+        hint = f"; move up what lies in {', '.join(parents)}" if parents else ""
+        text = f"{len(missing)} of {len(names)} folders missing: {', '.join(absent_corruptions + other_missing)}{hint}"
         findings.append(Finding(suite, "problem", text, "no mCE; EasyRobust would stop at the first of them"))
     return findings, lists
 
 
-def spread(n: int, k: int | None) -> list[int]:
-    """``k`` of 0 to ``n`` - 1, evenly; all of them for None."""
+def evenly_spaced(n: int, k: int | None) -> list[int]:
+    """``k`` evenly spaced integers from 0 to ``n`` - 1; all of them if ``k`` is None."""
     return list(range(n)) if k is None or k >= n else [i * n // k for i in range(k)]
 
 
-def _size(path: str) -> tuple[int, int] | DataError:
+def _image_size(path: str) -> tuple[int, int] | DataError:
     try:
         return read_image(path).size
     except DataError as error:
         return error
 
 
-def decode_findings(suite: str, folder: Folder, lists: Sequence[ImageList], workers: int) -> Iterator[Finding]:
-    """Decode every image of ``lists``: which cannot be, and which have another size than the released ones."""
+def decode_findings(suite: str, folder: Benchmark, lists: Sequence[ImageList], workers: int) -> Iterator[Finding]:
+    """Decode every image of ``lists``; report those that fail and those that differ in size from the released set."""
     total = sum(map(len, lists))
     paths = (str(images.root / path) for images in lists for path in images.paths)
     broken: list[str] = []
     odd: list[str] = []
-    # read_image sets warning filters, which threads share: put them back when all have ended.
+    # read_image changes warning filters, which threads share: restore them once all threads have ended.
     with warnings.catch_warnings(), ThreadPoolExecutor(max(1, workers)) as pool:
         bar = tqdm(total=total, desc=f"decoding {folder.name}", disable=None, leave=False)
-        while batch := list(islice(paths, 1024)):  # a queue of millions would not fit
-            for path, size in zip(batch, pool.map(_size, batch), strict=True):
+        while batch := list(islice(paths, 1024)):  # queueing millions of paths at once would not fit in memory
+            for path, size in zip(batch, pool.map(_image_size, batch), strict=True):
                 bar.update()
                 if isinstance(size, DataError):
                     broken.append(path)
@@ -207,10 +209,10 @@ def decode_findings(suite: str, folder: Folder, lists: Sequence[ImageList], work
                     odd.append(f"{path} ({size[0]}x{size[1]})")
         bar.close()
     if broken:
-        text = f"{len(broken)} of {total} images decoded are unreadable: {some(broken)}"
+        text = f"{len(broken)} of {total} images decoded are unreadable: {first_few(broken)}"
         yield Finding(suite, "problem", text, "the evaluation would stop at the first of them")
     if odd:
-        text = f"{len(odd)} of {total} images decoded are not {folder.side}x{folder.side}: {some(odd, 1)}"
+        text = f"{len(odd)} of {total} images decoded are not {folder.side}x{folder.side}: {first_few(odd, 1)}"
         yield Finding(suite, "warning", text, _RESIZED)
 
 
@@ -218,49 +220,49 @@ def examine(
     data_dir: str | Path,
     outputs: int = imagenet.CLASSES,
     *,
-    suites: Iterable[str] = FOLDERS,
+    suites: Iterable[str] = BENCHMARKS,
     sample: int | None = 200,
     workers: int = 4,
 ) -> list[Finding]:
-    """Everything worth knowing of ``suites`` in ``data_dir`` before a model with ``outputs`` is evaluated.
+    """Check ``suites`` in ``data_dir`` before a model with ``outputs`` outputs is evaluated on them.
 
     Args:
-        sample: images decoded of each suite, evenly spread; None: all.
-        workers: threads that decode.
+        sample: images to decode from each suite, evenly spaced; None: all.
+        workers: number of decoding threads.
 
     Raises:
-        DataError: the data folder is missing or holds none of all suites.
+        DataError: ``data_dir`` is missing or contains no known suite.
     """
     data_dir = Path(data_dir)
-    there, _ = list_folder(data_dir)
-    if not any((data_dir / folder.name).is_dir() for folder in FOLDERS.values()):
-        expected = ", ".join(folder.name for folder in FOLDERS.values())
+    present, _ = list_folder(data_dir)
+    if not any((data_dir / folder.name).is_dir() for folder in BENCHMARKS.values()):
+        expected = ", ".join(folder.name for folder in BENCHMARKS.values())
         raise DataError(f"{data_dir}: expected some of {expected}, found none of them. Check the folder's name.")
     findings = []
     for suite in suites:
-        folder = FOLDERS[suite]
+        folder = BENCHMARKS[suite]
         root = data_dir / folder.name
         if not root.is_dir():
-            findings.append(Finding(suite, "absent", f"no folder {folder.name}{_similar(folder, there)}", "skipped"))
+            findings.append(Finding(suite, "absent", f"no folder {folder.name}{_similar(folder, present)}", "skipped"))
             continue
         if suite == "c":
-            found, lists = examine_c(suite, folder, root, outputs, sample)
+            suite_findings, lists = examine_c(suite, folder, root, outputs, sample)
         else:
-            found, images = examine_folder(suite, folder, root, outputs)
-            lists = [images.take(spread(len(images), sample))] if images is not None else []
-        findings += found
+            suite_findings, images = examine_folder(suite, folder, root, outputs)
+            lists = [images.take(evenly_spaced(len(images), sample))] if images is not None else []
+        findings += suite_findings
         if lists:
             findings += decode_findings(suite, folder, lists, workers)
     return findings
 
 
-def _similar(folder: Folder, there: Sequence[str]) -> str:
-    """A hint at folders whose names begin alike, as ``imagenetv2-matched-frequency-format-val``."""
-    bare = _letters(folder.name.split("/")[0])
-    taken = {other.name for other in FOLDERS.values()}
-    alike = [name for name in there if _letters(name).startswith(bare) and name not in taken]
-    return f"; is it {some(alike)}?" if alike else ""
+def _similar(folder: Benchmark, present: Sequence[str]) -> str:
+    """A hint at folders whose names begin the same way, such as ``imagenetv2-matched-frequency-format-val``."""
+    start = _alphanumeric(folder.name.split("/")[0])
+    taken = {other.name for other in BENCHMARKS.values()}
+    alike = [name for name in present if _alphanumeric(name).startswith(start) and name not in taken]
+    return f"; is it {first_few(alike)}?" if alike else ""
 
 
-def _letters(name: str) -> str:
+def _alphanumeric(name: str) -> str:
     return "".join(filter(str.isalnum, name.lower()))

@@ -1,9 +1,9 @@
 """Endless, reproducible minibatches: the same images whatever the number of ranks and workers.
 
-A sample's augmentation is seeded by (seed, epoch, index), so it depends neither on the
-worker that happens to load it nor on what the training loop drew before; and the global
-batch is cut before it is dealt to ranks, so two ranks with batch B see together what one
-process with batch 2B sees.
+A sample's augmentation is seeded by (seed, epoch, index), so it depends neither on the worker
+that loads it nor on earlier random draws of the training loop. The global batch is formed
+before it is divided among ranks, so two ranks with batch size B together see what one process
+with batch size 2B sees.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ from torch.utils.data import (
 )
 
 from ..errors import DataError
-from ..utils.seeding import isolated, mix
+from ..utils import derive_seed, fork_rng
 
-Key = tuple[int, int]  # (position, epoch): what a Stream yields and SeededSamples takes
+Key = tuple[int, int]  # (position, epoch): what EndlessBatchSampler yields and SeededSamples takes
 
 
-class LeaveSigterm:
-    """A loader's ``worker_init_fn``: its workers end on their parent's SIGTERM and on nobody else's.
+class ParentSigtermOnly:
+    """A ``worker_init_fn`` with which a loader's workers exit only on a SIGTERM sent by their parent.
 
-    torchrun and SLURM send it to all processes, and the parent needs its workers until it has saved.
+    torchrun and SLURM send SIGTERM to all processes, but the parent needs its workers until it has saved.
+    ``first`` is the loader's own ``worker_init_fn``, called afterwards.
     """
 
     def __init__(self, first: Callable[[int], None] | None = None) -> None:
         self.first = first
 
     def __call__(self, worker: int) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in threads that start later too
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # threads that start later inherit it
         threading.Thread(target=self._watch, args=(os.getppid(),), daemon=True).start()
         if self.first is not None:
             self.first(worker)
@@ -55,11 +56,11 @@ class LeaveSigterm:
 
 
 class SeededSamples(Dataset[Any]):
-    """``dataset``, or its items ``indices``, with every random augmentation drawn from a seed of its own.
+    """``dataset``, or its items ``indices``, with the random augmentation of each item seeded separately.
 
-    Items are asked for by (position, epoch); Python's, numpy's and torch's global generators
-    are seeded for the call and restored after it. Other attributes are the dataset's, for
-    a ``worker_init_fn`` that looks for them.
+    The keys are (position, epoch). Python's, numpy's and torch's global generators are seeded
+    for the call and restored after it. Other attributes are looked up in the dataset, where a
+    user's ``worker_init_fn`` expects them.
     """
 
     def __init__(self, dataset: Any, seed: int, indices: Sequence[int] | None = None) -> None:
@@ -72,24 +73,24 @@ class SeededSamples(Dataset[Any]):
     def __getitem__(self, key: Key) -> Any:
         position, epoch = key
         index = self.indices[position]
-        with isolated(mix(self.seed, epoch, index)):
+        with fork_rng(derive_seed(self.seed, epoch, index)):
             return self.dataset[index]
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "dataset":  # __getitems__ knows no keys; unpickling has no dataset yet
+        if name.startswith("__") or name == "dataset":  # __getitems__ does not take keys; unpickling has no dataset yet
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
 
-class Stream(Sampler[list[Key]]):
-    """An endless batch sampler: epoch after epoch, each a fresh permutation, short tails dropped.
+class EndlessBatchSampler(Sampler[list[Key]]):
+    """An endless batch sampler: a new permutation each epoch, without its incomplete last batch.
 
     Args:
         size: number of items.
-        batch_size: items a rank gets in one batch.
+        batch_size: items per batch on each rank.
         seed: the same on every rank.
-        rank, world_size: which share of each global batch is ours.
-        start: number of batches to skip, to go on where an earlier stream stopped.
+        rank, world_size: select this process's share of each global batch.
+        start: number of batches to skip, to continue where an earlier iterator stopped.
     """
 
     def __init__(
@@ -106,30 +107,30 @@ class Stream(Sampler[list[Key]]):
 
     def __iter__(self) -> Iterator[list[Key]]:
         epoch, step = divmod(self.start, self.batches_per_epoch)
-        share = self.batch_size * self.world_size
+        global_size = self.batch_size * self.world_size
         while True:
-            generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
             order = torch.randperm(self.size, generator=generator).tolist()
             for batch in range(step, self.batches_per_epoch):
-                members = order[batch * share : (batch + 1) * share][self.rank :: self.world_size]
+                members = order[batch * global_size : (batch + 1) * global_size][self.rank :: self.world_size]
                 yield [(index, epoch) for index in members]
             epoch, step = epoch + 1, 0
 
 
-class Parts(NamedTuple):
-    """What a private copy of a loader is made of."""
+class LoaderContents(NamedTuple):
+    """What is needed to build a private copy of a loader."""
 
     dataset: Any
-    indices: Sequence[int]  # the items that the loader's sampler can reach
-    batch_size: int  # of one rank
-    ignored: str | None  # a sampler of the user's that a copy does not follow
+    indices: Sequence[int]  # the items that the loader's sampler can draw
+    batch_size: int  # on each rank
+    ignored: str | None  # type of a user's sampler whose order a copy does not follow
 
 
-def parts_of(loader: DataLoader[Any]) -> Parts:
-    """What a user's loader reads: a sampler that is restricted to ``indices`` keeps its restriction.
+def inspect_loader(loader: DataLoader[Any]) -> LoaderContents:
+    """The dataset, items and batch size of a user's loader; a sampler's restriction to ``indices`` is kept.
 
     Raises:
-        DataError: an iterable dataset, or batches of no fixed size.
+        DataError: the dataset is iterable-style, or the batch size is not fixed.
     """
     dataset: Any = loader.dataset
     size = loader.batch_size if loader.batch_size is not None else getattr(loader.batch_sampler, "batch_size", None)
@@ -139,26 +140,26 @@ def parts_of(loader: DataLoader[Any]) -> Parts:
             f"{type(dataset).__name__} with batch size {size}. Pass a list of batches instead."
         )
     if isinstance(dataset, SeededSamples):
-        return Parts(dataset.dataset, dataset.indices, size, None)
-    chooses: Any = loader.sampler
+        return LoaderContents(dataset.dataset, dataset.indices, size, None)
+    sampler: Any = loader.sampler
     if isinstance(loader.batch_sampler, BatchSampler):
-        chooses = loader.batch_sampler.sampler
+        sampler = loader.batch_sampler.sampler
     elif loader.batch_sampler is not None:
-        chooses = loader.batch_sampler
-    reachable = getattr(chooses, "indices", None)  # SubsetRandomSampler, the usual split into train and val
-    plain = isinstance(chooses, RandomSampler | SequentialSampler | DistributedSampler)
-    ignored = None if plain or reachable is not None else type(chooses).__name__
-    return Parts(dataset, range(len(dataset)) if reachable is None else list(reachable), size, ignored)
+        sampler = loader.batch_sampler
+    indices = getattr(sampler, "indices", None)  # SubsetRandomSampler, the usual split into train and val
+    standard = isinstance(sampler, RandomSampler | SequentialSampler | DistributedSampler)
+    ignored = None if standard or indices is not None else type(sampler).__name__
+    return LoaderContents(dataset, range(len(dataset)) if indices is None else list(indices), size, ignored)
 
 
 def split_indices(items: Sequence[int], part: int, seed: int) -> tuple[list[int], list[int]]:
-    """A seeded random ``part`` of ``items``, and the rest, both sorted."""
-    generator = torch.Generator().manual_seed(mix(seed, len(items)))
+    """``part`` of the ``items``, chosen at random with ``seed``, and the rest; both sorted."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, len(items)))
     order = [items[i] for i in torch.randperm(len(items), generator=generator).tolist()]
     return sorted(order[:part]), sorted(order[part:])
 
 
-def endless(
+def endless_batches(
     loader: DataLoader[Any],
     *,
     seed: int,
@@ -169,24 +170,28 @@ def endless(
 ) -> Iterator[Any]:
     """Batches like ``loader``'s own (dataset, collate function, batch size, workers), without touching it.
 
-    Iterating a loader twice at a time is not safe: a second iterator of a loader with
-    persistent workers resets the first. This builds a private one, with a private generator.
+    Two iterators of one loader are not safe: with persistent workers, the second resets the
+    first. So this builds a private loader with a private generator. Its batches are smaller
+    where there are too few items for one batch on each rank.
 
     Args:
-        indices: restrict to these items of the dataset.
+        seed, rank, world_size, start: as for :class:`EndlessBatchSampler`.
+        indices: the items of the dataset to use; None: those that ``loader`` uses.
     """
-    parts = parts_of(loader)
-    samples = SeededSamples(parts.dataset, seed, parts.indices if indices is None else indices)
-    batch_size = max(1, min(parts.batch_size, len(samples) // world_size))
-    stream = Stream(len(samples), batch_size, seed=seed, rank=rank, world_size=world_size, start=start)
+    contents = inspect_loader(loader)
+    samples = SeededSamples(contents.dataset, seed, contents.indices if indices is None else indices)
+    batch_size = max(1, min(contents.batch_size, len(samples) // world_size))
+    batch_sampler = EndlessBatchSampler(
+        len(samples), batch_size, seed=seed, rank=rank, world_size=world_size, start=start
+    )
     return iter(
         DataLoader(
             samples,
-            batch_sampler=stream,
+            batch_sampler=batch_sampler,
             num_workers=loader.num_workers,
             collate_fn=loader.collate_fn,
             pin_memory=loader.pin_memory,
-            worker_init_fn=LeaveSigterm(loader.worker_init_fn),
+            worker_init_fn=ParentSigtermOnly(loader.worker_init_fn),
             multiprocessing_context=loader.multiprocessing_context,
             generator=torch.Generator().manual_seed(seed),
         )
@@ -194,23 +199,23 @@ def endless(
 
 
 def fixed_batches(loader: DataLoader[Any], indices: Sequence[int], *, seed: int) -> list[Any]:
-    """The items ``indices`` of ``loader``'s dataset as a list of batches, one fixed augmentation each."""
-    parts = parts_of(loader)
-    samples = SeededSamples(parts.dataset, seed, indices)
+    """The items ``indices`` of ``loader``'s dataset as a list of batches, with one fixed augmentation per item."""
+    contents = inspect_loader(loader)
+    samples = SeededSamples(contents.dataset, seed, indices)
     collate: Any = loader.collate_fn
-    starts = range(0, len(indices), parts.batch_size)
-    with isolated(seed):  # a collate function may draw too
+    starts = range(0, len(indices), contents.batch_size)
+    with fork_rng(seed):  # a collate function may draw random numbers too
         return [
-            collate([samples[position, 0] for position in range(s, min(s + parts.batch_size, len(indices)))])
-            for s in starts
+            collate([samples[position, 0] for position in range(start, min(start + contents.batch_size, len(indices)))])
+            for start in starts
         ]
 
 
 def cycle(batches: Iterable[Any], start: int = 0) -> Iterator[Any]:
-    """``batches`` over and over, without the first ``start``.
+    """``batches`` repeated endlessly, without the first ``start`` batches.
 
     Raises:
-        DataError: it is empty, or a one-shot iterator that ran out.
+        DataError: ``batches`` is empty, or a one-shot iterator that ran out.
     """
     position = 0
     while True:
@@ -226,8 +231,8 @@ def cycle(batches: Iterable[Any], start: int = 0) -> Iterator[Any]:
             )
 
 
-class Counted(Iterator[Any]):
-    """``batches``, and how many of them were taken."""
+class CountingIterator(Iterator[Any]):
+    """Iterates over ``batches`` and counts them in ``taken``."""
 
     def __init__(self, batches: Iterator[Any]) -> None:
         self.batches, self.taken = batches, 0
@@ -239,27 +244,27 @@ class Counted(Iterator[Any]):
 
 
 def images_of(batch: Any, like: torch.Tensor) -> torch.Tensor:
-    """The images (B, C, H, W) of a batch, which is images or (images, labels, ...), where and as ``like`` is.
-
-    Of several views of the images, as AugMix's loader gives them, the first.
+    """The images (B, C, H, W) of ``batch``, on the device and in the dtype of ``like``.
 
     Args:
-        like: a parameter of the model, for its device and dtype.
+        batch: images or (images, labels, ...); of several views of the images, as from AugMix's
+            loader, the first is taken.
+        like: a parameter of the model.
 
     Raises:
-        DataError: it is not a floating-point tensor of four dimensions.
+        DataError: the images are not a floating-point tensor of four dimensions.
     """
     images = batch
     while isinstance(images, list | tuple) and len(images):
         images = images[0]
     if not (isinstance(images, torch.Tensor) and images.ndim == 4 and images.is_floating_point()):
-        found = (
+        description = (
             f"{images.dtype} of shape {tuple(images.shape)}"
             if isinstance(images, torch.Tensor)
             else type(images).__name__
         )
         raise DataError(
-            f"batches: expected images as a float tensor (B, C, H, W) or (images, labels), found {found}. "
+            f"batches: expected images as a float tensor (B, C, H, W) or (images, labels), found {description}. "
             "Put ToTensor (and what else the model expects) into the transform."
         )
     return images.to(like.device, like.dtype, non_blocking=True)

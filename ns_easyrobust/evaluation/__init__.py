@@ -1,1 +1,66 @@
-"""Which images a model gets right, exactly, and the records of it."""
+"""Evaluation: which images a model classifies correctly, and the records of the results."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .easyrobust_api import (
+        evaluate_damagenet,
+        evaluate_imagenet_a,
+        evaluate_imagenet_autoattack,
+        evaluate_imagenet_c,
+        evaluate_imagenet_cw,
+        evaluate_imagenet_fgsm,
+        evaluate_imagenet_patchfool,
+        evaluate_imagenet_pgd,
+        evaluate_imagenet_r,
+        evaluate_imagenet_sketch,
+        evaluate_imagenet_v2,
+        evaluate_imagenet_val,
+        evaluate_objectnet,
+        evaluate_stylized_imagenet,
+    )
+    from .per_image import images_digest, load_correctness
+    from .recorder import Recorder
+    from .records import MODEL_SETTINGS, RUN_SETTINGS, Record, column_settings, describe_machine
+    from .results_file import latest, read_records
+    from .suite import GROUPS, PRESETS, SUITES, Protocol
+    from .suite_run import Attacks, EvaluationPlan, run_suites
+
+__all__ = [
+    "GROUPS",
+    "MODEL_SETTINGS",
+    "PRESETS",
+    "RUN_SETTINGS",
+    "SUITES",
+    "Attacks",
+    "EvaluationPlan",
+    "Protocol",
+    "Record",
+    "Recorder",
+    "column_settings",
+    "describe_machine",
+    "evaluate_damagenet",
+    "evaluate_imagenet_a",
+    "evaluate_imagenet_autoattack",
+    "evaluate_imagenet_c",
+    "evaluate_imagenet_cw",
+    "evaluate_imagenet_fgsm",
+    "evaluate_imagenet_patchfool",
+    "evaluate_imagenet_pgd",
+    "evaluate_imagenet_r",
+    "evaluate_imagenet_sketch",
+    "evaluate_imagenet_v2",
+    "evaluate_imagenet_val",
+    "evaluate_objectnet",
+    "evaluate_stylized_imagenet",
+    "images_digest",
+    "latest",
+    "load_correctness",
+    "read_records",
+    "run_suites",
+]
+
+if not TYPE_CHECKING:
+    from ..utils import lazy_names
+
+    __getattr__, __dir__ = lazy_names(__name__)

@@ -6,23 +6,19 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from ..data import image_list as images
-from ..data.benchmarks import ALEXNET_ERROR, SEVERITIES
-from ..data.image_list import Subset
+from ..data import ALEXNET_ERROR, SEVERITIES, Subset, class_folders
 from ..errors import DataError
-from . import trials
-from .parts import part_of
 from .recorder import Recorder
-from .task import Outcome, Part
+from .task import EvaluationTask, Measurement, Outcome, task_for
 
 _logger = logging.getLogger(__name__)
 
 
 def corruption_folders(root: Path) -> list[tuple[str, int]]:
-    """The (corruption, severity) folders that are there, of 75.
+    """Those of the 75 (corruption, severity) folders that are present.
 
     Raises:
-        DataError: not one of them is.
+        DataError: none of them is.
     """
     present = [(name, s) for name in ALEXNET_ERROR for s in SEVERITIES if (root / name / str(s)).is_dir()]
     if not present:
@@ -30,26 +26,26 @@ def corruption_folders(root: Path) -> list[tuple[str, int]]:
     return present
 
 
-def corruption_parts(
+def corruption_tasks(
     root: Path, outputs: int, transform: Any, batch_size: int, subset: Subset
-) -> dict[tuple[str, int], Part]:
-    """A part for each (corruption, severity) folder that is there."""
+) -> dict[tuple[str, int], EvaluationTask]:
+    """A task for each (corruption, severity) folder that is present."""
     return {
-        (name, severity): part_of(
+        (name, severity): task_for(
             root / name / str(severity),
-            images.class_folders,
+            class_folders,
             outputs,
             transform,
             batch_size,
             subset,
-            [trials.clean("imagenet-c", corruption=name, severity=severity)],
+            [Measurement("imagenet-c", {"corruption": name, "severity": severity})],
         )
         for name, severity in corruption_folders(root)
     }
 
 
 def mean_corruption_error(accuracy: dict[str, float]) -> float:
-    """mCE as a fraction from each corruption's mean accuracy in percent (all fifteen)."""
+    """mCE as a fraction, from the mean accuracy in percent of each of the fifteen corruptions."""
     errors = [(100 - accuracy[name]) / (100 * alexnet) for name, alexnet in ALEXNET_ERROR.items()]
     return sum(errors) / len(errors)
 
@@ -57,11 +53,14 @@ def mean_corruption_error(accuracy: dict[str, float]) -> float:
 def sum_up_corruptions(
     outcomes: dict[tuple[str, int], Outcome], recorder: Recorder | None, protocol: dict[str, Any]
 ) -> tuple[float, float | None]:
-    """Mean top-1 in percent over corruptions, and mCE as a fraction, None unless all 75 are there; both recorded."""
+    """Mean top-1 in percent over corruptions, and mCE as a fraction.
+
+    Without all 75 folders, mCE is None and neither is recorded.
+    """
     accuracy: dict[str, float] = {}
     for name in dict.fromkeys(name for name, _ in outcomes):
-        tops = [outcome.top1 for (other, _), outcome in outcomes.items() if other == name]
-        accuracy[name] = sum(tops) / len(tops)
+        severity_top1 = [outcome.top1 for (other, _), outcome in outcomes.items() if other == name]
+        accuracy[name] = sum(severity_top1) / len(severity_top1)
     mean, n = sum(accuracy.values()) / len(accuracy), sum(outcome.n for outcome in outcomes.values())
     if len(outcomes) < len(ALEXNET_ERROR) * len(SEVERITIES):
         _logger.warning("ImageNet-C: %d of 75 folders; no mCE from a part", len(outcomes))

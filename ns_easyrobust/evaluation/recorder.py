@@ -1,34 +1,100 @@
-"""Where the results of one checkpoint go, and which of them are there already."""
+"""Records the results of one checkpoint and knows which of them exist already; keeps the journal of unfinished work."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import nn
 
-from ..models.vit import unwrap
-from ..utils.distributed import broadcast_object, rank
-from .journal import Batch, Journal
-from .per_image import images_digest, save_right
-from .records import Record, append_record, now, read_records
+from ..errors import OutputError
+from ..models import unwrap
+from ..utils import broadcast_object, os_errors_as_output_errors, rank
+from .per_image import images_digest, save_correctness
+from .records import Record, now
+from .results_file import append_record, read_records
 
-# Another version of these may count otherwise.
-_DECIDING = ("ns_easyrobust", "easyrobust", "torchattacks", "timm", "torch", "torchvision")
+Batch = tuple[list[int], list[float]]  # per image: 1 if correct, else 0; L2 norm of the attack's perturbation
+
+
+class Journal:
+    """The unfinished work: one file ``<folder>/<key>.<rank>.jsonl`` for each unfinished measurement and rank.
+
+    A line is written and flushed to the operating system as soon as a batch is judged, so that a killed
+    process loses at most its current batch. Lines torn by a kill are skipped on reading.
+
+    Raises:
+        OutputError: the folder cannot be written, or the disk is full.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._streams: dict[str, IO[str]] = {}
+
+    def read(self, share: bool = True) -> dict[str, dict[int, Batch]]:
+        """Every batch in the folder, by key and batch number; with ``share``, all ranks get what rank 0 reads."""
+        batches: dict[str, dict[int, Batch]] = {}
+        if self.folder.is_dir() and (rank() == 0 or not share):
+            for path in sorted(self.folder.glob("*.jsonl")):
+                batches.setdefault(path.name.split(".")[0], {}).update(_read_batches(path))
+        return broadcast_object(batches) if share else batches
+
+    def add(self, key: str, number: int, right: Iterable[int], l2: Iterable[float]) -> None:
+        """Write batch ``number`` of the measurement ``key``."""
+        path = self.folder / f"{key}.{rank()}.jsonl"
+        with os_errors_as_output_errors(path):
+            if key not in self._streams:
+                self._streams[key] = self._open_stream(path)
+                self._streams[key].write("\n")  # ends a line that a kill may have torn
+            self._streams[key].write(json.dumps([number, list(right), list(l2)]) + "\n")
+            self._streams[key].flush()
+
+    def _open_stream(self, path: Path) -> IO[str]:
+        for _ in range(100):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # another process has just removed the empty folder
+                return open(path, "a", encoding="utf-8")
+        raise OutputError(f"cannot write {path}: its folder is removed again and again. Use another --records.")
+
+    def drop(self, key: str) -> None:
+        """Drop a measurement whose record is on disk; rank 0 deletes the files of all ranks."""
+        if key in self._streams:
+            self._streams.pop(key).close()
+        if rank() == 0:
+            for path in self.folder.glob(f"{key}.*.jsonl"):
+                path.unlink(missing_ok=True)
+            with suppress(OSError):  # it holds other measurements, or was never made
+                os.rmdir(self.folder)
+
+
+def _read_batches(path: Path) -> dict[int, Batch]:
+    batches: dict[int, Batch] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        with suppress(ValueError, TypeError):
+            number, right, l2 = json.loads(line)
+            batches[int(number)] = (list(right), list(l2))
+    return batches
+
+
+# Another version of one of these may judge images differently.
+_DECIDING_PACKAGES = ("ns_easyrobust", "easyrobust", "torchattacks", "timm", "torch", "torchvision")
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Which images were right.
+class PerImageResult:
+    """Which images were classified correctly.
 
     Attributes:
-        paths: relative to the data folder.
+        paths: n paths relative to the data folder.
         right: (n,) bool.
-        l2: (n,) float64 L2 norm of what an attack added, in pixels of [0, 1]; zeros without one.
+        l2: (n,) float64 L2 norms of the attack's perturbations of pixels in [0, 1]; zeros without an attack.
         task: :meth:`ImageList.task` of the images.
     """
 
@@ -47,45 +113,45 @@ class Judged:
 
     @property
     def top1(self) -> float:
-        """Percent right."""
+        """In percent."""
         return 100 * self.correct / self.n
 
 
 @dataclass(frozen=True)
 class Recorder:
-    """A results file, and what every record of one evaluated checkpoint has in common.
+    """A results file, and what all records of one evaluated checkpoint have in common.
 
     Attributes:
-        path: the results file; the journal of what is under way lies beside it, as ``<path>.unfinished/``.
-        common: fields of :class:`~ns_easyrobust.evaluation.records.Record` that say which weights these are.
-        protocol: what every evaluation shares (mean, std and where they came from).
-        again: measure also what is in the file already.
-        seed: of what an attack drew; None where nothing was drawn. The judge sets it, as ``share`` and the dtype.
-        share: whether ranks work on one evaluation together.
+        path: the results file; the journal lies beside it in ``<path>.unfinished/``.
+        common: fields of :class:`~ns_easyrobust.evaluation.records.Record` that identify the weights.
+        protocol: settings of all evaluations (mean, std and where they came from).
+        remeasure: measure again what is in the file already.
+        seed: of the attacks' random numbers; None if none are drawn. :meth:`for_run` sets it, ``share`` and the dtype.
+        share: whether the ranks divide each evaluation among them.
     """
 
     path: Path
     common: dict[str, Any]
     protocol: dict[str, Any] = field(default_factory=dict)
-    again: bool = False
+    remeasure: bool = False
     seed: int | None = None
     share: bool = False
     _journals: dict[Path, Journal] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "path", Path(self.path))  # a str will do
+        object.__setattr__(self, "path", Path(self.path))  # a str is accepted too
 
     @property
     def _journal(self) -> Journal:
         folder = self.path.with_name(self.path.name + ".unfinished")
         return self._journals.setdefault(folder, Journal(folder))
 
-    def of_run(self, model: nn.Module, dtype: torch.dtype, seed: int | None, share: bool) -> Recorder:
-        """This one, for a run of these settings; weights that came from no named file are told apart by a digest."""
-        words, common = {"dtype": str(dtype).removeprefix("torch.")}, self.common
+    def for_run(self, model: nn.Module, dtype: torch.dtype, seed: int | None, share: bool) -> Recorder:
+        """A copy with the settings of a run; weights without the hash of a file are identified by a digest of them."""
+        settings, common = {"dtype": str(dtype).removeprefix("torch.")}, self.common
         if common.get("checkpoint_sha256") is None:
             common = common | {"weights": f"{common.get('weights') or 'in memory'}, state {state_digest(model)[:12]}"}
-        return replace(self, common=common, protocol=self.protocol | words, seed=seed, share=share)
+        return replace(self, common=common, protocol=self.protocol | settings, seed=seed, share=share)
 
     def record(self, suite: str, metric: str, value: float, *, protocol: dict[str, Any], **rest: Any) -> Record:
         """A record of this checkpoint."""
@@ -95,24 +161,27 @@ class Recorder:
     def identity(
         self, suite: str, protocol: dict[str, Any], paths: tuple[str, ...], task: str, draws: bool = True
     ) -> str:
-        """Equal for two top-1 measurements if one can stand for the other: weights, protocol, images, labels, seed."""
+        """A hash, equal for two top-1 measurements if one can replace the other.
+
+        It covers weights, protocol, images, labels, seed and the versions of the packages that decide the result.
+        """
         seed = self.seed if draws else None
         images = images_digest(paths)
         return _identity(self.record(suite, "top1", 0.0, protocol=protocol, n=1, images=images, task=task, seed=seed))
 
     def finished(self) -> dict[str, Record]:
-        """The file's top-1 records by :meth:`identity`; none where all is measured again.
+        """The file's top-1 records by :meth:`identity`; none with ``remeasure``.
 
-        Where ranks share the work, all see what rank 0 reads.
+        With ``share``, all ranks get what rank 0 reads.
         """
-        found: dict[str, Record] = {}
-        if not self.again and (rank() == 0 or not self.share):
-            found = {_identity(record): record for record in self._read() if record.metric == "top1"}
-        return broadcast_object(found) if self.share else found
+        records: dict[str, Record] = {}
+        if not self.remeasure and (rank() == 0 or not self.share):
+            records = {_identity(record): record for record in self._read() if record.metric == "top1"}
+        return broadcast_object(records) if self.share else records
 
     def unfinished(self) -> dict[str, dict[int, Batch]]:
-        """What a killed run has judged, by :meth:`identity` and batch; nothing where all is measured again."""
-        return {} if self.again else self._journal.read(self.share)
+        """The journal's batches by :meth:`identity` and batch number; none with ``remeasure``."""
+        return {} if self.remeasure else self._journal.read(self.share)
 
     def keep(self, key: str, number: int, right: list[int], l2: list[float]) -> None:
         """Enter a batch of the measurement ``key`` in the journal."""
@@ -120,10 +189,10 @@ class Recorder:
             self._journal.add(key, number, right, l2)
 
     def forget(self, key: str) -> None:
-        """The measurement ``key`` is recorded: its journal goes."""
+        """Drop the measurement ``key``, now recorded, from the journal."""
         self._journal.drop(key)
 
-    def add(self, suite: str, protocol: dict[str, Any], judged: Judged) -> None:
+    def add(self, suite: str, protocol: dict[str, Any], judged: PerImageResult) -> None:
         """Append a top-1 record and its bits."""
         self.add_value(
             suite,
@@ -134,31 +203,31 @@ class Recorder:
             protocol=protocol,
             images=images_digest(judged.paths),
             task=judged.task,
-            right=save_right(self.path.parent, f"{self.common['label']}-{suite}", judged.paths, judged.right),
+            right=save_correctness(self.path.parent, f"{self.common['label']}-{suite}", judged.paths, judged.right),
         )
 
     def add_value(self, suite: str, metric: str, value: float, *, protocol: dict[str, Any], **rest: Any) -> None:
-        """Append a record of any metric, unless this very one is the newest of its cell (a killed run left it)."""
+        """Append a record of any metric, unless the newest of its table cell is equal (left by a killed run)."""
         self._append(self.record(suite, metric, value, protocol=protocol, **rest), self._read())
 
-    def _append(self, record: Record, there: list[Record]) -> None:
-        newest = next((other for other in reversed(there) if other.cell == record.cell), None)
-        if rank() == 0 and (self.again or newest is None or not _same(record, newest)):
+    def _append(self, record: Record, existing: list[Record]) -> None:
+        newest = next((other for other in reversed(existing) if other.cell == record.cell), None)
+        if rank() == 0 and (self.remeasure or newest is None or not _same_but_for_time(record, newest)):
             append_record(self.path, record)
 
     def renew(self, record: Record) -> None:
-        """``record`` stands for a measurement asked for now: make it, and what was written with it, the newest."""
-        there = self._read()
-        with_it = {other.cell: other for other in there if _written_together(other, record)}
-        for other in with_it.values():
-            self._append(replace(other, created=now()), there)
+        """Make ``record``, reused for this run, and the records written with it the newest of their table cells."""
+        existing = self._read()
+        newest_by_cell = {other.cell: other for other in existing if _written_together(other, record)}
+        for other in newest_by_cell.values():
+            self._append(replace(other, created=now()), existing)
 
     def _read(self) -> list[Record]:
         return read_records(self.path) if self.path.exists() else []
 
 
 def state_digest(model: nn.Module) -> str:
-    """A hash of every parameter and buffer, wrapped or not."""
+    """SHA-256 of all parameters and buffers, without wrappers such as DistributedDataParallel."""
     digest = hashlib.sha256()
     for name, tensor in sorted(unwrap(model).state_dict().items()):
         values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
@@ -167,21 +236,21 @@ def state_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _written_together(one: Record, other: Record) -> bool:
-    """Whether both are of one trial: CW's accuracies within radii and its mean L2 belong to one."""
+def _written_together(other: Record, top1: Record) -> bool:
+    """Whether ``other`` comes from the measurement of ``top1``, as CW's accuracies within radii and its mean L2 do."""
 
-    def trial(record: Record) -> tuple[object, ...]:
-        settled = {name: value for name, value in record.protocol.items() if name != "radius"}
-        return (record.row, record.suite, settled, record.seed, record.versions)
+    def measured(record: Record) -> tuple[object, ...]:
+        settings = {name: value for name, value in record.protocol.items() if name != "radius"}
+        return (record.row, record.suite, settings, record.seed, record.versions)
 
-    return trial(one) == trial(other) and one.images in (None, other.images) and one.task in (None, other.task)
+    return measured(other) == measured(top1) and other.images in (None, top1.images) and other.task in (None, top1.task)
 
 
-def _same(one: Record, other: Record) -> bool:
+def _same_but_for_time(one: Record, other: Record) -> bool:
     return replace(one, created=other.created) == other
 
 
 def _identity(record: Record) -> str:
-    versions = [record.versions.get(name) for name in _DECIDING]
+    versions = [record.versions.get(name) for name in _DECIDING_PACKAGES]
     text = json.dumps([record.key, record.images, record.task, record.seed, versions])
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,78 +1,239 @@
-"""What is tried on which images: the words in which the judge is told what to measure."""
+"""Evaluation tasks: which measurements are made on which images, and how far a task has been judged."""
 
 from __future__ import annotations
 
+import itertools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..data.image_list import ImageList
-from .recorder import Judged, Recorder
-
-# (model, pixels, labels, a seed for each image) to adversarial pixels
-Attack = Callable[[nn.Module, torch.Tensor, torch.Tensor, Sequence[int]], torch.Tensor]
-Finish = Callable[[Recorder, dict[str, Any], Judged], None]
+from ..attacks import Attack
+from ..data import ImageList, Subset, describe_transform, images_below, is_described, is_image, list_folder, read_image
+from ..errors import DataError, ModelError, OptionError
+from ..models import bare_vit, find_normalize, frozen, required_image_size, unwrap
+from .recorder import Batch, PerImageResult, Recorder
+from .records import Record
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One measurement on a part's images.
+class Measurement:
+    """One measurement on a task's images: unattacked, or under an attack.
 
     Attributes:
-        suite: the record's.
-        protocol: what is particular to it, as an attack's parameters.
-        attack: None judges the images as they are.
-        clean_first: the attack's first forward is of the untouched images, so that its logits
-            can serve the trial without an attack.
-        draws: whether the attack draws random numbers, so that the seed is part of the measurement.
-        also: top-1 records that ``finish`` adds, each by what it changes in the protocol.
-        finish: what is recorded beside top-1.
-        title: on the progress bar.
+        suite: the suite's name in the records.
+        settings: the measurement's own protocol settings; not used with an attack, which has its own.
+        attack: None: the images are not attacked.
     """
 
     suite: str
-    protocol: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     attack: Attack | None = None
-    clean_first: bool = False
-    draws: bool = False
-    also: Sequence[Mapping[str, Any]] = ()
-    finish: Finish | None = None
-    title: str = ""
+
+    @classmethod
+    def under(cls, attack: Attack) -> Measurement:
+        """The accuracy under ``attack``."""
+        return cls(attack.name, attack=attack)
 
     @property
-    def name(self) -> str:
-        return self.title or self.suite
+    def protocol(self) -> Mapping[str, Any]:
+        return self.settings if self.attack is None else self.attack.protocol()
+
+    @property
+    def title(self) -> str:
+        """Its name on the progress bar."""
+        return " ".join([self.suite, *map(str, self.settings.values())]) if self.attack is None else self.attack.title
+
+    @property
+    def draws(self) -> bool:
+        """Whether random numbers are drawn, so that the seed is part of the measurement."""
+        return self.attack is not None and self.attack.draws
 
 
 @dataclass(frozen=True)
-class Part:
-    """Images, opened when their turn comes, and the trials on them.
+class EvaluationTask:
+    """Images, listed only when their turn comes, and the measurements on them.
 
     Attributes:
-        open: the list; its own transform is not used.
-        transform: RGB image to pixels. It is here, and not in the list, so that data workers inherit it:
+        open: lists the images; the list's own transform is not used.
+        transform: from RGB image to pixels. It is kept here, not in the list, so that data workers inherit it:
             a lambda cannot be sent to them.
-        protocol: what its records say beside the transform, the batch size and the trial's own.
+        protocol: settings in its records besides those of the transform, the batch size and the measurement.
     """
 
     open: Callable[[], ImageList]
     transform: Any
     batch_size: int
-    trials: Sequence[Trial]
+    measurements: Sequence[Measurement]
     protocol: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A trial's result, measured now or found in the records."""
+    """A measurement's result, measured now or taken from the records."""
 
     n: int
     correct: int
 
     @property
     def top1(self) -> float:
-        """Percent right."""
+        """In percent."""
         return 100 * self.correct / self.n
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the model's parameters; the CPU for a model without any."""
+    return next((parameter.device for parameter in unwrap(model).parameters()), torch.device("cpu"))
+
+
+def outputs_of(model: nn.Module, pixels: torch.Tensor) -> int:
+    """The number of logits that ``model`` gives for an image like ``pixels`` (C, H, W)."""
+    with frozen(model) as inner, torch.no_grad():
+        return int(inner(pixels[None].to(device_of(model))).shape[-1])
+
+
+_logger = logging.getLogger(__name__)
+Load = Callable[[Path, int, Any], ImageList]
+
+
+def warn_if_missing(root: Path) -> bool:
+    """Whether ``root`` exists; if not, a logged warning names it."""
+    if not root.exists():
+        _logger.warning("%s does not exist: skipped", root)
+    return root.exists()
+
+
+def transform_for(model: nn.Module, given: Any, default: Callable[[int], Any]) -> Any:
+    """The transform ``given``, or else ``default(image_size)`` for the model's image size.
+
+    Raises:
+        ModelError: none is given, and the model does not normalise its input itself.
+    """
+    if given is None and find_normalize(model) is None:
+        raise ModelError(
+            "the model has no normalisation inside and no test_transform was given: expected one of both. "
+            "Wrap it (load_model does), or pass the transform that its weights were trained with."
+        )
+    return given or default((required_image_size(model) or (224, 224))[-1])
+
+
+def number_of_outputs(model: nn.Module, root: Path, transform: Any) -> int:
+    """The model's number of logits: its ``num_classes``, or else counted on the first image in or below ``root``.
+
+    :func:`~ns_easyrobust.evaluation.judging.judge` refuses another number of logits.
+
+    Raises:
+        DataError: there is no image to count them on.
+    """
+    declared = getattr(bare_vit(model), "num_classes", None)
+    if isinstance(declared, int) and declared > 0:
+        return declared
+    folders, files = list_folder(root)
+    paths = itertools.chain(filter(is_image, files), *(images_below(root, name) for name in folders))
+    first = next(paths, None)
+    if first is None:
+        raise DataError(f"{root}: expected images, found none. Check --data-dir.")
+    return outputs_of(model, transform(read_image(str(root / first))))
+
+
+def task_for(
+    root: Path, load: Load, outputs: int, transform: Any, batch_size: int, subset: Subset, tried: Sequence[Measurement]
+) -> EvaluationTask:
+    """The measurements ``tried`` on the images under ``root``, which are listed only when their turn comes."""
+    return EvaluationTask(
+        lambda: subset.of(load(root, outputs, None)), transform, batch_size, tried, {"subset": str(subset)}
+    )
+
+
+class TaskState:
+    """The state of one task while it is judged.
+
+    Args:
+        finished: records in the results file, by identity.
+        journaled: batches that a killed run has judged, by identity and batch number.
+
+    Attributes:
+        keys: identity of each measurement; "" if it cannot be resumed.
+        records: finished record of each measurement, or None.
+        done: journaled batches of each measurement, by number.
+    """
+
+    def __init__(
+        self,
+        task: EvaluationTask,
+        recorder: Recorder | None,
+        finished: Mapping[str, Record],
+        journaled: Mapping[str, Mapping[int, Batch]],
+    ) -> None:
+        self.task, self.images = task, task.open()
+        if task.batch_size < 1:
+            raise OptionError(f"batch size: expected at least 1, found {task.batch_size}.")
+        n = len(self.images)
+        self.batches = [range(i, min(i + task.batch_size, n)) for i in range(0, n, task.batch_size)]
+        self.protocol = self._shared_protocol()
+        self.task_digest = self.images.task()
+        identities = [self._identities(index, recorder) for index in range(len(task.measurements))]
+        self.keys = [keys[0] if keys else "" for keys in identities]
+        self.records = [
+            finished[keys[0]] if keys and all(key in finished for key in keys) else None for keys in identities
+        ]
+        self.done = [self._of_expected_size(journaled.get(key, {})) if key else {} for key in self.keys]
+        self.right = torch.zeros(len(task.measurements), n, dtype=torch.float64)
+        self.l2 = torch.zeros(len(task.measurements), n, dtype=torch.float64)
+
+    def _shared_protocol(self) -> dict[str, Any]:
+        """The settings that all records of this task share."""
+        images = self.images
+        dataset_settings = {"classes": len(images.classes)} if images.classes is not None else {}
+        dataset_settings |= {"border": images.border} if images.border else {}
+        settings = describe_transform(self.task.transform) | dataset_settings | {"batch_size": self.task.batch_size}
+        return {**self.task.protocol, **settings}
+
+    def _identities(self, index: int, recorder: Recorder | None) -> list[str]:
+        """The identities of its top-1 record and of its attack's other verdicts, in this order.
+
+        Empty without a recorder, and for a transform that a record does not describe completely.
+        """
+        if recorder is None or not is_described(self.task.transform):
+            return []
+        measurement = self.task.measurements[index]
+        other_protocols = () if measurement.attack is None else measurement.attack.other_protocols()
+        return [
+            recorder.identity(
+                measurement.suite, {**self.protocol, **protocol}, self.images.paths, self.task_digest, measurement.draws
+            )
+            for protocol in (measurement.protocol, *other_protocols)
+        ]
+
+    def _of_expected_size(self, batches: Mapping[int, Batch]) -> dict[int, Batch]:
+        sizes = {number: len(positions) for number, positions in enumerate(self.batches)}
+        return {
+            number: batch for number, batch in batches.items() if len(batch[0]) == len(batch[1]) == sizes.get(number)
+        }
+
+    def measurements_left(self, number: int) -> list[int]:
+        """Indices of the measurements that still need batch ``number``."""
+        return [i for i, record in enumerate(self.records) if record is None and number not in self.done[i]]
+
+    def left(self) -> list[int]:
+        """Numbers of the batches that some measurement still needs; the same on all ranks."""
+        return [number for number in range(len(self.batches)) if self.measurements_left(number)]
+
+    def keep(self, index: int, number: int, right: Sequence[int], l2: Sequence[float]) -> None:
+        """Enter the results of batch ``number`` under measurement ``index``."""
+        positions = self.batches[number]
+        self.right[index, positions.start : positions.stop] = torch.tensor(right, dtype=torch.float64)
+        self.l2[index, positions.start : positions.stop] = torch.tensor(l2, dtype=torch.float64)
+
+    def judged(self, index: int) -> PerImageResult:
+        """The results of measurement ``index`` on all images, once every batch is judged.
+
+        Journaled batches are entered only here: all ranks have them, so a sum over ranks would repeat them.
+        """
+        for number, batch in self.done[index].items():
+            self.keep(index, number, *batch)
+        return PerImageResult(self.images.paths, self.right[index] > 0.5, self.l2[index], self.task_digest)

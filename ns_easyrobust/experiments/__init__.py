@@ -1,1 +1,19 @@
-"""The figures, tables and applications of the paper, a file each."""
+"""The figures, tables and applications of the paper, one file for each."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .dimensions import PUBLISHED_DIMENSIONS, architecture_row, checkpoint_row, dimensions_csv, dimensions_text
+
+__all__ = [
+    "PUBLISHED_DIMENSIONS",
+    "architecture_row",
+    "checkpoint_row",
+    "dimensions_csv",
+    "dimensions_text",
+]
+
+if not TYPE_CHECKING:
+    from ..utils import lazy_names
+
+    __getattr__, __dir__ = lazy_names(__name__)

@@ -1,4 +1,4 @@
-"""Which images a batch of logits came from, read from autograd: for a loss that is handed logits alone."""
+"""Finds, through autograd, the images that logits were computed from, for a loss function that sees only the logits."""
 
 from __future__ import annotations
 
@@ -10,27 +10,32 @@ import torch
 from torch import nn
 
 from ..errors import ModelError
-from ..models.vit import unwrap
+from ..models import unwrap
 
-_BASE = 128  # whole numbers up to it are exact in bfloat16 and float16
-_KEPT = 32  # forwards remembered in a step; attacks inside a step make many
+_BASE = 128  # of the digits; smaller whole numbers are exact in bfloat16 and float16
+_MAX_FORWARDS = 32  # kept in one step: an attack inside a step makes many
 
 
-class Forward(NamedTuple):
-    """A forward of the model: images (B, ...) in, logits (B, K) out."""
+class RecordedForward(NamedTuple):
+    """One forward pass of the model: images (B, ...) in, logits (B, K) out."""
 
     images: torch.Tensor
     logits: torch.Tensor
 
 
-def rows_behind(logits: torch.Tensor, forwards: Sequence[torch.Tensor]) -> list[tuple[int, int]]:
-    """(forward, row) for each row of ``logits`` (n, K), which was split, joined, indexed or cast from ``forwards``.
+def trace_rows(logits: torch.Tensor, forwards: Sequence[torch.Tensor]) -> list[tuple[int, int]]:
+    """Trace each row of ``logits`` to the forward and the row it was split, joined, indexed or cast from.
 
-    Each row of ``logits`` is given a number, written in its first two columns; the numbers' gradient arrives at
-    the row that they came from. A gradient to the forwards' outputs stops there, so no model is run backwards.
+    The rows of ``logits`` are numbered, and the two digits of a row's number weight its first two columns. The
+    gradient of the weighted sum then shows the number at the row that it came from. It is taken with respect to
+    the outputs of the forwards, so there is no backward pass through the model.
 
     Args:
-        forwards: outputs (B, K) with their graphs.
+        logits: (n, K).
+        forwards: outputs (B, K) of the model, with their graphs.
+
+    Returns:
+        For each of the n rows, (index into ``forwards``, row of that output).
 
     Raises:
         ModelError: a row came from none of them, or from several at once (an average).
@@ -38,64 +43,64 @@ def rows_behind(logits: torch.Tensor, forwards: Sequence[torch.Tensor]) -> list[
     n = len(logits)
     numbers = torch.arange(1, n + 1, device=logits.device)
     digits = torch.stack([numbers % _BASE, numbers // _BASE], dim=1)[:, : logits.shape[1]].to(logits.dtype)
-    found: dict[int, tuple[int, int]] = {}
+    sources: dict[int, tuple[int, int]] = {}
     if logits.requires_grad and forwards and n < _BASE ** digits.shape[1]:
         gradients = torch.autograd.grad(
             (logits[:, : digits.shape[1]] * digits).sum(), forwards, retain_graph=True, allow_unused=True
         )
-        for source, gradient in enumerate(gradients):
+        for forward, gradient in enumerate(gradients):
             if gradient is None:
                 continue
-            digit = gradient[:, : digits.shape[1]].double()
-            number = digit @ torch.tensor([1.0, _BASE], dtype=torch.float64, device=digit.device)[: digit.shape[1]]
-            for row, value in enumerate(number.tolist()):
-                if value:
-                    if value in found or value != int(value):
+            traced = gradient[:, : digits.shape[1]].double()
+            values = traced @ torch.tensor([1.0, _BASE], dtype=torch.float64, device=traced.device)[: traced.shape[1]]
+            for row, number in enumerate(values.tolist()):
+                if number:
+                    if number in sources or number != int(number):
                         raise _untraceable("each to be one image's logits, found a mixture of several")
-                    found[int(value)] = (source, row)
-    if sorted(found) != list(range(1, n + 1)):
-        raise _untraceable(f"all {n} rows to come from forwards of the model in this step, found {len(found)}")
-    return [found[number] for number in range(1, n + 1)]
+                    sources[int(number)] = (forward, row)
+    if sorted(sources) != list(range(1, n + 1)):
+        raise _untraceable(f"all {n} rows to come from forwards of the model in this step, found {len(sources)}")
+    return [sources[number] for number in range(1, n + 1)]
 
 
-def _untraceable(what: str) -> ModelError:
+def _untraceable(expected: str) -> ModelError:
     return ModelError(
-        f"the loss was handed logits that cannot be traced to images: expected {what}. "
+        f"the loss was handed logits that cannot be traced to images: expected {expected}. "
         "Call NullspaceAugmentation.loss(input, target, loss_fn) in the script instead."
     )
 
 
-class Watch:
-    """The forwards of a model since :meth:`forget`, for :meth:`images_behind`."""
+class ForwardRecorder:
+    """Records the forwards of a model since the last :meth:`forget`, for :meth:`source_images`."""
 
     def __init__(self) -> None:
-        self.forwards: list[Forward] = []
-        self.awake = True
+        self.forwards: list[RecordedForward] = []
+        self.active = True
 
     def forget(self) -> None:
-        """Let go of the forwards and their graphs."""
+        """Drop the recorded forwards and their graphs."""
         self.forwards.clear()
 
     @contextmanager
-    def asleep(self) -> Iterator[None]:
-        """For forwards that are no part of the step."""
-        before, self.awake = self.awake, False
+    def paused(self) -> Iterator[None]:
+        """Record nothing while the body runs, for forwards that do not belong to the training step."""
+        was_active, self.active = self.active, False
         try:
             yield
         finally:
-            self.awake = before
+            self.active = was_active
 
     def remember(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """A forward hook; ``output`` may be a tuple with the logits first."""
+        """Forward hook that records a forward; ``output`` may be a tuple or list with the logits first."""
         logits = output[0] if isinstance(output, tuple | list) and output else output
-        if not (self.awake and args and isinstance(args[0], torch.Tensor) and isinstance(logits, torch.Tensor)):
+        if not (self.active and args and isinstance(args[0], torch.Tensor) and isinstance(logits, torch.Tensor)):
             return
         if logits.requires_grad and logits.ndim == 2 and len(logits) == len(args[0]):
-            self.forwards = [*self.forwards[1 - _KEPT :], Forward(args[0], logits)]
+            self.forwards = [*self.forwards[1 - _MAX_FORWARDS :], RecordedForward(args[0], logits)]
 
     @contextmanager
-    def on(self, model: nn.Module) -> Iterator[Watch]:
-        """Remember the forwards of ``model``, wrapped or not, while the body runs."""
+    def on(self, model: nn.Module) -> Iterator[ForwardRecorder]:
+        """Record the forwards of ``model``, wrapped or not, while the body runs."""
         handle = unwrap(model).register_forward_hook(self.remember)
         try:
             yield self
@@ -103,18 +108,18 @@ class Watch:
             handle.remove()
             self.forget()
 
-    def images_behind(self, logits: torch.Tensor) -> torch.Tensor:
-        """The images (n, ...) that ``logits`` (n, K) were computed from; of several sizes, all of the largest.
+    def source_images(self, logits: torch.Tensor) -> torch.Tensor:
+        """The images (n, ...) that ``logits`` (n, K) were computed from; if their sizes differ, resized to the largest.
 
         Raises:
-            ModelError: they cannot be traced (:func:`rows_behind`).
+            ModelError: they cannot be traced (:func:`trace_rows`).
         """
         if self.forwards and logits is self.forwards[-1].logits:
             return self.forwards[-1].images.detach()
-        places = rows_behind(logits, [forward.logits for forward in self.forwards])
-        images = [self.forwards[source].images[row].detach() for source, row in places]
+        sources = trace_rows(logits, [forward.logits for forward in self.forwards])
+        images = [self.forwards[forward].images[row].detach() for forward, row in sources]
         largest = max((image.shape[-2:] for image in images), key=lambda shape: shape[0] * shape[1])
-        # shape_texture trains on small images, which the model brings to its size; noise has that size's tokens
+        # shape_texture also trains on smaller images, which the model resizes; the noise has the full size's tokens.
         return torch.stack([_resized(image, largest) for image in images])
 
 

@@ -1,38 +1,38 @@
-"""``register()``: our evaluations and the training hook where EasyRobust's users look for them."""
+"""``register()`` makes this package's evaluations and training hook available in EasyRobust's own modules."""
 
 from __future__ import annotations
 
 from types import ModuleType
 from typing import Any
 
-from ..evaluation import easyrobust_api as evaluate
-from ..training.augmentations import nullspace as augment
-from . import companion_loss as companion
+from .. import evaluation
+from ..training import NullspaceAugmentation, add_nullspace_args
+from .companion_loss import nullspace_augmented
 
-ADDED = (
+ADDED_EVALUATIONS = (
     "evaluate_damagenet",
     "evaluate_imagenet_cw",
     "evaluate_imagenet_fgsm",
     "evaluate_imagenet_patchfool",
     "evaluate_imagenet_pgd",
 )
-HOOKS = {
-    "NullspaceAugmentation": augment.NullspaceAugmentation,
-    "add_nullspace_args": augment.add_nullspace_args,
-    "nullspace_augmented": companion.nullspace_augmented,
+TRAINING_HOOKS = {
+    "NullspaceAugmentation": NullspaceAugmentation,
+    "add_nullspace_args": add_nullspace_args,
+    "nullspace_augmented": nullspace_augmented,
 }
 
 
 def register() -> None:
     """Add what EasyRobust lacks to ``easyrobust.benchmarks`` and ``easyrobust.augmentations``; replace nothing.
 
-    ``from easyrobust.benchmarks import *`` gives them too. Calling it again changes nothing.
+    ``from easyrobust.benchmarks import *`` then imports them too. Calling it again changes nothing.
     """
     import easyrobust.augmentations as augmentations
     import easyrobust.benchmarks as benchmarks
 
-    _add(benchmarks, {name: getattr(evaluate, name) for name in ADDED})
-    _add(augmentations, HOOKS)
+    _add(benchmarks, {name: getattr(evaluation, name) for name in ADDED_EVALUATIONS})
+    _add(augmentations, TRAINING_HOOKS)
 
 
 def _add(host: ModuleType, names: dict[str, Any]) -> None:

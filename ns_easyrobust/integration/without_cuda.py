@@ -1,4 +1,4 @@
-"""Scripts written for GPUs on a machine without one: what they ask of CUDA is done on the CPU, or not at all."""
+"""Runs scripts written for GPUs on a machine without one: their calls of CUDA use the CPU or do nothing."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
+from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
-_SILENT = ("set_device", "synchronize", "empty_cache", "reset_peak_memory_stats")
+_NO_OPS = ("set_device", "synchronize", "empty_cache", "reset_peak_memory_stats")
 
 
 def _on_cpu(value: Any) -> Any:
-    """``value``, or the CPU where it names a GPU."""
+    """``value``, or the CPU if ``value`` names a GPU."""
     if isinstance(value, str) and value.split(":")[0] == "cuda":
         return "cpu"
     return torch.device("cpu") if isinstance(value, torch.device) and value.type == "cuda" else value
 
 
 class OnCpu(TorchFunctionMode):
-    """Calls of torch with a GPU as device get the CPU; ``tensor.cuda()`` gives the tensor."""
+    """Calls of torch that name a GPU use the CPU; ``tensor.cuda()`` returns the tensor itself."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
@@ -36,32 +37,32 @@ class OnCpu(TorchFunctionMode):
 
 @contextmanager
 def without_cuda() -> Iterator[None]:
-    """Run the body as a script for GPUs would run on the CPU.
+    """Run the body, written for GPUs, on the CPU.
 
-    ``.cuda()``, devices named ``cuda`` and ``torch.cuda.synchronize()`` do no harm, autocast is the
-    CPU's in bfloat16, loss scaling is off, and several processes talk over gloo.
+    ``.cuda()`` and ``torch.cuda.synchronize()`` do nothing, devices named ``cuda`` become the CPU, autocast
+    is the CPU's in bfloat16, loss scaling is off, and processes communicate over gloo.
     """
-    start_ddp, start_group = DistributedDataParallel.__init__, dist.init_process_group
+    original_ddp_init, original_init_group = DistributedDataParallel.__init__, dist.init_process_group
 
-    def ddp(self: Any, module: Any, device_ids: Any = None, output_device: Any = None, *rest: Any, **how: Any) -> None:
-        start_ddp(self, module, None, None, *rest, **how)
+    def ddp_init(
+        self: Any, module: Any, device_ids: Any = None, output_device: Any = None, *rest: Any, **options: Any
+    ) -> None:
+        original_ddp_init(self, module, None, None, *rest, **options)
 
-    def group(backend: str | None = None, *rest: Any, **how: Any) -> None:
-        start_group("gloo" if backend == "nccl" else backend, *rest, **how)
+    def init_group(backend: str | None = None, *rest: Any, **options: Any) -> None:
+        original_init_group("gloo" if backend == "nccl" else backend, *rest, **options)
 
     with ExitStack() as undo:
-        for name in _SILENT:
+        for name in _NO_OPS:
             undo.enter_context(mock.patch.object(torch.cuda, name, return_value=None))
         autocast = functools.partial(torch.autocast, "cpu", dtype=torch.bfloat16)
         undo.enter_context(
             mock.patch.object(torch.cuda.amp, "autocast", lambda enabled=True: autocast(enabled=enabled))
         )
         undo.enter_context(
-            mock.patch.object(
-                torch.cuda.amp, "GradScaler", functools.partial(torch.amp.GradScaler, "cpu", enabled=False)
-            )
+            mock.patch.object(torch.cuda.amp, "GradScaler", functools.partial(GradScaler, "cpu", enabled=False))
         )
-        undo.enter_context(mock.patch.object(DistributedDataParallel, "__init__", ddp))
-        undo.enter_context(mock.patch.object(dist, "init_process_group", group))
+        undo.enter_context(mock.patch.object(DistributedDataParallel, "__init__", ddp_init))
+        undo.enter_context(mock.patch.object(dist, "init_process_group", init_group))
         undo.enter_context(OnCpu())
         yield

@@ -1,1 +1,61 @@
-"""The only place that knows transformer anatomy; checkpoints in and out."""
+"""Building, loading and saving models; the only folder that knows a transformer's internal structure."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .architectures import build
+    from .attention import attention_blocks, attention_maps, fused_attention, prefix_tokens
+    from .checkpoint_save import export_checkpoint, save_model
+    from .checkpoints import Checkpoint, load_into, load_model, read_checkpoint
+    from .download import is_url
+    from .ema import Ema
+    from .hooks import (
+        capture_patch_embed,
+        depends_on_embedding_alone,
+        encoder_noise,
+        frozen,
+        storage_free_zeros,
+        token_shape,
+    )
+    from .normalization import NormalizedModel, resolve_normalization
+    from .safe_load import ALLOWED_GLOBALS, read_file, read_without_objects
+    from .vit import bare_vit, find_normalize, find_patch_embed, required_image_size, unwrap
+    from .weights import LAYOUTS
+
+__all__ = [
+    "ALLOWED_GLOBALS",
+    "LAYOUTS",
+    "Checkpoint",
+    "Ema",
+    "NormalizedModel",
+    "attention_blocks",
+    "attention_maps",
+    "bare_vit",
+    "build",
+    "capture_patch_embed",
+    "depends_on_embedding_alone",
+    "encoder_noise",
+    "export_checkpoint",
+    "find_normalize",
+    "find_patch_embed",
+    "frozen",
+    "fused_attention",
+    "is_url",
+    "load_into",
+    "load_model",
+    "prefix_tokens",
+    "read_checkpoint",
+    "read_file",
+    "read_without_objects",
+    "required_image_size",
+    "resolve_normalization",
+    "save_model",
+    "storage_free_zeros",
+    "token_shape",
+    "unwrap",
+]
+
+if not TYPE_CHECKING:
+    from ..utils import lazy_names
+
+    __getattr__, __dir__ = lazy_names(__name__)

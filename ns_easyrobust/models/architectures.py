@@ -1,4 +1,4 @@
-"""Bare transformers by name: timm's, EasyRobust's, and three small ones for tests and demos.
+"""Bare transformers by name: timm's, EasyRobust's, and four small ones for tests and demos.
 
 Importing this module registers the small ones with timm, so that ``timm.create_model``
 in EasyRobust's own scripts finds them too.
@@ -28,14 +28,14 @@ def build(arch: str, *, num_classes: int = 1000, pretrained: bool = False, **kwa
 
     Args:
         arch: a name in timm's registry, or one of EasyRobust's models, whose package is
-            imported only when timm does not know the name.
-        num_classes: outputs K of the head.
-        pretrained: have timm fetch its weights from a hub; where timm names an address,
-            :func:`ns_easyrobust.models.checkpoints.load_model` fetches and reads it safely instead.
-        kwargs: handed to the architecture's factory; those that are None are dropped.
+            imported only if timm does not know the name.
+        num_classes: number K of outputs of the head.
+        pretrained: let timm download its weights from a hub. If timm names a URL,
+            :func:`ns_easyrobust.models.checkpoints.load_model` downloads and reads it safely instead.
+        kwargs: passed to the architecture's factory; those that are None are dropped.
 
     Raises:
-        ModelError: unknown name, or an argument that the architecture does not take.
+        ModelError: unknown name, or an argument that the architecture does not accept.
         CheckpointError: ``pretrained`` weights that do not exist or cannot be downloaded.
     """
     options = {name: value for name, value in kwargs.items() if value is not None}
@@ -43,14 +43,14 @@ def build(arch: str, *, num_classes: int = 1000, pretrained: bool = False, **kwa
     if not is_model(arch):
         _import_easyrobust_models(arch)
     factory = model_entrypoint(arch)
-    theirs = factory.__module__.startswith("easyrobust.")
+    is_easyrobust = factory.__module__.startswith("easyrobust.")
     try:
-        # EasyRobust's factories choke on the pretrained_cfg=None that timm 1.x's create_model adds
-        model: nn.Module = factory(**options) if theirs else timm.create_model(arch, **options)
+        # EasyRobust's factories fail on the pretrained_cfg=None that timm 1.x's create_model adds
+        model: nn.Module = factory(**options) if is_easyrobust else timm.create_model(arch, **options)
     except UserError:
         raise
-    except Exception as error:  # a factory's own complaint, of whatever type
-        # A refused argument is a TypeError or an assertion; all else while fetching weights is the fetching.
+    except Exception as error:  # a factory may raise an error of any type
+        # A rejected argument raises TypeError or AssertionError; with pretrained, anything else is a failed download.
         if isinstance(error, OSError) or (pretrained and not isinstance(error, TypeError | AssertionError)):
             raise CheckpointError(
                 f"{arch}: expected to download its pretrained weights, found {_reason(error)}. "
@@ -58,19 +58,23 @@ def build(arch: str, *, num_classes: int = 1000, pretrained: bool = False, **kwa
             ) from error
         raise ModelError(
             f"{arch} could not be built under timm {timm.__version__}: expected arguments that it takes, "
-            f"found {_shown(kwargs)}: {_reason(error)}. Correct the argument, or use another timm."
+            f"found {_format_arguments(kwargs)}: {_reason(error)}. Correct the argument, or use another timm."
         ) from error
-    if pretrained and not theirs and not _has_weights(model):
-        raise _no_weights(arch)  # timm 0.5.4 goes on with random weights
+    if pretrained and not is_easyrobust and not _has_weights(model):
+        raise _no_weights_error(arch)  # timm 0.5.4 silently keeps random weights
     return model
 
 
 def _import_easyrobust_models(arch: str) -> None:
-    """Make EasyRobust's models known to timm's registry, and ``arch`` among them."""
+    """Register EasyRobust's models with timm.
+
+    Raises:
+        ModelError: ``arch`` is not among them, or they cannot be imported.
+    """
     problem = ""
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)  # theirs, not the user's
+            warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)  # not the user's to fix
             importlib.import_module("easyrobust.models")
     except ImportError as error:
         problem = (
@@ -78,22 +82,22 @@ def _import_easyrobust_models(arch: str) -> None:
         )
     if is_model(arch) and not problem:
         return
-    close = difflib.get_close_matches(arch, list_models(), n=3)
+    similar = difflib.get_close_matches(arch, list_models(), n=3)
     raise ModelError(
         f"unknown model: expected a name that timm {timm.__version__} or EasyRobust knows, found {arch!r}."
-        + (f" Did you mean {', '.join(close)}?" if close else " timm.list_models() lists them.")
+        + (f" Did you mean {', '.join(similar)}?" if similar else " timm.list_models() lists them.")
         + problem
     )
 
 
 def published_url(model: nn.Module) -> str | None:
-    """The address that timm names for the weights of a model it built; None where it names none."""
+    """URL that timm names for the weights of a model that it built; None if it names none."""
     url = _config(model).get("url")
     return url if isinstance(url, str) and url.startswith("http") else None
 
 
 def published_classes(model: nn.Module) -> int:
-    """How many classes the weights at :func:`published_url` tell apart."""
+    """Number of classes of the weights at :func:`published_url`."""
     return int(_config(model).get("num_classes", 1000))
 
 
@@ -106,7 +110,7 @@ def _has_weights(model: nn.Module) -> bool:
     return any(config.get(key) for key in ("url", "hf_hub", "hf_hub_id", "file", "state_dict"))
 
 
-def _no_weights(arch: str) -> CheckpointError:
+def _no_weights_error(arch: str) -> CheckpointError:
     return CheckpointError(
         f"{arch}: expected pretrained weights, found none published. Leave out pretrained, or give a checkpoint file."
     )
@@ -116,20 +120,20 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:300].rstrip(".")
 
 
-def _shown(kwargs: dict[str, Any]) -> str:
+def _format_arguments(kwargs: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in kwargs.items()) or "none"
 
 
-def _micro(
+def _build_micro(
     factory: Any, name: str, classifier: str, pretrained: bool, kwargs: dict[str, Any], **shape: Any
 ) -> nn.Module:
-    """A small model with the config that ``timm.data.resolve_data_config`` reads.
+    """Build a small model with the config that ``timm.data.resolve_data_config`` reads.
 
-    ``kwargs`` are what timm hands a factory, which differs by version: 1.x adds settings
-    of its own for pretrained weights.
+    ``shape`` holds the model's defaults, ``kwargs`` what timm passes to its factory. timm 1.x
+    adds settings for pretrained weights to them, which are dropped.
     """
     if pretrained:
-        raise _no_weights(name)
+        raise _no_weights_error(name)
     for setting in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
         kwargs.pop(setting, None)
     options = {"img_size": 32, "in_chans": 3, "num_classes": 1000} | shape
@@ -157,7 +161,7 @@ def _micro(
 @register_model
 def vit_micro_patch8_32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ViT for 32x32 images: 16 patches, width 64, 3 blocks; 0.16 M parameters. For tests and demos."""
-    return _micro(
+    return _build_micro(
         VisionTransformer, "vit_micro_patch8_32", "head", pretrained, kwargs,
         patch_size=8, embed_dim=64, depth=3, num_heads=4,
     )  # fmt: skip
@@ -166,7 +170,7 @@ def vit_micro_patch8_32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 @register_model
 def vit_micro_patch4_32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ViT for 32x32 images: 64 patches, width 192, 6 blocks; 2.7 M parameters. For CIFAR-10."""
-    return _micro(
+    return _build_micro(
         VisionTransformer, "vit_micro_patch4_32", "head", pretrained, kwargs,
         patch_size=4, embed_dim=192, depth=6, num_heads=3,
     )  # fmt: skip
@@ -175,7 +179,7 @@ def vit_micro_patch4_32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 @register_model
 def vit_micro_patch32_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ViT for 224x224 images: 49 patches, width 64, 3 blocks. For smoke tests of scripts that crop to 224."""
-    return _micro(
+    return _build_micro(
         VisionTransformer, "vit_micro_patch32_224", "head", pretrained, kwargs,
         img_size=224, patch_size=32, embed_dim=64, depth=3, num_heads=4,
     )  # fmt: skip
@@ -184,8 +188,8 @@ def vit_micro_patch32_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 @register_model
 def swin_micro_patch2_32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Swin for 32x32 images: 256 patches, windows of 4, 2 stages of 2 blocks. For tests."""
-    classifier = "head.fc" if hasattr(SwinTransformer, "set_input_size") else "head"  # timm 1.x : 0.5.4
-    return _micro(
+    classifier = "head.fc" if hasattr(SwinTransformer, "set_input_size") else "head"  # timm 1.x, else 0.5.4
+    return _build_micro(
         SwinTransformer, "swin_micro_patch2_32", classifier, pretrained, kwargs,
         patch_size=2, window_size=4, embed_dim=24, depths=(2, 2), num_heads=(2, 4),
     )  # fmt: skip

@@ -1,26 +1,28 @@
-"""Attention weights of a plain vision transformer, read while it runs.
+"""Attention of vision transformers: recording its weights during a forward, and fusing it temporarily.
 
-They are taken where the blocks hand them to their dropout: after the softmax, before the
-dropout, and still part of the autograd graph.
+The weights are recorded where the blocks pass them to dropout: after the softmax, before the
+dropout, and still attached to the autograd graph.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from types import MethodType
 from typing import Any
 
 import torch
+from timm.models.vision_transformer import Attention
 from torch import nn
 
 from ..errors import ModelError, OptionError
 from .vit import find_patch_embed, unwrap
 
-_FITS = "attention is read from ViT, DeiT, BEiT and their like: 'blocks' with one 'attn.attn_drop' each"
+_SUPPORTED = "attention is read from ViT, DeiT, BEiT and their like: 'blocks' with one 'attn.attn_drop' each"
 
 
 class AttentionMaps(Mapping[int, torch.Tensor]):
-    """Attention (B, H, N, N) by block index, of the newest forward; N counts prefix tokens too.
+    """Attention weights (B, H, N, N) of the latest forward, by block index; N includes the prefix tokens.
 
     Attributes:
         model: the unwrapped eager module to call.
@@ -56,17 +58,17 @@ def attention_blocks(model: nn.Module) -> list[nn.Module]:
     blocks = list(getattr(encoder, "blocks", None) or [])
     name = type(encoder).__name__
     if not blocks:
-        parts = ", ".join(child for child, _ in encoder.named_children())
-        raise ModelError(f"{name} has no blocks whose attention can be read: found {parts}; {_FITS}.")
+        children = ", ".join(child for child, _ in encoder.named_children())
+        raise ModelError(f"{name} has no blocks whose attention can be read: found {children}; {_SUPPORTED}.")
     for i, block in enumerate(blocks):
         if not isinstance(getattr(getattr(block, "attn", None), "attn_drop", None), nn.Module):
-            parts = ", ".join(child for child, _ in block.named_children())
-            raise ModelError(f"{name}'s block {i} has no attn.attn_drop: found {parts}; {_FITS}.")
+            children = ", ".join(child for child, _ in block.named_children())
+            raise ModelError(f"{name}'s block {i} has no attn.attn_drop: found {children}; {_SUPPORTED}.")
     return blocks
 
 
 def prefix_tokens(model: nn.Module) -> int:
-    """How many tokens stand before the patches': the class token, DeiT's distillation token, registers."""
+    """Number of tokens before the patch tokens: the class token, DeiT's distillation token, registers."""
     encoder = _encoder(model)
     for name in ("num_prefix_tokens", "num_tokens"):  # timm 1.x's name, timm 0.5.4's
         if isinstance(number := getattr(encoder, name, None), int):
@@ -75,24 +77,25 @@ def prefix_tokens(model: nn.Module) -> int:
 
 
 def _encoder(model: nn.Module) -> nn.Module:
-    """The module that the patch embedding is a direct part of."""
+    """The module that has the patch embedding as a direct child."""
     patch_embed = find_patch_embed(model)
     return next(module for module in unwrap(model).modules() if patch_embed in module.children())
 
 
 @contextmanager
 def attention_maps(model: nn.Module, layers: Collection[int] | None = None) -> Iterator[AttentionMaps]:
-    """While the body runs, each forward leaves its attention here; a new one drops the last one's.
+    """Record the attention of each forward in the body; a new forward replaces the previous one's.
 
-    Blocks that are read compute their attention step by step (timm 1.x fuses it otherwise, and a
-    fused kernel returns no weights); the others stay as they are. All is undone afterwards.
+    The recorded blocks compute their attention step by step (timm 1.x would fuse it, and a fused
+    kernel returns no weights); the others stay as they are. Everything is undone afterwards.
 
     Args:
-        layers: indices of the blocks to read, from 0; None: all of them.
+        model: a vision transformer with the blocks of :func:`attention_blocks`, wrapped or not.
+        layers: indices of the blocks to record, from 0; None: all of them.
 
     Raises:
-        OptionError: a block that the model does not have.
-        ModelError: a model whose attention cannot be read, or no forward ran in the body.
+        OptionError: an index of a block that the model does not have.
+        ModelError: the model's attention cannot be read, or no forward ran in the body.
     """
     blocks = attention_blocks(model)
     wanted = sorted(set(range(len(blocks)) if layers is None else layers))
@@ -105,25 +108,25 @@ def attention_maps(model: nn.Module, layers: Collection[int] | None = None) -> I
     with ExitStack() as undo:
         undo.callback(blocks[0].register_forward_pre_hook(lambda module, args: maps.newest.clear()).remove)
         for layer in wanted:
-            undo.enter_context(_recorded(blocks[layer], layer, maps.newest))
+            undo.enter_context(_record_attention(blocks[layer], layer, maps.newest))
         yield maps
         for layer in wanted:
-            maps[layer]  # raises where no forward ran
+            maps[layer]  # raises if no forward ran
 
 
 @contextmanager
-def _recorded(block: Any, layer: int, maps: dict[int, torch.Tensor]) -> Iterator[None]:
-    """Write the block's attention to ``maps[layer]`` whenever it runs."""
+def _record_attention(block: Any, layer: int, maps: dict[int, torch.Tensor]) -> Iterator[None]:
+    """Store the block's attention in ``maps[layer]`` whenever the block runs."""
 
     def record(module: nn.Module, args: Any, output: Any) -> None:
         maps[layer] = args[0]
 
     def check(module: nn.Module, args: Any, output: Any) -> None:
-        tokens, shape = args[0].shape[1], tuple(maps[layer].shape) if layer in maps else ()
-        if len(shape) != 4 or shape[2:] != (tokens, tokens):
+        length, shape = args[0].shape[1], tuple(maps[layer].shape) if layer in maps else ()
+        if len(shape) != 4 or shape[2:] != (length, length):
             raise ModelError(
-                f"{type(block.attn).__name__} of block {layer}: expected attention of {tokens} tokens to {tokens}, "
-                f"found {f'weights of shape {shape}' if shape else 'none'}; {_FITS}."
+                f"{type(block.attn).__name__} of block {layer}: expected attention of {length} tokens to {length}, "
+                f"found {f'weights of shape {shape}' if shape else 'none'}; {_SUPPORTED}."
             )
 
     fused = getattr(block.attn, "fused_attn", None)
@@ -137,3 +140,43 @@ def _recorded(block: Any, layer: int, maps: dict[int, torch.Tensor]) -> Iterator
             handle.remove()
         if fused:
             block.attn.fused_attn = fused
+
+
+def _fused_forward(self: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """timm 0.5.4's ``Attention.forward`` without dropout and without storing the softmax; (B, N, D) -> (B, N, D)."""
+    batch_size, length, width = tokens.shape
+    qkv = self.qkv(tokens).reshape(batch_size, length, 3, self.num_heads, width // self.num_heads)
+    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    attended = nn.functional.scaled_dot_product_attention(query, key, value, scale=self.scale)
+    result: torch.Tensor = self.proj(attended.transpose(1, 2).reshape(batch_size, length, width))
+    return result
+
+
+def _is_fusible(module: nn.Module) -> bool:
+    """Whether this is timm 0.5.4's own attention, unchanged and without hooks inside; timm 1.x fuses its own."""
+    has_hooks = any(child._forward_hooks or child._forward_pre_hooks for child in module.children())
+    return (
+        type(module) is Attention
+        and not hasattr(module, "fused_attn")
+        and "forward" not in vars(module)
+        and not has_hooks
+    )
+
+
+@contextmanager
+def fused_attention(model: nn.Module) -> Iterator[int]:
+    """Let the attention modules of ``model`` use ``scaled_dot_product_attention`` while the body runs.
+
+    The model must be in eval mode, because dropout is left out. Only the attention of timm 0.5.4's ViT and DeiT is
+    swapped; modules with a position bias (Swin, BEiT), a changed ``forward`` or hooks inside stay as they are. The
+    result is the same up to rounding; on GPUs the fused backward may add in a different order each time. Yields the
+    number of modules that were swapped.
+    """
+    swapped = [module for module in model.modules() if _is_fusible(module)]
+    for module in swapped:
+        module.forward = MethodType(_fused_forward, module)
+    try:
+        yield len(swapped)
+    finally:
+        for module in swapped:
+            del module.forward

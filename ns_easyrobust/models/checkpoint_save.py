@@ -1,62 +1,70 @@
-"""The two layouts that are written: EasyRobust's and timm's."""
+"""Saving checkpoints atomically, in EasyRobust's layout or timm's.
+
+EasyRobust's ``benchmark.py`` loads the one, ``timm.models.load_checkpoint`` the other; no single file works for both.
+"""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping
-from enum import Enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from torch import nn
 
-from ..errors import ModelError, OptionError
-from ..utils.files import write_atomically
-from .weights import Weights
-
-LAYOUTS = ("easyrobust", "timm")
-RAW = (
-    "state_dict",
-    "model",
-    "model_state_dict",
-)  # where weights may lie; looked for in this order, as timm does
-EMA = ("state_dict_ema", "model_ema")
-NORMALIZATION = ("mean", "std", "mean_ema", "std_ema")
+from ..errors import CheckpointError, ModelError, OptionError
+from ..utils import write_atomically
+from .architectures import build
+from .checkpoints import Checkpoint, load_into, read_checkpoint
+from .normalization import resolve_normalization
+from .weights import (
+    EMA,
+    LAYOUTS,
+    NORMALIZATION,
+    RAW,
+    Weights,
+    class_count,
+    cpu_copy,
+    jax_class_count,
+    load_strictly,
+    to_plain_values,
+    weights_of_state_dict,
+)
 
 
 def write_layout(
     path: str | Path, layout: str, weights: Weights, ema: Weights | None, extra: Mapping[str, Any]
 ) -> Path:
-    """Write weights, averaged weights and ``extra`` beside them, at once or not at all.
+    """Write weights, EMA weights and the entries ``extra`` to one file, atomically.
 
     ``easyrobust``: ``state_dict`` and ``state_dict_ema`` with ``0.mean``, ``0.std``, ``1.*``,
     which EasyRobust's ``benchmark.py`` loads. ``timm``: both with bare names, which
-    ``timm.models.load_checkpoint`` loads, and lists ``mean`` and ``std`` beside them.
+    ``timm.models.load_checkpoint`` loads, and beside them the lists ``mean`` and ``std``.
 
     Raises:
         ModelError: layout ``easyrobust`` and weights without normalisation.
-        OptionError: unknown layout, or an ``extra`` that is not plain or has a taken name.
-        OutputError: the file cannot be written; an older one is then untouched.
+        OptionError: unknown layout, or an ``extra`` that is not a plain value or has a reserved name.
+        OutputError: the file cannot be written; an existing one is then untouched.
     """
     if layout not in LAYOUTS:
         raise OptionError(f"layout: expected {' or '.join(LAYOUTS)}, found {layout!r}. Choose one.")
-    if taken := [key for key in extra if key in (*RAW, *EMA, *NORMALIZATION)]:
-        raise OptionError(f"extra: expected names beside the weights, found {taken[0]}. Rename it.")
-    content: dict[str, Any] = {"state_dict": _laid_out(weights, layout)}
+    if reserved := [key for key in extra if key in (*RAW, *EMA, *NORMALIZATION)]:
+        raise OptionError(f"extra: expected names beside the weights, found {reserved[0]}. Rename it.")
+    content: dict[str, Any] = {"state_dict": _to_layout(weights, layout)}
     if ema is not None:
-        content["state_dict_ema"] = _laid_out(ema, layout)
+        content["state_dict_ema"] = _to_layout(ema, layout)
     if layout == "timm":
-        content |= _lists(weights, "")
+        content |= _normalization_lists(weights, "")
         if ema is not None and (ema.mean, ema.std) != (weights.mean, weights.std):
-            content |= _lists(ema, "_ema")  # averaging the buffers moved their last bits
-    content |= {key: plain(value, key) for key, value in extra.items()}
+            content |= _normalization_lists(ema, "_ema")  # averaging the buffers changed their last bits
+    content |= {key: to_plain_values(value, key) for key, value in extra.items()}
     return write_atomically(path, lambda temporary: torch.save(content, temporary))
 
 
-def _laid_out(weights: Weights, layout: str) -> dict[str, torch.Tensor]:
-    """A copy of the tensors on the CPU, under the layout's names."""
-    state = {name: _copy(value) for name, value in weights.state.items()}
+def _to_layout(weights: Weights, layout: str) -> dict[str, torch.Tensor]:
+    """A copy of the tensors on the CPU, with the layout's names."""
+    state = {name: cpu_copy(value) for name, value in weights.state.items()}
     if layout == "timm":
         return state
     if weights.mean is None or weights.std is None:
@@ -64,58 +72,101 @@ def _laid_out(weights: Weights, layout: str) -> dict[str, torch.Tensor]:
             "layout easyrobust: expected a model with its input normalisation in front, found a bare one. "
             "Wrap it (load_model, with_normalization), or save it in layout timm."
         )
-    front = {"0.mean": torch.tensor(weights.mean), "0.std": torch.tensor(weights.std)}
-    return front | {f"1.{name}": value for name, value in state.items()}
+    normalization = {"0.mean": torch.tensor(weights.mean), "0.std": torch.tensor(weights.std)}
+    return normalization | {f"1.{name}": value for name, value in state.items()}
 
 
-def _lists(weights: Weights, suffix: str) -> dict[str, list[float]]:
+def _normalization_lists(weights: Weights, suffix: str) -> dict[str, list[float]]:
     if weights.mean is None or weights.std is None:
         return {}
     return {f"mean{suffix}": list(weights.mean), f"std{suffix}": list(weights.std)}
 
 
-def _copy(value: torch.Tensor) -> torch.Tensor:
-    """On the CPU and by itself: a view would be saved with all of its storage."""
-    return value.detach().cpu().contiguous().clone()
-
-
-def plain(value: Any, where: str, *, tensors: bool = True, depth: int = 50) -> Any:
-    """``value`` in types that ``torch.load(weights_only=True)`` knows without an allow-list.
-
-    Namespaces become dicts, numpy scalars Python's, paths and devices strings.
+def save_model(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    ema: nn.Module | None = None,
+    layout: str = "easyrobust",
+    **extra: Any,
+) -> None:
+    """Save a model so that EasyRobust or timm can load it with torch's safe default, ``weights_only=True``.
 
     Args:
-        value: what to store, nested at will.
-        where: its name in errors.
-        tensors: whether tensors count as plain.
-        depth: how far it may nest; a value that holds itself never ends.
+        model: the model with its normalisation in front, wrapped or not (DistributedDataParallel,
+            ``torch.compile``, timm's ModelEmaV2); for layout ``timm`` a bare transformer is enough.
+        path: the file; an existing one is replaced atomically.
+        ema: the averaged model, of the same form as ``model``.
+        layout: ``easyrobust`` or ``timm``, see :func:`ns_easyrobust.models.checkpoint_save.write_layout`.
+        extra: stored beside the weights (``arch``, ``epoch``, ``args``, ...) as tensors and plain values.
 
     Raises:
-        OptionError: naming what in it cannot be stored.
+        ModelError: no normalisation in front for layout ``easyrobust``.
+        OptionError: unknown layout, or an ``extra`` that is not a plain value or has a reserved name.
+        OutputError: the file cannot be written; an existing one is then untouched.
     """
-    if value is None or type(value) in (bool, int, float, str, bytes):
-        return value
-    if not depth:
-        raise OptionError(f"{where[:80]}: expected values nested 50 deep at most, found more. Leave it out.")
-    if isinstance(value, np.generic):  # before float: np.float64 is one
-        return plain(value.item(), where)
-    if isinstance(value, torch.Tensor) and tensors:
-        return _copy(value)
-    if isinstance(value, argparse.Namespace):
-        value = vars(value)
-    if isinstance(value, Mapping):
-        return {plain(k, where): plain(v, f"{where}.{k}", tensors=tensors, depth=depth - 1) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        items = [plain(item, f"{where}[{i}]", tensors=tensors, depth=depth - 1) for i, item in enumerate(value)]
-        return items if isinstance(value, list) else tuple(items)
-    if isinstance(value, Path | torch.device | torch.dtype):
-        return str(value)
-    if isinstance(value, Enum):
-        return plain(value.value, where)
-    for kind in (int, float, str):  # a subclass, pickled under its own name
-        if isinstance(value, kind):
-            return kind(value)
-    raise OptionError(
-        f"{where}: expected tensors and plain values (numbers, strings, lists, dicts), found "
-        f"{type(value).__name__}. Convert it before saving."
-    )
+    weights = weights_of_state_dict(model.state_dict(), "state_dict", type(model).__name__)
+    averaged = None if ema is None else weights_of_state_dict(ema.state_dict(), "state_dict_ema", type(ema).__name__)
+    write_layout(path, layout, weights, averaged, extra)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What :func:`export_checkpoint` wrote."""
+
+    path: Path
+    layout: str
+    entries: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    normalization_origin: str
+
+
+def export_checkpoint(
+    source: str | Path | Checkpoint,
+    destination: str | Path,
+    layout: str,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    arch: str | None = None,
+) -> Exported:
+    """Convert a checkpoint to a layout: weights, EMA weights and metadata, without training state.
+
+    Args:
+        source: a file or URL in any form that :func:`read_checkpoint` accepts, or a checkpoint already read.
+        destination: the file to write, replaced if it exists.
+        layout: ``easyrobust`` or ``timm``.
+        mean, std: input normalisation for a checkpoint that does not contain one.
+        arch: the architecture; None: the one that the file names. It is needed for ``.npz``, and to
+            take mean and std from timm (the weights must then fit it).
+
+    Raises:
+        CheckpointError: nothing to load, unsafe, damaged, or for another architecture.
+        ModelError: neither the file nor the arguments give the normalisation.
+        OutputError: the file cannot be written.
+    """
+    checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
+    arch, vit, ema = arch or checkpoint.arch, None, None
+    if checkpoint.form == "npz":
+        if arch is None:
+            raise CheckpointError(
+                f"{checkpoint.source}: expected the architecture of a JAX .npz, found none. Give --model."
+            )
+        vit = build(arch, num_classes=jax_class_count(checkpoint.content) or 1000)
+        load_into(vit, checkpoint, False, arch)
+        weights = weights_of_state_dict(vit.state_dict(), "npz", checkpoint.source)
+    else:
+        weights = checkpoint.weights()
+        ema = checkpoint.weights(ema=True) if checkpoint.has_ema else None
+        if arch is not None and weights.mean is None and mean is None:
+            vit = build(arch, num_classes=class_count(weights.state) or 1000)
+            load_strictly(vit, weights, arch, checkpoint.source)  # another architecture's mean and std would be wrong
+    used_mean, used_std, origin = resolve_normalization(vit, weights, mean=mean, std=std)
+    weights = replace(weights, mean=used_mean, std=used_std)
+    if ema is not None and ema.mean is None:
+        ema = replace(ema, mean=used_mean, std=used_std)
+    extra = checkpoint.metadata | ({"arch": arch} if arch else {})
+    path = write_layout(destination, layout, weights, ema, extra)
+    entries = ("state_dict",) if ema is None else ("state_dict", "state_dict_ema")
+    return Exported(path, layout, entries, used_mean, used_std, origin)

@@ -1,4 +1,4 @@
-"""Checkpoints behind an address: fetched once, cached under a name that no other address shares."""
+"""Downloading checkpoints: once per URL, cached under a name that no other URL shares."""
 
 from __future__ import annotations
 
@@ -15,26 +15,25 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import torch
 from tqdm import tqdm
 
 from ..errors import CheckpointError, OptionError
-from ..utils.files import sha256_of
+from ..utils import sha256_of, torch
 
 _logger = logging.getLogger(__name__)
-_TIMEOUT = 60.0  # seconds without a byte until a download counts as failed
+_TIMEOUT = 60.0  # seconds without data after which a download counts as failed
 
 
 def is_url(source: str | Path) -> bool:
-    """Whether ``source`` is an address (``scheme://...``) and not a path."""
+    """Whether ``source`` is a URL (``scheme://...``) and not a path."""
     return "://" in str(source)
 
 
 def cache_path(url: str) -> Path:
-    """Where ``url`` is cached: torch's hub folder, named by a hash of the whole URL and its basename.
+    """Where ``url`` is cached: in torch's hub folder, named by a hash of the whole URL and its basename.
 
-    The hash is there because EasyRobust calls each of its files ``model_best.pth.tar``:
-    by basename alone, the second address would silently give the first one's file.
+    The hash is needed because EasyRobust names each of its files ``model_best.pth.tar``:
+    by basename alone, a second URL would silently give the first one's file.
     """
     name = re.sub(r"[^\w.-]", "_", unquote(urlsplit(url).path).rsplit("/", 1)[-1])[-100:]
     folder = Path(torch.hub.get_dir()) / "checkpoints"
@@ -42,15 +41,16 @@ def cache_path(url: str) -> Path:
 
 
 def fetch(url: str, *, sha256: str | None = None) -> Path:
-    """The local file of ``url``, downloaded unless it is cached; a ``file:`` URL is read in place.
+    """The local file for ``url``, downloaded unless it is cached; a ``file:`` URL is read in place.
 
     Args:
         url: http, https or file.
-        sha256: the file's SHA-256 (64 hexadecimal digits); another one is refused.
+        sha256: the file's SHA-256 (64 hexadecimal digits); any other file is refused.
 
     Raises:
-        CheckpointError: unknown scheme, failed download, or another checksum (the cached
+        CheckpointError: unknown scheme, failed download, or a different checksum (the cached
             file is then removed).
+        OptionError: ``sha256`` is not 64 hexadecimal digits.
     """
     scheme = urlsplit(url).scheme
     if scheme == "file":
@@ -76,8 +76,8 @@ def check_sha256(path: Path, expected: str | None) -> None:
     """Refuse a file whose SHA-256 is not ``expected``; None accepts any.
 
     Raises:
-        OptionError: ``expected`` is no SHA-256.
-        CheckpointError: the file has another one, or is not there.
+        OptionError: ``expected`` is not 64 hexadecimal digits.
+        CheckpointError: the file has another SHA-256, or does not exist.
     """
     if expected is None:
         return
@@ -85,15 +85,15 @@ def check_sha256(path: Path, expected: str | None) -> None:
         raise OptionError(f"sha256: expected 64 hexadecimal digits, found {expected!r}. Give the whole checksum.")
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}: expected a file, found none. Check the path.")
-    if (found := sha256_of(path)) != expected.lower():
+    if (actual := sha256_of(path)) != expected.lower():
         raise CheckpointError(
-            f"{path} is another file: expected SHA-256 {expected.lower()}, found {found}. "
+            f"{path} is another file: expected SHA-256 {expected.lower()}, found {actual}. "
             "Check the checksum, or get the file again."
         )
 
 
 def _download(url: str, path: Path) -> None:
-    """Fetch ``url`` to a temporary name and rename it: no half file ever has the cached name."""
+    """Download ``url`` to a temporary file and rename it, so that no partial file ever has the cached name."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,10 +102,10 @@ def _download(url: str, path: Path) -> None:
             length = response.headers.get("Content-Length")
             total = int(length) if length else None
             hidden = not sys.stderr.isatty()
-            with tqdm.wrapattr(stream, "write", total=total, desc=path.name, disable=hidden) as shown:
-                shutil.copyfileobj(response, shown, 1 << 20)
-        if total is not None and (found := temporary.stat().st_size) != total:
-            raise OSError(f"connection closed after {found} of {total} bytes")
+            with tqdm.wrapattr(stream, "write", total=total, desc=path.name, disable=hidden) as counted_stream:
+                shutil.copyfileobj(response, counted_stream, 1 << 20)
+        if total is not None and (received := temporary.stat().st_size) != total:
+            raise OSError(f"connection closed after {received} of {total} bytes")
         os.replace(temporary, path)
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise CheckpointError(
@@ -117,6 +117,6 @@ def _download(url: str, path: Path) -> None:
 
 
 def _reason(error: Any) -> str:
-    """``HTTP Error 404: Not Found``, or what lies behind urllib's wrapping."""
+    """The exception that urllib wrapped, or the error itself, as in ``HTTPError: HTTP Error 404: Not Found``."""
     reason = getattr(error, "reason", None)
     return str(reason) if isinstance(reason, Exception) else f"{type(error).__name__}: {error}"

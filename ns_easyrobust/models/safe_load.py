@@ -1,7 +1,7 @@
-"""A checkpoint file's content, read so that nothing in it can run code.
+"""Reading a checkpoint file such that nothing in it can run code.
 
-What a file is gets decided by its first bytes, not by its name: a web page saved as
-``.pth`` is told from a truncated download, and each from a pickle that wants to run code.
+The kind of a file is recognised by its content, not its name: a web page saved as ``.pth``,
+a truncated download and a pickle that would run code are each reported as what they are.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import torch
 
 from ..errors import CheckpointError
 
-_AGAIN = "Copy or download it again."
-_scalar = np.float64(0).__reduce__()[0]
+_GET_AGAIN = "Copy or download it again."
+_numpy_scalar = np.float64(0).__reduce__()[0]
 
-# All that a pickle may name beyond torch's own list. timm puts its argparse.Namespace into each
-# training checkpoint; a metric may be a numpy scalar, whose function moved in numpy 2.
-ALLOWED: list[Any] = [
+# What a pickle may refer to beyond torch's own allow-list. timm stores its argparse.Namespace in each
+# training checkpoint; a metric may be a numpy scalar, whose constructor moved in numpy 2.
+ALLOWED_GLOBALS: list[Any] = [
     argparse.Namespace,
-    (_scalar, "numpy._core.multiarray.scalar"),
-    (_scalar, "numpy.core.multiarray.scalar"),
+    (_numpy_scalar, "numpy._core.multiarray.scalar"),
+    (_numpy_scalar, "numpy.core.multiarray.scalar"),
     np.dtype,
     *{type(np.dtype(code)) for code in "?bhilqBHILQefd"},
 ]
@@ -37,19 +37,19 @@ def read_file(path: Path, name: str) -> tuple[str, dict[str, Any]]:
 
     Args:
         path: the file.
-        name: what to call it in errors (its URL, or the path).
+        name: what errors call it (its URL or path).
 
     Returns:
         The form, ``torch``, ``safetensors`` or ``npz``, and the content: for npz numpy
-        arrays by their JAX name, else whatever the file's dict holds, on the CPU.
+        arrays by JAX name, else the file's dict, with its tensors on the CPU.
 
     Raises:
         CheckpointError: missing, empty, a web page, a git-lfs pointer, damaged, or a
-            pickle that names anything but tensors and plain values.
+            pickle that refers to anything but tensors and plain values.
     """
-    head = _head(path, name)
+    head = _first_bytes(path, name)
     if not head:
-        raise CheckpointError(f"{name}: expected a checkpoint, found an empty file. {_AGAIN}")
+        raise CheckpointError(f"{name}: expected a checkpoint, found an empty file. {_GET_AGAIN}")
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         raise CheckpointError(
             f"{name}: expected a checkpoint, found a web page (HTML), such as an error or login page. "
@@ -65,7 +65,7 @@ def read_file(path: Path, name: str) -> tuple[str, dict[str, Any]]:
 
 
 class _LeftOut:
-    """Stands for an object of a class that is not looked up: whatever the pickle hands it is dropped."""
+    """Stand-in for an object whose class is not looked up; discards whatever the pickle passes to it."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         pass
@@ -75,21 +75,21 @@ class _LeftOut:
 
 
 def read_without_objects(path: Path, name: str) -> dict[str, Any]:
-    """As :func:`read_file`, with objects of unknown classes left out instead of refused.
+    """The content from :func:`read_file`, with objects of unknown classes left out instead of refused.
 
     Lightning's checkpoints hold their callbacks beside the weights. Their classes are never looked
-    up: torch's weights-only reader is given an empty class of ours for each name.
+    up: torch's weights-only reader gets an empty stand-in class for each name.
     """
     try:
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # no zip archive: read_file says what it is
+    except Exception:  # not a zip archive: read_file reports what it is
         unknown = []
-    stand_ins: list[Any] = [(type("LeftOut", (_LeftOut,), {}), full) for full in unknown]
+    stand_ins: list[Any] = [(type("LeftOut", (_LeftOut,), {}), class_name) for class_name in unknown]
     with torch.serialization.safe_globals(stand_ins):
         return read_file(path, name)[1]
 
 
-def _head(path: Path, name: str) -> bytes:
+def _first_bytes(path: Path, name: str) -> bytes:
     if path.is_dir():
         raise CheckpointError(f"{name}: expected a checkpoint file, found a folder. Name the file in it.")
     try:
@@ -103,20 +103,22 @@ def _head(path: Path, name: str) -> bytes:
         ) from error
 
 
-def _damaged(name: str, reason: object) -> CheckpointError:
-    return CheckpointError(f"{name}: expected a whole checkpoint, found a damaged or foreign file ({reason}). {_AGAIN}")
+def _damaged_error(name: str, reason: object) -> CheckpointError:
+    return CheckpointError(
+        f"{name}: expected a whole checkpoint, found a damaged or foreign file ({reason}). {_GET_AGAIN}"
+    )
 
 
 def _read_torch(path: Path, name: str) -> dict[str, Any]:
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
+    if tuple(int(number) for number in torch.__version__.split(".")[:2]) < (2, 6):
         raise CheckpointError(
             f"{name}: expected torch 2.6 or newer, whose weights_only loading runs no code (CVE-2025-32434), "
             f"found {torch.__version__}. Update torch."
         )
     try:
-        with torch.serialization.safe_globals(ALLOWED):
+        with torch.serialization.safe_globals(ALLOWED_GLOBALS):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # arbitrary bytes make the unpickler raise anything, KeyError included
+    except Exception as error:  # on arbitrary bytes the unpickler may raise anything, even KeyError
         text = str(error)
         if refused := re.search(r"GLOBAL (\S+)", text):
             raise CheckpointError(
@@ -128,10 +130,10 @@ def _read_torch(path: Path, name: str) -> dict[str, Any]:
                 f"{name}: expected a state dict, found a TorchScript program. "
                 "Load it with torch.jit.load and save its state_dict()."
             ) from error
-        # torch's refusals of plain junk are a page long and advise to load it unsafely
+        # on a foreign file, torch's message is a page long and advises unsafe loading
         junk = text.startswith("Weights only") or isinstance(error, LookupError)
         reason = "no PyTorch file" if junk else text.split("\n")[0][:120]
-        raise _damaged(name, reason or type(error).__name__) from error
+        raise _damaged_error(name, reason or type(error).__name__) from error
     if not isinstance(content, Mapping):
         raise CheckpointError(
             f"{name}: expected a dict of weights, found {type(content).__name__}. Save model.state_dict()."
@@ -147,11 +149,11 @@ def _read_safetensors(path: Path, name: str) -> dict[str, Any]:
     try:
         return dict(load_file(path, device="cpu"))
     except Exception as error:  # safetensors' own error class is not public in all versions
-        raise _damaged(name, error) from error
+        raise _damaged_error(name, error) from error
 
 
 def _is_npz(path: Path) -> bool:
-    """Both npz and torch's files are zip archives; npz holds nothing but ``.npy`` members."""
+    """Whether the file is a zip archive of ``.npy`` members alone; torch's files are zip archives too."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -170,6 +172,6 @@ def _read_npz(path: Path, name: str) -> dict[str, Any]:
                 f"{name}: expected arrays of numbers, found Python objects in the .npz, which were not "
                 "loaded: they could run any code. Save plain arrays."
             ) from error
-        raise _damaged(name, error) from error
-    except Exception as error:  # zlib, zipfile and numpy each have their own
-        raise _damaged(name, error) from error
+        raise _damaged_error(name, error) from error
+    except Exception as error:  # zlib, zipfile and numpy each raise their own
+        raise _damaged_error(name, error) from error

@@ -1,1 +1,34 @@
-"""The paper's nullspaces: the patch embedding's exact one, and noise in the encoder's approximate one."""
+"""The paper's two nullspaces: the exact one of the patch embedding, and noise in the encoder's approximate one."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .config import NoiseConfig
+    from .exact import SPACES, PatchSpectrum, find_projection, patch_nullspace, patch_spectrum
+    from .exact_noise import valid_nullspace_noise
+    from .noise import Influence, Noise, Step
+    from .objective import OnStep
+    from .sphere import centred
+    from .synthesis import measure, synthesize
+
+__all__ = [
+    "SPACES",
+    "Influence",
+    "Noise",
+    "NoiseConfig",
+    "OnStep",
+    "PatchSpectrum",
+    "Step",
+    "centred",
+    "find_projection",
+    "measure",
+    "patch_nullspace",
+    "patch_spectrum",
+    "synthesize",
+    "valid_nullspace_noise",
+]
+
+if not TYPE_CHECKING:
+    from ..utils import lazy_names
+
+    __getattr__, __dir__ = lazy_names(__name__)

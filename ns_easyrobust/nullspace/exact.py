@@ -1,12 +1,12 @@
 """Exact nullspace of the patch embedding (arXiv:2403.10476, section 3.1 and Eq. 2).
 
-A non-overlapping patch embedding is one linear map u = W x + b of every patch, x of C*p*p numbers
-and u of D. What lies in the nullspace of W never reaches the rest of the transformer. Patches are
-flattened as the convolution's weight is, (C, p, p), everywhere in this file. The decomposition runs
-in float64 on the CPU, so that a basis, and noise drawn with it, is the same whatever device the
-model is on.
+A non-overlapping patch embedding applies one affine map u = W x + b to every patch, where x has C*p*p
+elements and u has D. Noise in the nullspace of W never reaches the rest of the transformer. Throughout
+this file patches are flattened in the order of the convolution's weight, (C, p, p). The decomposition
+runs in float64 on the CPU, so that the basis, and noise drawn with it, does not depend on the model's
+device.
 
-The statement is about the patch embedding: a model that also reads pixels elsewhere (EasyRobust's
+All this concerns the patch embedding alone: a model that also reads pixels elsewhere (EasyRobust's
 DrViT, through its discrete tokens) still sees the noise there.
 """
 
@@ -16,36 +16,33 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
-from torch import nn
-
 from ..errors import ModelError, OptionError
-from ..models.vit import find_normalize, find_patch_embed, unwrap
+from ..models import bare_vit, find_normalize, find_patch_embed
+from ..utils import nn, torch
 
 SPACES = ("normalised", "pixel")
-_FITS = "needs one unpadded, ungrouped convolution of the pixels whose square kernel equals its stride"
+_NEEDS = "needs one unpadded, ungrouped convolution of the pixels whose square kernel equals its stride"
 
 
 def find_projection(model: nn.Module) -> nn.Conv2d:
     """The convolution that maps pixels to patch embeddings: weight (D, C, p, p), stride p.
 
     Raises:
-        ModelError: the patch embedding is no linear map of separate patches: overlapping patches, a
-            stem of several convolutions (XCiT, FAN, VOLO), a CNN backbone (hybrids), or there is none.
+        ModelError: the model has no patch embedding, or one that is not a linear map of each patch:
+            overlapping patches, a stem of several convolutions (XCiT, FAN, VOLO), a CNN backbone (hybrids).
     """
     embed = find_patch_embed(model)
-    inner = unwrap(model)
-    name = type(inner[1] if find_normalize(inner) is not None else inner).__name__  # type: ignore[index]
-    # A norm after the projection (Swin) acts on u alone; anything else with weights may come before it.
-    others = [
+    name = type(bare_vit(model)).__name__
+    # A norm (Swin) acts on the output of the projection; any other layer with weights may act on its input.
+    other_layers = [
         f"{child} ({type(module).__name__})"
         for child, module in embed.named_children()
         if child not in ("proj", "norm") and any(True for _ in module.parameters())
     ]
     projection = getattr(embed, "proj", None)
-    if others:
-        raise _no_linear_map(name, f"{', '.join(others)} beside the projection")
-    # A subclass with a forward of its own may pad or standardise its weight.
+    if other_layers:
+        raise _no_linear_map(name, f"{', '.join(other_layers)} beside the projection")
+    # A subclass with its own forward may pad the images or standardise the weight.
     if not isinstance(projection, nn.Conv2d) or type(projection).forward is not nn.Conv2d.forward:
         found = "no proj" if projection is None else f"{type(projection).__name__} as proj"
         raise _no_linear_map(name, f"{found} in {type(embed).__name__}")
@@ -66,18 +63,18 @@ def find_projection(model: nn.Module) -> nn.Conv2d:
 
 
 def _no_linear_map(name: str, found: str) -> ModelError:
-    return ModelError(f"{name} has no exact patch nullspace: it {_FITS}, found {found}. Use a plain ViT or Swin.")
+    return ModelError(f"{name} has no exact patch nullspace: it {_NEEDS}, found {found}. Use a plain ViT or Swin.")
 
 
 @dataclass(frozen=True, eq=False)
 class PatchSpectrum:
-    """Singular values of the patch embedding, and where the cut for its nullspace falls.
+    """Singular values of the patch embedding, and the cut below which they count as zero.
 
     Attributes:
-        embed_dim: D, outputs of the projection.
-        input_dim: C*p*p, numbers in a patch.
+        embed_dim: D, output size of the projection.
+        input_dim: C*p*p, elements of a patch.
         patch_size: p, side of a patch in pixels.
-        rank: singular values above ``rtol`` times the largest.
+        rank: number of singular values above ``rtol`` times the largest.
         rtol: the cut, relative to the largest singular value.
         singular_values: (min(D, C*p*p),) float64, descending.
     """
@@ -101,9 +98,9 @@ class PatchSpectrum:
 
     @property
     def largest_dropped(self) -> float | None:
-        """Largest singular value below the cut, likewise.
+        """Largest singular value not above the cut, relative to the largest; None if there is none.
 
-        None if there is none: the nullspace, if any, is then only that of a map to fewer dimensions.
+        If None, W has full rank, and its nullity is max(C*p*p - D, 0).
         """
         return self._relative(self.rank) if self.rank < len(self.singular_values) else None
 
@@ -122,15 +119,15 @@ def patch_spectrum(
     """Singular values of the patch embedding and the dimension of its nullspace (Table 1).
 
     Args:
-        model_or_weight: a model, or a projection's weight (D, C, p, p) out of a checkpoint. A bare
-            weight does not tell its stride, which is taken to be p.
+        model_or_weight: a model, or a projection's weight (D, C, p, p) from a checkpoint. A bare
+            weight does not tell its stride, which is assumed to be p.
         space, rtol: as in :func:`patch_nullspace`.
-        std: for the pixel space of a bare weight or a bare transformer, one number a channel in units
-            of pixels in [0, 1]; default: that of the model's own normalisation.
+        std: standard deviations of the normalisation for the pixel space, one per channel, for pixels
+            in [0, 1]. By default those of the model; a bare weight or bare transformer has none.
 
     Raises:
-        ModelError: no linear patch embedding, or no pixel space for want of ``std``.
-        OptionError: ``space``, ``rtol`` or ``std`` out of range.
+        ModelError: the patch embedding is not linear or not finite, or the pixel space lacks ``std``.
+        OptionError: ``space``, ``rtol`` or ``std`` is out of range.
     """
     weight = _weight_of(model_or_weight)
     matrix = _matrix(weight, space, _std_of(model_or_weight, space, std))
@@ -151,33 +148,34 @@ def patch_nullspace(model: nn.Module, *, space: str = "normalised", rtol: float 
 
     Args:
         model: bare transformer or Sequential with normalisation, wrapped or not.
-        space: ``"normalised"`` for perturbations of what the transformer is given, the nullspace of W;
+        space: ``"normalised"`` for perturbations of the transformer's input, the nullspace of W;
             ``"pixel"`` for perturbations of pixels in [0, 1], which the normalisation divides by std:
             the nullspace of W diag(1/std).
         rtol: singular values up to ``rtol`` times the largest count as zero. Default:
-            max(D, C*p*p) times the machine epsilon of the weight's own dtype, as
-            ``scipy.linalg.null_space`` has it; a weight stored in float32 is known no better. Half
-            precision counts as float32: at its own epsilon nothing would be left.
+            max(D, C*p*p) times the machine epsilon of the weight's own dtype, as in
+            ``scipy.linalg.null_space``, because a weight stored in float32 is no more precise. Half
+            precision counts as float32: with its own epsilon hardly any rank would be left.
 
     Returns:
-        (nullity, C*p*p), float64, on the CPU; rows are orthonormal in that space and flattened as
+        (nullity, C*p*p), float64, on the CPU; rows are orthonormal in ``space`` and flattened as
         (C, p, p). (0, C*p*p) where the nullspace is trivial.
 
     Raises:
-        ModelError: no linear patch embedding, or a bare transformer, which has no pixel space.
-        OptionError: ``space`` or ``rtol`` out of range.
+        ModelError: the patch embedding is not linear or not finite, or ``space`` is ``"pixel"`` and the
+            model has no normalisation.
+        OptionError: ``space`` or ``rtol`` is out of range.
     """
-    return decompose(model, space, rtol)[1]
+    return row_and_null_space(model, space, rtol)[1]
 
 
-def decompose(model: nn.Module, space: str, rtol: float | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Orthonormal rows (rank, C*p*p) that the projection sees, and (nullity, C*p*p) that it does not."""
+def row_and_null_space(model: nn.Module, space: str, rtol: float | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Orthonormal bases of the projection's row space, (rank, C*p*p), and of its nullspace, (nullity, C*p*p)."""
     weight = find_projection(model).weight
     matrix = _matrix(weight, space, _std_of(model, space, None))
     rtol = _tolerance(weight, rtol)
-    _, values, rows = torch.linalg.svd(matrix, full_matrices=True)
+    _, values, right_vectors = torch.linalg.svd(matrix, full_matrices=True)
     rank = _rank(values, rtol)
-    return rows[:rank].clone(), rows[rank:].clone()
+    return right_vectors[:rank].clone(), right_vectors[rank:].clone()
 
 
 def _weight_of(model_or_weight: nn.Module | torch.Tensor) -> torch.Tensor:
@@ -210,7 +208,7 @@ def _std_of(model_or_weight: nn.Module | torch.Tensor, space: str, std: Sequence
 
 
 def _matrix(weight: torch.Tensor, space: str, std: torch.Tensor | None) -> torch.Tensor:
-    """The map of one patch: W, or W diag(1/std), (D, C*p*p), float64, on the CPU."""
+    """The linear map of one patch, W or W diag(1/std): (D, C*p*p), float64, on the CPU."""
     matrix = weight.detach().to("cpu", torch.float64)
     if not torch.isfinite(matrix).all():
         raise ModelError("patch projection: expected finite weights, found NaN or infinity. Check the checkpoint.")
@@ -235,86 +233,3 @@ def _tolerance(weight: torch.Tensor, rtol: float | None) -> float:
 
 def _rank(values: torch.Tensor, rtol: float) -> int:
     return int((values > rtol * values[0]).sum())
-
-
-def to_patches(images: torch.Tensor, patch_size: int, input_dim: int) -> torch.Tensor:
-    """(B, C, H, W) to (B, N, C*p*p), patches row by row as the convolution visits them."""
-    p = patch_size
-    if isinstance(p, bool) or not isinstance(p, int) or p < 1:
-        raise OptionError(f"patch_size: expected a whole number >= 1, found {p!r}. Give the model's own.")
-    if images.dim() != 4 or images.shape[2] % p or images.shape[3] % p:
-        raise OptionError(
-            f"images: expected (B, C, H, W) with sides that are multiples of the patch size {p}, found shape "
-            f"{tuple(images.shape)}. Resize or crop them."
-        )
-    b, c, h, w = images.shape
-    if c * p * p != input_dim:
-        raise OptionError(
-            f"basis: expected rows of C*p*p = {c}*{p}*{p} = {c * p * p} numbers for these images, found "
-            f"{input_dim}. Take the basis, the patch size and the images of one model."
-        )
-    grid = images.reshape(b, c, h // p, p, w // p, p)
-    return grid.permute(0, 2, 4, 1, 3, 5).reshape(b, -1, input_dim)
-
-
-def to_images(patches: torch.Tensor, patch_size: int, image_shape: Sequence[int]) -> torch.Tensor:
-    """Inverse of :func:`to_patches`: (B, N, C*p*p) to (B, C, H, W)."""
-    (c, h, w), p = image_shape, patch_size
-    grid = patches.reshape(-1, h // p, w // p, c, p, p)
-    return grid.permute(0, 3, 1, 4, 2, 5).reshape(-1, c, h, w)
-
-
-def sample_nullspace(
-    basis: torch.Tensor,
-    image_shape: Sequence[int],
-    patch_size: int,
-    *,
-    generator: torch.Generator,
-    n: int = 1,
-) -> torch.Tensor:
-    """Noise in the nullspace: v = sum_i lambda_i b_i with lambda ~ N(0, 1) in every patch (Eq. 2).
-
-    Args:
-        basis: (nullity, C*p*p) of :func:`patch_nullspace`; the noise lives in the basis' space.
-        image_shape: (C, H, W), sides that are multiples of the patch size.
-        patch_size: p, in pixels.
-        generator: where the randomness comes from, and the device of the result.
-        n: how many.
-
-    Returns:
-        (n, C, H, W), float64; zeros where the nullspace is trivial.
-
-    Raises:
-        OptionError: the image's shape does not fit the basis and the patch size.
-    """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise OptionError(f"n: expected a whole number >= 1, found {n!r}.")
-    empty = torch.empty(1, *image_shape, device="meta")  # its shape is checked as an image's is
-    patches = to_patches(empty, patch_size, basis.shape[1]).shape[1]
-    basis = basis.to(generator.device, torch.float64)
-    coefficients = torch.randn(
-        n, patches, len(basis), generator=generator, device=generator.device, dtype=torch.float64
-    )
-    return to_images(coefficients @ basis, patch_size, image_shape)
-
-
-def project_to_nullspace(basis: torch.Tensor, perturbation: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """The nearest perturbation in the nullspace: the orthogonal projection of every patch.
-
-    Args:
-        basis: (nullity, C*p*p) of :func:`patch_nullspace`, for the space that ``perturbation`` is in.
-        perturbation: (B, C, H, W), floating point; sides that are multiples of the patch size.
-        patch_size: p, in pixels.
-
-    Returns:
-        (B, C, H, W), computed in float64, in ``perturbation``'s dtype and on its device.
-
-    Raises:
-        OptionError: shapes that do not fit each other, or integers, which would be rounded.
-    """
-    if not perturbation.is_floating_point():
-        raise OptionError(f"perturbation: expected floating point, found {perturbation.dtype}. Convert it.")
-    patches = to_patches(perturbation, patch_size, basis.shape[1]).double()
-    rows = basis.to(patches)
-    projected = to_images((patches @ rows.T) @ rows, patch_size, perturbation.shape[1:])
-    return projected.to(perturbation.dtype)

@@ -1,72 +1,21 @@
-"""Approximate nullspace noise as a thing: its settings, how it was found, what it does, its file."""
+"""Approximate nullspace noise as a data type: its value, its synthesis, its influence and its file."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
-from ..errors import NoiseError, OptionError
-from ..utils.files import write_atomically
-
-_POOL = 32  # batches that the sphere solver keeps
-
-
-def _option(default: Any, help: str, **rest: Any) -> Any:
-    return field(default=default, metadata={"help": help, **rest})
-
-
-@dataclass(frozen=True)
-class NoiseConfig:
-    """Settings of a synthesis; the defaults are the paper's (App. C) and its code's.
-
-    Raises:
-        OptionError: a value outside its range.
-    """
-
-    limit: float = _option(3.0, "start noise is uniform in (-limit, limit); A in App. C")
-    lr: float = _option(0.1, "learning rate of the noise; eta_v in App. C")
-    eps: float = _option(0.03, "threshold on mse_probability; epsilon of Eq. 5 and Algorithm 1, line 9")
-    max_steps: int = _option(3000, "steps at most; T in App. C")
-    weight_decay: float = _option(0.01, "decay of the noise: AdamW's default, which the paper's code leaves on")
-    cosine_steps: int = _option(0, "length of a cosine schedule of lr; 0 keeps lr constant")
-    solver: str = _option("paper", "how the noise is found", choices=("paper", "sphere", "random"))
-    turn: float = _option(0.05, "sphere: length of a step, in radii; less for noise of over 1024 elements")
-    patience: int = _option(
-        100, "sphere: stop when the norm has not grown by a hundredth in so many steps; 0 never stops"
-    )
-    minibatch: int = _option(0, "images of a batch that a step uses, the rest in the steps after it; 0 uses all")
-    pool: int = _option(-1, "batches kept with their clean logits and used again; -1: 32 for sphere, none for others")
-    reuse: int = _option(0, "uses of a kept batch before a fresh one takes its place; 0 keeps it for good")
-    autocast: str = _option("off", "precision of the forwards", choices=("off", "bfloat16", "float16"))
-
-    def __post_init__(self) -> None:
-        for name in ("limit", "lr", "eps", "turn"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise OptionError(f"noise {name}: expected a number > 0, found {getattr(self, name)}.")
-        if not self.pool >= -1:
-            raise OptionError(f"noise pool: expected a number of batches, or -1, found {self.pool}.")
-        for name in ("max_steps", "weight_decay", "cosine_steps", "patience", "minibatch", "reuse"):
-            if not getattr(self, name) >= 0:
-                raise OptionError(f"noise {name}: expected a number >= 0, found {getattr(self, name)}.")
-        for name in ("solver", "autocast"):
-            choices = type(self).__dataclass_fields__[name].metadata["choices"]
-            if getattr(self, name) not in choices:
-                raise OptionError(f"noise {name}: expected one of {', '.join(choices)}, found {getattr(self, name)!r}.")
-
-    @property
-    def batches_kept(self) -> int:
-        """Size of the pool that these settings ask for."""
-        return self.pool if self.pool >= 0 else _POOL if self.solver == "sphere" else 0
+from ..errors import NoiseError
+from ..utils import torch, write_atomically
+from .config import NoiseConfig
 
 
 class Step(NamedTuple):
-    """One tested noise: before update ``step``, on one minibatch, averaged over ranks."""
+    """One test of a noise, on one minibatch, averaged over ranks."""
 
-    step: int
+    step: int  # tests before this one; Algorithm 1: also the updates before it
     mse_probability: float  # batch mean of ||softmax(z') - softmax(z)||^2
     mse_logits: float  # batch mean of ||z' - z||^2
     norm: float  # ||v||_2
@@ -74,12 +23,12 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Influence:
-    """What a noise does to a model's outputs on ``n`` images.
+    """Measured influence of a noise on a model's outputs, on ``n`` images.
 
     Attributes:
-        mse_probability: mean over images of the squared L2 distance of the softmax outputs, in [0, 2].
+        mse_probability: mean over images of the squared L2 distance between softmax outputs, in [0, 2].
         mse_probability_upper: its one-sided 95% upper confidence bound (normal approximation).
-        mse_logits: mean squared L2 distance of the logits.
+        mse_logits: mean over images of the squared L2 distance between logits.
         agreement: share of unchanged predictions, in [0, 1].
         n: number of images, over all ranks.
     """
@@ -93,18 +42,18 @@ class Influence:
 
 @dataclass(frozen=True)
 class Noise:
-    """A perturbation of the encoder's input, and how it was found.
+    """A perturbation of the encoder's input, and how it was synthesized.
 
     Attributes:
         value: (1, *tokens), for a ViT (1, N, D); on the CPU.
-        mse_probability: on the last minibatch tested, before the last update where the steps
-            ran out; nan for a permuted noise.
-        steps: updates made (for the random baseline: times it was shrunk).
-        stopped: mse_probability fell under eps on a minibatch, before the steps ran out; sphere: its
-            bound is under eps on the images of the stream that its last radius was set on.
-        held_out: its influence on images that it was not fitted to, or None.
-        trace: every step tested.
-        config: the settings it was made with.
+        mse_probability: at the last test, which precedes the last update if the steps ran out (sphere:
+            of ``value``, on the images that set the final radius); nan if permuted or never tested.
+        steps: number of updates (for the random baseline: of times it was shrunk).
+        stopped: whether mse_probability fell under eps on a minibatch before the steps ran out (sphere:
+            whether its upper bound is under eps on the images that set the final radius).
+        held_out: influence on held-out images, or None if not measured.
+        trace: every test, in order.
+        config: the settings of the synthesis.
     """
 
     value: torch.Tensor
@@ -117,18 +66,18 @@ class Noise:
 
     @property
     def token_share(self) -> float:
-        """Share of the squared norm that the largest token holds, in (0, 1]: near 1 where one token is sacrificed."""
+        """Share of the squared norm in the largest token, in (0, 1]: near 1 where the noise sacrifices one token."""
         tokens = self.value.double().square().sum(dim=-1)
         return float(tokens.max() / tokens.sum())
 
     @property
     def norm(self) -> float:
-        """L2 norm of the whole value."""
+        """L2 norm of ``value`` over all its elements."""
         return float(self.value.double().norm())
 
     @property
     def converged(self) -> bool | None:
-        """Whether the upper bound on held-out images is under eps; None if that was not measured."""
+        """Whether the upper bound on held-out images is under eps; None if not measured."""
         return None if self.held_out is None else self.held_out.mse_probability_upper < self.config.eps
 
     def permuted(self, generator: torch.Generator) -> Noise:
@@ -138,7 +87,7 @@ class Noise:
         return replace(self, value=value, mse_probability=math.nan, stopped=False, held_out=None)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values only, so that ``torch.load(weights_only=True)`` reads it."""
+        """Tensors and built-in types only, so that ``torch.load(weights_only=True)`` can read it."""
         return {
             "format": "ns_easyrobust.noise/1",
             "value": self.value.clone(),
@@ -155,7 +104,7 @@ class Noise:
         """Inverse of :meth:`state_dict`.
 
         Raises:
-            NoiseError: not a noise of this package, or not finite.
+            NoiseError: ``state`` is not a noise of this package, or its values are not finite.
         """
         if not isinstance(state, dict) or state.get("format") != "ns_easyrobust.noise/1":
             raise NoiseError("not a noise: expected what Noise.save writes, found another file. Check the path.")
@@ -166,7 +115,9 @@ class Noise:
                 steps=int(state["steps"]),
                 stopped=bool(state["stopped"]),
                 held_out=None if state["held_out"] is None else Influence(**state["held_out"]),
-                trace=tuple(Step(int(s), p, z, v) for s, p, z, v in state["trace"].tolist()),
+                trace=tuple(
+                    Step(int(step), mse_p, mse_z, norm) for step, mse_p, mse_z, norm in state["trace"].tolist()
+                ),
                 config=NoiseConfig(**state["config"]),
             )
             finite = bool(torch.isfinite(noise.value).all())
@@ -184,16 +135,16 @@ class Noise:
 
     @staticmethod
     def load(path: str | Path) -> Noise:
-        """Read what :meth:`save` wrote; code in a pickle never runs.
+        """Read a file that :meth:`save` wrote, without running any code pickled in it.
 
         Raises:
-            NoiseError: the file is missing, damaged or something else.
+            NoiseError: the file is missing, damaged or not a noise.
         """
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             raise NoiseError(f"{path}: expected a noise file, found nothing. Check the path.") from None
-        except Exception as error:  # the unpickler raises what it likes on other files' bytes
+        except Exception as error:  # the unpickler may raise anything on a file of another kind
             raise NoiseError(
                 f"{path}: expected a noise file, found a damaged or foreign one ({type(error).__name__}). "
                 "Synthesize it again."

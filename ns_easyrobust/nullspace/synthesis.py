@@ -1,4 +1,4 @@
-"""How approximate nullspace noise is found, and its influence on images that it was not fitted to."""
+"""Synthesis of approximate nullspace noise, and measurement of its influence."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..data.sampling import cycle, images_of
+from ..data import cycle, images_of
 from ..errors import NoiseError
-from ..models.fused import fused_attention
-from ..models.vit import encoder_noise, frozen, token_shape, unwrap
-from ..utils.distributed import broadcast, sum_over_ranks
-from ..utils.seeding import draw_seed, isolated
-from .noise import Influence, Noise, NoiseConfig
-from .objective import ONE_SIDED_95, OnStep, Probe, probability_distance, squared_distance
-from .solvers import algorithm_1, shrunk_gaussian
+from ..models import encoder_noise, frozen, fused_attention, token_shape, unwrap
+from ..utils import broadcast, draw_seed, fork_rng, sum_over_ranks
+from .config import NoiseConfig
+from .noise import Influence, Noise
+from .objective import ONE_SIDED_95, NoiseObjective, OnStep, probability_distance, squared_distance
+from .solvers import algorithm_1, random_baseline
 from .sphere import sphere
 
 
@@ -31,7 +30,7 @@ def _gaussian(shape: tuple[int, ...], dtype: torch.dtype, config: NoiseConfig, g
     return torch.empty(shape, dtype=dtype).normal_(generator=g)
 
 
-_SOLVERS = {"paper": (_uniform, algorithm_1), "sphere": (_gaussian, sphere), "random": (_gaussian, shrunk_gaussian)}
+_SOLVERS = {"paper": (_uniform, algorithm_1), "sphere": (_gaussian, sphere), "random": (_gaussian, random_baseline)}
 
 
 def synthesize(
@@ -44,37 +43,38 @@ def synthesize(
     on_step: OnStep | None = None,
     generator: torch.Generator | None = None,
 ) -> Noise:
-    """Noise with mse_probability < eps: by Algorithm 1 of arXiv:2403.10476 (Eq. 7 and 8), or ``config.solver``.
+    """Search for noise with mse_probability < eps, by default with Algorithm 1 of arXiv:2403.10476 (Eq. 7 and 8).
 
     The model runs in eval mode and full precision (unless ``config.autocast`` says otherwise)
-    with its parameters frozen, and is afterwards as it was, as are the global generators. Over
-    several ranks the start is rank 0's and gradient and stop test are averaged, so that every
-    rank returns the same noise; each rank passes its own share of the images.
+    with its parameters frozen; afterwards it and the global random generators are as before. With
+    several ranks, each passes its own share of the images; the start is rank 0's, and gradients and
+    stop tests are averaged, so that every rank returns the same noise.
 
     Args:
         model: maps images (B, C, H, W) to logits (B, K); may be wrapped in DDP.
-        batches: images or (images, labels), what the model takes; cycled when they run out.
-        config: settings; the paper's by default.
-        start: value (1, *tokens) to begin with, instead of a random one.
-        held_out: batches to judge the result on; ``converged`` stays None without.
+        batches: images, as the model expects them, or (images, labels); cycled when they run out.
+        config: settings, the solver among them; the paper's by default.
+        start: noise (1, *tokens) to start from, instead of a random one.
+        held_out: batches on which to measure the influence of the result; without them ``converged`` is None.
         on_step: called with each :class:`Step`.
-        generator: source of the start noise and of what the batches draw; seed 0 by default.
+        generator: source of the start noise and of the seed for what ``batches`` draw; seed 0 by default.
 
     Raises:
-        ModelError: the model has no single patch embedding.
-        DataError: ``batches`` are empty, one-shot or not images.
-        NoiseError: ``start`` does not fit the model, or a distance became nan.
+        ModelError: the model has no patch embedding, or several.
+        DataError: ``batches`` are empty, a one-shot iterator that ran out, or not images.
+        NoiseError: ``start`` does not fit the model or is not finite, a distance became nan or inf, or
+            ``held_out`` is empty.
     """
     config = config or NoiseConfig()
     generator = generator if generator is not None else torch.Generator().manual_seed(0)
     parameter = next(unwrap(model).parameters())
     device, dtype = parameter.device, torch.promote_types(parameter.dtype, torch.float32)
-    draw, search = _SOLVERS[config.solver]
-    full_precision = torch.autocast(device.type, enabled=False)  # the caller's would reach the backward too
+    draw_start, solve = _SOLVERS[config.solver]
+    full_precision = torch.autocast(device.type, enabled=False)  # else the caller's affects the backward pass too
     with (
         frozen(model) as inner,
         fused_attention(inner) if device.type == "cuda" else nullcontext(),  # no faster on a CPU
-        isolated(draw_seed(generator), device),
+        fork_rng(draw_seed(generator), device),
         torch.enable_grad(),
         full_precision,
     ):
@@ -82,41 +82,41 @@ def synthesize(
         first = next(stream)
         shape = token_shape(inner, images_of(first, parameter))
         if start is None:
-            start = draw(shape, dtype, config, generator)
+            start = draw_start(shape, dtype, config, generator)
         elif tuple(start.shape) != shape or not torch.isfinite(start).all():
             raise NoiseError(f"start noise: expected finite values of shape {shape}, found shape {tuple(start.shape)}.")
         value = broadcast(start.detach().to(device, dtype).clone())
-        probe = Probe(inner, chain([first], stream), config, parameter)
-        found = search(probe, value, config, on_step or (lambda step: None))
-        judged = None if held_out is None else measure(inner, held_out, found.value)
+        objective = NoiseObjective(inner, chain([first], stream), config, parameter)
+        result = solve(objective, value, config, on_step or (lambda step: None))
+        influence = None if held_out is None else measure(inner, held_out, result.value)
     return Noise(
-        value=found.value.cpu(),
-        mse_probability=found.trace[-1].mse_probability if found.trace else math.nan,
-        steps=found.updates,
-        stopped=found.stopped,
-        held_out=judged,
-        trace=tuple(found.trace),
+        value=result.value.cpu(),
+        mse_probability=result.history[-1].mse_probability if result.history else math.nan,
+        steps=result.updates,
+        stopped=result.stopped,
+        held_out=influence,
+        trace=tuple(result.history),
         config=config,
     )
 
 
 def measure(model: nn.Module, batches: Iterable[Any], value: torch.Tensor) -> Influence:
-    """Influence of encoder noise ``value`` (1, *tokens) on every image of ``batches``, once.
+    """Influence of encoder noise ``value`` (1, *tokens), measured in one pass over ``batches``.
 
-    Eval mode, full precision; the model and the global generators are afterwards as they were
-    (what ``batches`` draw comes from seed 0). Over several ranks each passes its own share
-    and all get the same result.
+    The model runs in eval mode and full precision; afterwards it and the global random generators
+    are as before (what ``batches`` draw comes from seed 0). With several ranks, each passes its own
+    share of the images and all get the same result.
 
     Raises:
-        NoiseError: ``value`` does not fit the model, or an output is nan.
-        DataError: ``batches`` hold no images.
+        NoiseError: ``value`` does not fit the model, ``batches`` are empty, or a distance is nan or inf.
+        DataError: a batch does not hold images.
     """
     parameter = next(unwrap(model).parameters())
     device = parameter.device
-    total = torch.zeros(5, dtype=torch.float64, device=device)
+    sums = torch.zeros(5, dtype=torch.float64, device=device)
     value = value.to(device)
     full_precision = torch.autocast(device.type, enabled=False)
-    with frozen(model) as inner, torch.no_grad(), full_precision, isolated(0, device):
+    with frozen(model) as inner, torch.no_grad(), full_precision, fork_rng(0, device):
         for batch in batches:
             images = images_of(batch, parameter)
             clean = inner(images).double()
@@ -124,20 +124,20 @@ def measure(model: nn.Module, batches: Iterable[Any], value: torch.Tensor) -> In
                 noisy = inner(images).double()
             distance = probability_distance(clean, noisy)
             unchanged = (clean.argmax(-1) == noisy.argmax(-1)).sum()
-            logits = squared_distance(noisy, clean).sum()
+            logit_distance = squared_distance(noisy, clean).sum()
             count = torch.tensor(float(len(images)), dtype=torch.float64, device=device)
-            total += torch.stack([distance.sum(), distance.square().sum(), logits, unchanged.double(), count])
-    first, second, logit_sum, same, n = sum_over_ranks(total).tolist()
+            sums += torch.stack([distance.sum(), distance.square().sum(), logit_distance, unchanged.double(), count])
+    distance_sum, square_sum, logit_sum, unchanged_sum, n = sum_over_ranks(sums).tolist()
     if not n:
         raise NoiseError("no images to measure on: expected at least one batch, found none.")
     if not math.isfinite(logit_sum):
         raise NoiseError("measuring: expected finite logits, found nan or inf. Check the noise and the checkpoint.")
-    mean = first / n
-    deviation = math.sqrt(max(second / n - mean**2, 0.0) * n / (n - 1)) if n > 1 else math.inf
+    mean = distance_sum / n
+    deviation = math.sqrt(max(square_sum / n - mean**2, 0.0) * n / (n - 1)) if n > 1 else math.inf
     return Influence(
         mse_probability=mean,
         mse_probability_upper=mean + ONE_SIDED_95 * deviation / math.sqrt(n),
         mse_logits=logit_sum / n,
-        agreement=same / n,
+        agreement=unchanged_sum / n,
         n=int(n),
     )

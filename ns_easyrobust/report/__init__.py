@@ -1,1 +1,41 @@
-"""Records to tables, figures, one page, leaderboards' forms."""
+"""Reports from records: tables, figures, an HTML page and leaderboard submission forms."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .canvas import colour, open_canvas
+    from .columns import column_key, columns_of
+    from .figures import image_sheet, noise_history
+    from .leaderboards import LEADERBOARDS, easyrobust_form, read_about, robustbench_form
+    from .published import PUBLISHED_TABLES, Published
+    from .sheet import as_text
+    from .table import ResultsTable
+    from .table2 import Table2
+    from .table2_view import table2_sheet
+    from .writing import write_report, write_tables
+
+__all__ = [
+    "LEADERBOARDS",
+    "PUBLISHED_TABLES",
+    "Published",
+    "ResultsTable",
+    "Table2",
+    "as_text",
+    "colour",
+    "column_key",
+    "columns_of",
+    "easyrobust_form",
+    "image_sheet",
+    "noise_history",
+    "open_canvas",
+    "read_about",
+    "robustbench_form",
+    "table2_sheet",
+    "write_report",
+    "write_tables",
+]
+
+if not TYPE_CHECKING:
+    from ..utils import lazy_names
+
+    __getattr__, __dir__ = lazy_names(__name__)

@@ -1,4 +1,4 @@
-"""What counts as one column of a table, how it is called and where it stands."""
+"""Rows and columns of a table: which records share one, what it is called and in which order it appears."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..evaluation.records import Record, column_settings
-from .wording import settings
+from ..errors import OptionError
+from ..evaluation import Record, column_settings
+from .sheet import format_settings, join_values
 
-# The paper's Table 2 from left to right; suites it does not have follow as first seen.
+# The columns of the paper's Table 2 from left to right; other suites follow in order of first appearance.
 SUITES = (
     "imagenet-val",
     "patchfool",
@@ -30,7 +31,7 @@ _LOWER_IS_BETTER = re.compile(r"(^|_)(mce|mfr|error|mse|ece|loss)(_|$)", re.IGNO
 
 @dataclass(frozen=True)
 class Column:
-    """What is measured alike in every row; ``title`` names the settings that tell it from its like."""
+    """One metric, measured alike in every row; ``title`` names the settings that distinguish it from its variants."""
 
     key: str
     title: str
@@ -45,38 +46,82 @@ class Column:
 
 
 def column_key(record: Record) -> str:
-    """Equal for records that belong into one column."""
-    what = (record.suite, record.metric, record.unit, column_settings(record))
-    return json.dumps(what, sort_keys=True)
+    """A key that is equal for records that belong in the same column."""
+    identity = (record.suite, record.metric, record.unit, column_settings(record))
+    return json.dumps(identity, sort_keys=True)
 
 
 def columns_of(records: Sequence[Record]) -> tuple[Column, ...]:
-    """The columns by :data:`SUITES`, then as first seen; titles of variants name the settings in which they differ."""
-    firsts: dict[str, Record] = {}
+    """The columns in the order of :data:`SUITES`, then of first appearance; variants are titled by how they differ."""
+    first_records: dict[str, Record] = {}
     for record in records:
-        firsts.setdefault(column_key(record), record)
-    seen = dict.fromkeys([*SUITES, *(record.suite for record in records)])
-    place = {suite: index for index, suite in enumerate(seen)}
+        first_records.setdefault(column_key(record), record)
+    suites = dict.fromkeys([*SUITES, *(record.suite for record in records)])
+    position = {suite: index for index, suite in enumerate(suites)}
     columns = [
-        Column(key, _title(r, firsts.values()), r.suite, r.metric, r.unit, column_settings(r))
-        for key, r in firsts.items()
+        Column(key, _title(r, first_records.values()), r.suite, r.metric, r.unit, column_settings(r))
+        for key, r in first_records.items()
     ]
-    return tuple(sorted(columns, key=lambda column: place[column.suite]))
+    return tuple(sorted(columns, key=lambda column: position[column.suite]))
 
 
-def _title(record: Record, others: Iterable[Record]) -> str:
-    peers = [
+def _title(record: Record, first_records: Iterable[Record]) -> str:
+    variants = [
         {"unit": other.unit, **column_settings(other)}
-        for other in others
+        for other in first_records
         if (other.suite, other.metric) == (record.suite, record.metric)
     ]
-    names = dict.fromkeys(name for peer in peers for name in peer)
-    padded = [{name: peer.get(name, "not given") for name in names} for peer in peers]
-    differing = [name for name in names if len({json.dumps(peer[name]) for peer in padded}) > 1]
-    own = {"unit": record.unit, **column_settings(record)}
-    mine = {name: own.get(name, "not given") for name in differing}
-    variant = settings(mine)
-    if [settings({name: peer[name] for name in differing}) for peer in padded].count(variant) > 1:
-        variant = json.dumps(mine)  # they differ beyond the digits that are shown
+    names = dict.fromkeys(name for settings in variants for name in settings)
+    padded = [{name: settings.get(name, "not given") for name in names} for settings in variants]
+    differing = [name for name in names if len({json.dumps(settings[name]) for settings in padded}) > 1]
+    own_settings = {"unit": record.unit, **column_settings(record)}
+    shown = {name: own_settings.get(name, "not given") for name in differing}
+    suffix = format_settings(shown)
+    if [format_settings({name: settings[name] for name in differing}) for settings in padded].count(suffix) > 1:
+        suffix = json.dumps(shown)  # the variants differ only beyond the digits that format_settings shows
     title = f"{record.suite} {record.metric}"
-    return f"{title} ({variant})" if variant else title
+    return f"{title} ({suffix})" if suffix else title
+
+
+def require_rows(names: Sequence[str], rows: Sequence[str], what: str) -> None:
+    """Raise OptionError, listing the available rows, if one of ``names`` is not among them."""
+    unknown = [name for name in names if name not in rows]
+    if unknown:
+        raise OptionError(
+            f"unknown {what}: expected one of {', '.join(map(repr, dict.fromkeys(rows)))}, "
+            f"found {unknown[0]!r}. Give a label as it stands in the table."
+        )
+
+
+def row_names(records: Sequence[Record]) -> dict[tuple[object, ...], str]:
+    """A name for each :attr:`Record.row`: its label and, where several rows share that, the traits that differ."""
+    first_records: dict[tuple[object, ...], Record] = {}
+    for record in records:
+        first_records.setdefault(record.row, record)
+    names = {}
+    for row, record in first_records.items():
+        same_label = [_traits(other) for other in first_records.values() if other.label == record.label]
+        differing = [index for index, values in enumerate(zip(*same_label, strict=True)) if len(set(values)) > 1]
+        traits = ", ".join(_traits(record)[index] for index in differing)
+        names[row] = f"{record.label} [{traits}]" if traits else record.label
+    return names
+
+
+def _traits(record: Record) -> tuple[str, ...]:
+    checkpoint = record.checkpoint or "no checkpoint"
+    sha256 = f"sha256 {record.checkpoint_sha256[:8]}" if record.checkpoint_sha256 else "no hash"
+    weights = record.weights or "weights not named"
+    return (record.model, checkpoint, sha256, weights, "EMA" if record.ema else "not EMA")
+
+
+def mismatch(column_records: Sequence[tuple[str, Record]]) -> str | None:
+    """Why the (row, record) pairs are not comparable image by image; None if the records show no reason."""
+    if len({record.n for _, record in column_records}) > 1:
+        return "n differs: " + join_values((f"{record.n}", row) for row, record in column_records)
+    images = [(record.images[:12], row) for row, record in column_records if record.images is not None]
+    if len({digest for digest, _ in images}) > 1:
+        return "the images differ: " + join_values((f"set {digest}", row) for digest, row in images)
+    tasks = [(record.task[:12], row) for row, record in column_records if record.task is not None]
+    if len({task for task, _ in tasks}) > 1:
+        return "labels or files differ behind equal names: " + join_values((f"task {task}", row) for task, row in tasks)
+    return None

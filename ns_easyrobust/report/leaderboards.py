@@ -1,7 +1,7 @@
-"""Records in the forms that leaderboards take: EasyRobust's submission and RobustBench's model info, both JSON.
+"""Leaderboard forms filled in from records: EasyRobust's submission and RobustBench's model info, both JSON.
 
 Sources: alibaba/easyrobust, .github/ISSUE_TEMPLATE/submit-model.md; RobustBench/robustbench,
-model_info/imagenet/Linf/*.json. What records do not know (authors, links, training data) comes from
+model_info/imagenet/Linf/*.json. What records do not hold (authors, links, training data) comes from
 the user's file or stays empty.
 """
 
@@ -14,20 +14,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.benchmarks import ROBUSTBENCH, released_images
+from ..data import ROBUSTBENCH, released_images
 from ..errors import OptionError
-from ..evaluation.per_image import load_right
-from ..evaluation.protocols import PRESETS
-from ..evaluation.records import Record
-from .columns import Column
-from .paired import other_task
-from .table import Grid, require_rows
-from .wording import show
+from ..evaluation import PRESETS, Record, load_correctness
+from .columns import Column, require_rows
+from .sheet import format_value
+from .statistics import tasks_differ
+from .table import ResultsTable
 
 _logger = logging.getLogger(__name__)
-_EPSILON = 4 / 255  # of AutoAttack on both leaderboards
+_EPSILON = 4 / 255  # L-infinity radius of AutoAttack on both leaderboards
 
-# EasyRobust's keys, and the suite and metric behind those that are numbers.
+# EasyRobust's keys that take numbers, with the (suite, metric) that gives each.
 _CLEAN = {"ImageNet-val": ("imagenet-val", "top1")}
 _OOD = {
     **_CLEAN,
@@ -41,64 +39,73 @@ _OOD = {
 }
 _ADVERSARIAL = {**_CLEAN, "autoattack": ("autoattack", "top1")}
 LEADERBOARDS = {"ood": _OOD, "adversarial": _ADVERSARIAL}
-# What comes from people; the keys of both forms, so that one file can serve both.
-_EASYROBUST_WORDS = ("date", "extra_data", "model", "institution", "paper_link", "code_link", "architecture",
+# Keys that the user's file may fill in; those of both forms are accepted, so that one file can serve both.
+_EASYROBUST_ABOUT = ("date", "extra_data", "model", "institution", "paper_link", "code_link", "architecture",
                      "training framework", "files")  # fmt: skip
-_ROBUSTBENCH_WORDS = ("link", "name", "authors", "additional_data", "venue", "architecture", "reported", "unreliable")
+_ROBUSTBENCH_ABOUT = ("link", "name", "authors", "additional_data", "venue", "architecture", "reported", "unreliable")
 _SWITCHES = ("advrob_imgcls_leaderboard", "oodrob_imgcls_leaderboard", "advrob_objdet_leaderboard",
              "oodrob_objdet_leaderboard")  # fmt: skip
-_SWITCHED_ON = {"ood": "oodrob_imgcls_leaderboard", "adversarial": "advrob_imgcls_leaderboard"}
+_LEADERBOARD_SWITCH = {"ood": "oodrob_imgcls_leaderboard", "adversarial": "advrob_imgcls_leaderboard"}
 
 
 def easyrobust_form(
-    grid: Grid, row: str | None, *, leaderboard: str = "ood", preset: str | None = None, about: Mapping[str, Any]
+    table: ResultsTable,
+    row: str | None,
+    *,
+    leaderboard: str = "ood",
+    preset: str | None = None,
+    about: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The submission of one row to an EasyRobust image classification leaderboard, with the template's keys.
 
     Args:
-        row: of the grid; None where it has but one.
-        leaderboard: of :data:`LEADERBOARDS`.
-        preset: whose records are taken; its leaderboard is of preset "easyrobust".
+        row: a row of the table; None if the table has only one.
+        leaderboard: a key of :data:`LEADERBOARDS`.
+        preset: the preset whose records are used; the leaderboard's own is "easyrobust".
         about: what records do not hold, by the template's keys.
 
     Raises:
-        OptionError: an unknown row or key, or a number's record is missing or not of the whole released set.
+        OptionError: an unknown row or key, or the record of a number is missing or not of the whole released set.
     """
-    row = _chosen(grid, row)
+    row = _choose_row(table, row)
     if preset != "easyrobust":
         _logger.warning(
             "--submit: these numbers are of protocol %s; EasyRobust's leaderboard is of its benchmark.py", preset
         )
-    found = {key: _find(grid, row, *what, preset, _allowed(what[0])) for key, what in LEADERBOARDS[leaderboard].items()}
-    absent = [LEADERBOARDS[leaderboard][key] for key, record in found.items() if record is None]
-    if absent := [what for what in absent if what != _OOD["objectnet"]]:  # its own benchmark.py leaves that one out
-        raise _missing(row, absent, preset)
+    records = {
+        key: _find_record(table, row, *quantity, preset, _allowed_subsets(quantity[0]))
+        for key, quantity in LEADERBOARDS[leaderboard].items()
+    }
+    absent = [LEADERBOARDS[leaderboard][key] for key, record in records.items() if record is None]
+    # EasyRobust's own benchmark.py leaves ObjectNet out.
+    if absent := [quantity for quantity in absent if quantity != _OOD["objectnet"]]:
+        raise _missing_error(row, absent, preset)
     numbers: dict[str, float | None] = {}
-    for key, record in found.items():
+    for key, record in records.items():
         if record is not None:
-            _require_whole(record, _allowed(record.suite))
+            _require_complete(record, _allowed_subsets(record.suite))
         numbers[key] = None if record is None else round(record.value, 2)
-    words = dict.fromkeys(_EASYROBUST_WORDS, "")
-    words |= {"model": f"<b>{html.escape(row)}</b>", "architecture": grid.of_row(row)[0][1].model}
-    switches = {name: name == _SWITCHED_ON[leaderboard] for name in _SWITCHES}
-    form = _filled({**words, **numbers}, about, "--submit")
+    fields = dict.fromkeys(_EASYROBUST_ABOUT, "")
+    fields |= {"model": f"<b>{html.escape(row)}</b>", "architecture": table.row_records(row)[0][1].model}
+    switches = {name: name == _LEADERBOARD_SWITCH[leaderboard] for name in _SWITCHES}
+    form = _fill_in({**fields, **numbers}, about, "--submit")
     files = form.pop("files")
     return {**form, "files": files, **switches}
 
 
 def robustbench_form(
-    grid: Grid, row: str | None, *, preset: str | None = None, about: Mapping[str, Any]
+    table: ResultsTable, row: str | None, *, preset: str | None = None, about: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """RobustBench's model info for ImageNet, L-infinity at 4/255, with clean accuracy on AutoAttack's own images.
+    """RobustBench's model info for ImageNet, L-infinity at 4/255; its clean accuracy is on the attacked images.
 
-    Arguments and errors as :func:`easyrobust_form`; also OptionError where AutoAttack's images are others
-    than RobustBench's 5000, or which of them are right without attack is not known.
+    Arguments and errors as in :func:`easyrobust_form`; OptionError is also raised if AutoAttack's images are
+    not RobustBench's 5000, or if it is not known which of them are correct without the attack.
     """
-    row = _chosen(grid, row)
-    attacked = _find(grid, row, "autoattack", "top1", preset, ("robustbench",))
+    row = _choose_row(table, row)
+    attacked = _find_record(table, row, "autoattack", "top1", preset, ("robustbench",))
     if attacked is None:
-        raise _missing(row, [_ADVERSARIAL["autoattack"]], preset)
-    _require_whole(attacked, ("robustbench",))
+        raise _missing_error(row, [_ADVERSARIAL["autoattack"]], preset)
+    _require_complete(attacked, ("robustbench",))
     accuracy = f"{attacked.value:.2f}"
     blank = {
         "link": "",
@@ -109,39 +116,39 @@ def robustbench_form(
         "dataset": "imagenet",
         "venue": "",
         "architecture": attacked.model,
-        "eps": show(attacked.protocol["epsilon"]),
-        "clean_acc": f"{_clean_on_same_images(grid, row, attacked):.2f}",
+        "eps": format_value(attacked.protocol["epsilon"]),
+        "clean_acc": f"{_clean_on_same_images(table, row, attacked):.2f}",
         "reported": accuracy,
         "autoattack_acc": accuracy,
         "unreliable": None,
     }
-    return _filled(blank, about, "--robustbench")
+    return _fill_in(blank, about, "--robustbench")
 
 
 def read_about(path: Path | None) -> dict[str, Any]:
-    """The user's JSON object of what records do not hold; {} without a file.
+    """The user's JSON object with what records do not hold; {} if ``path`` is None.
 
     Raises:
-        OptionError: no such file, or no JSON object.
+        OptionError: the file cannot be read, or does not hold a JSON object.
     """
     if path is None:
         return {}
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        found = getattr(error, "strerror", None) or error
-        raise OptionError(f"--about {path}: expected a JSON file, found: {found}. Mend it.") from error
-    if not isinstance(told, dict):
-        raise OptionError(f"--about {path}: expected a JSON object, found {type(told).__name__}. Mend it.")
-    return told
+        reason = getattr(error, "strerror", None) or error
+        raise OptionError(f"--about {path}: expected a JSON file, found: {reason}. Mend it.") from error
+    if not isinstance(content, dict):
+        raise OptionError(f"--about {path}: expected a JSON object, found {type(content).__name__}. Mend it.")
+    return content
 
 
-def _filled(blank: Mapping[str, Any], about: Mapping[str, Any], flag: str) -> dict[str, Any]:
-    """``blank`` with the user's words in it; a log line names what stays empty."""
-    unknown = [key for key in about if key not in (*_EASYROBUST_WORDS, *_ROBUSTBENCH_WORDS)]
+def _fill_in(blank: Mapping[str, Any], about: Mapping[str, Any], flag: str) -> dict[str, Any]:
+    """``blank`` with the user's values filled in; a warning names the fields that stay empty."""
+    unknown = [key for key in about if key not in (*_EASYROBUST_ABOUT, *_ROBUSTBENCH_ABOUT)]
     if unknown:
         raise OptionError(
-            f"--about: expected keys of {', '.join(dict.fromkeys((*_EASYROBUST_WORDS, *_ROBUSTBENCH_WORDS)))}, "
+            f"--about: expected keys of {', '.join(dict.fromkeys((*_EASYROBUST_ABOUT, *_ROBUSTBENCH_ABOUT)))}, "
             f"found {unknown[0]!r}. What was measured comes from records; take that key out."
         )
     form = {**blank, **{key: about[key] for key in blank if key in about}}
@@ -151,94 +158,98 @@ def _filled(blank: Mapping[str, Any], about: Mapping[str, Any], flag: str) -> di
     return form
 
 
-def _chosen(grid: Grid, row: str | None) -> str:
+def _choose_row(table: ResultsTable, row: str | None) -> str:
     if row is not None:
-        require_rows([row], grid.rows, "--row")
+        require_rows([row], table.rows, "--row")
         return row
-    if len(grid.rows) > 1:
+    if len(table.rows) > 1:
         raise OptionError(
-            f"leaderboard forms: expected one row, found {', '.join(map(repr, grid.rows))}. Choose one with --row."
+            f"leaderboard forms: expected one row, found {', '.join(map(repr, table.rows))}. Choose one with --row."
         )
-    return grid.rows[0]
+    return table.rows[0]
 
 
-def _allowed(suite: str) -> tuple[str, ...]:
-    """The subsets that EasyRobust's leaderboards take."""
+def _allowed_subsets(suite: str) -> tuple[str, ...]:
+    """The subsets of a suite that EasyRobust's leaderboards accept."""
     return ("all", "robustbench") if suite == "autoattack" else ("all",)
 
 
-def _find(grid: Grid, row: str, suite: str, metric: str, preset: str | None, allowed: tuple[str, ...]) -> Record | None:
-    """The row's record of one measurement, a whole one where there is one; of AutoAttack at L-infinity 4/255."""
-    found = [
+def _find_record(
+    table: ResultsTable, row: str, suite: str, metric: str, preset: str | None, allowed: tuple[str, ...]
+) -> Record | None:
+    """The row's record of this suite and metric, preferably a complete one; of AutoAttack only at L-infinity 4/255."""
+    candidates = [
         record
-        for column, record in grid.of_row(row)
+        for column, record in table.row_records(row)
         if (column.suite, column.metric, column.protocol.get("preset")) == (suite, metric, preset)
-        and (suite != "autoattack" or _leaderboards_attack(column))
+        and (suite != "autoattack" or _is_leaderboard_attack(column))
     ]
-    return next((record for record in found if _is_whole(record, allowed)), found[0] if found else None)
+    return next(
+        (record for record in candidates if _is_complete(record, allowed)), candidates[0] if candidates else None
+    )
 
 
-def _missing(row: str, absent: Sequence[tuple[str, str]], preset: str | None) -> OptionError:
+def _missing_error(row: str, absent: Sequence[tuple[str, str]], preset: str | None) -> OptionError:
     radius = {"autoattack": " at L-infinity 4/255 (benchmark --adv)"}
-    what = ", ".join(f"{suite} {metric}{radius.get(suite, '')}" for suite, metric in absent)
+    measurements = ", ".join(f"{suite} {metric}{radius.get(suite, '')}" for suite, metric in absent)
     flag = f" with --protocol {preset}" if preset in PRESETS else ""
     return OptionError(
-        f"{row}: expected records of {what} under protocol {preset}, found none. "
+        f"{row}: expected records of {measurements} under protocol {preset}, found none. "
         f"Run ns-easyrobust benchmark{flag} for them."
     )
 
 
-def _leaderboards_attack(column: Column) -> bool:
+def _is_leaderboard_attack(column: Column) -> bool:
     epsilon = column.protocol.get("epsilon")
-    near = isinstance(epsilon, float) and abs(epsilon - _EPSILON) < 1e-9
-    return near and str(column.protocol.get("norm")).lower() == "linf"
+    same_radius = isinstance(epsilon, float) and abs(epsilon - _EPSILON) < 1e-9
+    return same_radius and str(column.protocol.get("norm")).lower() == "linf"
 
 
 def _subset(record: Record) -> str:
     return str(record.protocol.get("subset", "all"))
 
 
-def _whole(record: Record) -> int:
-    """How many images its subset has in the released set."""
+def _released_count(record: Record) -> int:
+    """The number of images in the released set, or in its RobustBench subset if the record is of that."""
     return ROBUSTBENCH if _subset(record) == "robustbench" else released_images(record.suite)
 
 
-def _is_whole(record: Record, allowed: tuple[str, ...]) -> bool:
-    return _subset(record) in allowed and record.n == _whole(record)
+def _is_complete(record: Record, allowed: tuple[str, ...]) -> bool:
+    return _subset(record) in allowed and record.n == _released_count(record)
 
 
-def _require_whole(record: Record, allowed: tuple[str, ...]) -> None:
+def _require_complete(record: Record, allowed: tuple[str, ...]) -> None:
     if _subset(record) not in allowed:
         raise OptionError(
             f"{record.label}, {record.suite}: expected images {' or '.join(allowed)} for a leaderboard, found a record "
             f"of subset {_subset(record)} (n={record.n}). Measure it on those."
         )
-    if not _is_whole(record, allowed):
+    if not _is_complete(record, allowed):
         raise OptionError(
-            f"{record.label}, {record.suite}: expected the {_whole(record)} images of the released set for a "
+            f"{record.label}, {record.suite}: expected the {_released_count(record)} images of the released set for a "
             f"leaderboard, found a record of {record.n}. Complete the folder (ns-easyrobust doctor counts it) and "
             "measure again."
         )
 
 
-def _clean_on_same_images(grid: Grid, row: str, attacked: Record) -> float:
-    """Clean accuracy in percent on the images of ``attacked``, from the bits of the validation set where need be."""
-    seen = ("preset", "resize", "crop", "interpolation", "dtype")
-    clean = [
+def _clean_on_same_images(table: ResultsTable, row: str, attacked: Record) -> float:
+    """Clean accuracy in percent on the images of ``attacked``, if need be from the bits of the validation set."""
+    shared_settings = ("preset", "resize", "crop", "interpolation", "dtype")
+    clean_records = [
         record
-        for column, record in grid.of_row(row)
+        for column, record in table.row_records(row)
         if (column.suite, column.metric) == ("imagenet-val", "top1")
-        and all(record.protocol.get(name) == attacked.protocol.get(name) for name in seen)
+        and all(record.protocol.get(name) == attacked.protocol.get(name) for name in shared_settings)
     ]
-    for record in clean:
-        if record.images == attacked.images and attacked.images is not None and not other_task(record, attacked):
+    for record in clean_records:
+        if record.images == attacked.images and attacked.images is not None and not tasks_differ(record, attacked):
             return record.value
-    for record in clean:
+    for record in clean_records:
         if record.right_path is not None and attacked.right_path is not None:
-            right = dict(zip(*load_right(record.right_path), strict=True))
-            chosen = load_right(attacked.right_path)[0]
-            if all(path in right for path in chosen):
-                return 100 * sum(bool(right[path]) for path in chosen) / len(chosen)
+            bits = dict(zip(*load_correctness(record.right_path), strict=True))
+            attacked_paths = load_correctness(attacked.right_path)[0]
+            if all(path in bits for path in attacked_paths):
+                return 100 * sum(bool(bits[path]) for path in attacked_paths) / len(attacked_paths)
     raise OptionError(
         f"{row}: expected clean accuracy on AutoAttack's {attacked.n} images, found no imagenet-val prepared "
         "alike that holds them. Run suite val on all images, or on the same subset."

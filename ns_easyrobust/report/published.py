@@ -1,14 +1,14 @@
-"""Numbers that others have published, to set beside measured ones. None was measured with this package."""
+"""Numbers published by others, for comparison with measured ones. None was measured with this package."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# The eleven columns of Table 2 of arXiv:2403.10476, by the names used here.
+# The eleven columns of Table 2 of arXiv:2403.10476, under the names used in this package.
 COLUMNS = ("clean", "patchfool", "cw", "fgsm", "damagenet", "a", "c", "v2", "r", "sketch", "stylized")
-_SHORT = ("clean", "fgsm", "damagenet", "a", "c", "v2", "r", "sketch", "stylized")  # of Tables 3 and 4
-_EASYROBUST = ("clean", "v2", "c", "r", "a", "sketch", "stylized")  # as its README orders them
+_TABLE_3_COLUMNS = ("clean", "fgsm", "damagenet", "a", "c", "v2", "r", "sketch", "stylized")  # Table 4 lacks the first
+_EASYROBUST_COLUMNS = ("clean", "v2", "c", "r", "a", "sketch", "stylized")  # in the order of its README
 
 PAPER = "arXiv:2403.10476"
 NOTES = (
@@ -23,14 +23,14 @@ NOTES = (
 
 @dataclass(frozen=True)
 class Published:
-    """A row of somebody's table.
+    """A row of a published table.
 
     Attributes:
-        label: what the row is.
-        source: where it stands.
-        columns: top-1 in percent by name of :data:`COLUMNS`, but "c" is the mCE in percent; what
-            the source leaves out is not there.
-        average: as printed in the source; None where it has none.
+        label: the row's name.
+        source: the paper or file it is copied from.
+        columns: top-1 accuracy in percent by name of :data:`COLUMNS`, except that "c" is the mCE in
+            percent; columns that the source does not give are absent.
+        average: as printed in the source; None if it prints none.
     """
 
     label: str
@@ -40,17 +40,17 @@ class Published:
 
 
 def average(columns: Mapping[str, float]) -> float | None:
-    """Plain mean of the eleven :data:`COLUMNS` with 100 - mCE for "c"; None if one is missing.
+    """Unweighted mean of the eleven :data:`COLUMNS`, with 100 - mCE for "c"; None if one is missing.
 
-    That is how the paper averages ("We used 100 - mCE before taking the average over all settings", section 5.2).
+    This is how the paper averages ("We used 100 - mCE before taking the average over all settings", section 5.2).
     """
     if any(name not in columns for name in COLUMNS):
         return None
     return sum(100 - columns[name] if name == "c" else columns[name] for name in COLUMNS) / len(COLUMNS)
 
 
-def _full(label: str, values: tuple[float, ...], printed: float) -> Published:
-    return Published(label, f"{PAPER}, Table 2", dict(zip(COLUMNS, values, strict=True)), printed)
+def _full(label: str, values: tuple[float, ...], printed_average: float) -> Published:
+    return Published(label, f"{PAPER}, Table 2", dict(zip(COLUMNS, values, strict=True)), printed_average)
 
 
 def _partial(label: str, **columns: float) -> Published:
@@ -58,12 +58,12 @@ def _partial(label: str, **columns: float) -> Published:
 
 
 def _short(table: int, label: str, *values: float) -> Published:
-    names = _SHORT if table == 3 else _SHORT[1:]
+    names = _TABLE_3_COLUMNS if table == 3 else _TABLE_3_COLUMNS[1:]
     return Published(label, f"{PAPER}, Table {table}", dict(zip(names, values, strict=True)))
 
 
 def _easyrobust(label: str, source: str, *values: float) -> Published:
-    return Published(label, source, dict(zip(_EASYROBUST, values, strict=True)))
+    return Published(label, source, dict(zip(_EASYROBUST_COLUMNS, values, strict=True)))
 
 
 TABLE_2 = (
@@ -88,7 +88,7 @@ TABLE_3 = (
     _short(3, "ViT-S, TRADES", 74.02, 38.85, 36.28, 16.53, 73.11, 63.37, 40.86, 26.43, 13.22),
     _short(3, "ViT-S, ours", 77.47, 25.95, 32.43, 20.77, 55.98, 66.5, 41.61, 25.67, 16.02),
 )
-# The caption names no model; the row of nullspace at 0.03 is that of ViT-S in Table 2.
+# The caption names no model; the row of nullspace at 0.03 equals that of ViT-S + NS in Table 2.
 TABLE_4 = (
     _short(4, "ViT-S, nullspace, eps=0.01", 26.04, 33.65, 20.45, 56.26, 66.47, 41.4, 23.34, 15.85),
     _short(4, "ViT-S, random, eps=0.01", 21.54, 28.81, 17.07, 55.13, 61.98, 34.97, 14.43, 12.14),
@@ -109,5 +109,5 @@ EASYROBUST = (
         *(81.46, 70.83, 44.65, 47.34, 30.15, 34.77, 23.13),
     ),
 )
-TABLES = {"table2": TABLE_2, "table3": TABLE_3, "table4": TABLE_4, "easyrobust": EASYROBUST}
+PUBLISHED_TABLES = {"table2": TABLE_2, "table3": TABLE_3, "table4": TABLE_4, "easyrobust": EASYROBUST}
 ROWS = (*TABLE_2, *TABLE_3, *TABLE_4, *EASYROBUST)

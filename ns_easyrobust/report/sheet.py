@@ -1,29 +1,89 @@
-"""A table with what stands beneath it, as text for a terminal and as Markdown."""
+"""A table with notes and lists beneath it, as text for a terminal and as Markdown."""
 
 from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-# Folded lines keep paths in one piece, to be copied.
-_FOLDED: Any = {"subsequent_indent": "    ", "break_long_words": False, "break_on_hyphens": False}
+from ..evaluation import Record
+from .statistics import Difference, wilson_interval
+
+NOT_RUN = "not run"
+
+
+def format_value(value: Any) -> str:
+    """A protocol's value as text: "yes" for True, "4/255" for an attack's radius, "none" for None."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        steps = value * 255  # attack radii are usually whole 8-bit pixel steps
+        whole = 0.5 < steps < 16.5 and abs(steps - round(steps)) < 1e-6
+        return f"{round(steps)}/255" if whole else f"{value:.6g}"
+    if isinstance(value, list):
+        return "(" + ", ".join(map(format_value, value)) + ")"
+    if isinstance(value, Mapping):
+        return "{" + format_settings(value) + "}"
+    return "none" if value is None else " ".join(str(value).split())
+
+
+def format_settings(protocol: Mapping[str, Any]) -> str:
+    """A protocol as "name=value, name=value"."""
+    return ", ".join(f"{name}={format_value(value)}" for name, value in protocol.items())
+
+
+def format_number(value: float, unit: str, sign: str = "") -> str:
+    """A result: percentages with two decimals, others with four significant digits; ``sign="+"`` for a difference."""
+    return f"{value:{sign}.2f}" if unit == "%" else f"{value:{sign}.4g}"
+
+
+def format_count(n: int, noun: str) -> str:
+    """A count with its noun, as "1 model" or "2 models"."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def format_p(p: float) -> str:
+    """A p-value as "p=0.03", "p=0.0021" or "p<0.001"."""
+    if p < 0.001:
+        return "p<0.001"
+    return f"p={p:.2f}" if p >= 0.0995 else f"p={p:.2g}"
+
+
+def group_values(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """The one value that all (value, place) pairs share, or else each value with its places in parentheses."""
+    places_by_value: dict[str, dict[str, None]] = {}
+    for value, place in pairs:
+        places_by_value.setdefault(value, {})[place] = None
+    if len(places_by_value) == 1:
+        return list(places_by_value)
+    return [f"{value} ({', '.join(places)})" for value, places in places_by_value.items()]
+
+
+def join_values(pairs: Iterable[tuple[str, str]]) -> str:
+    """:func:`group_values` joined into one line."""
+    return "; ".join(group_values(pairs))
+
+
+# Paths are never broken across lines, so that they can be copied.
+_WRAP_OPTIONS: Any = {"subsequent_indent": "    ", "break_long_words": False, "break_on_hyphens": False}
 
 
 class Cell(NamedTuple):
-    """What stands in one place: the value, then pieces that stand under their like in text ("" where there is none).
+    """One cell of a table.
 
-    ``ran`` is false where the value is a word in place of a number. ``tone`` is "better" or
-    "worse" where a difference is one beyond its interval, as far as a page can colour it.
+    ``value`` comes first, then the pieces of ``rest``, which line up down the column in text ("" where a
+    piece is missing). ``best`` marks the best value of a column. ``is_number`` is false where ``value`` is a word
+    in place of a number. ``significance`` is "better" or "worse" where the difference's interval excludes 0,
+    for output that can show colour.
     """
 
     value: str
     rest: tuple[str, ...] = ()
     best: bool = False
-    ran: bool = True
-    tone: str = ""
+    is_number: bool = True
+    significance: str = ""
 
 
 @dataclass(frozen=True)
@@ -31,44 +91,46 @@ class Sheet:
     """Rows of cells under headings, notes, and headed lists.
 
     Attributes:
-        heads: (title, what is below it) of each column.
-        rows: (name, a cell a column).
-        notes: lines right beneath the table.
-        lists: (heading, lines).
+        heads: (title, subtitle) of each column.
+        rows: (name, one cell per column) of each row.
+        notes: lines directly beneath the table.
+        lists: (heading, lines) of each list beneath the notes.
     """
 
-    heads: Sequence[tuple[str, str]]
+    headings: Sequence[tuple[str, str]]
     rows: Sequence[tuple[str, Sequence[Cell]]]
     notes: Sequence[str] = ()
     lists: Sequence[tuple[str, Sequence[str]]] = ()
 
 
 def as_text(sheet: Sheet, width: int | None = None) -> str:
-    """Aligned columns; in groups of at most ``width`` characters where that is given. The best carry a star."""
+    """Aligned columns, split into groups of at most ``width`` characters if given. The best values carry a star."""
     names = [name for name, _ in sheet.rows]
-    side = max(len("label"), *map(len, names))
-    stub = [line.ljust(side) for line in ("label", "-" * side, *names)]
+    stub_width = max(len("label"), *map(len, names))
+    stub = [line.ljust(stub_width) for line in ("label", "-" * stub_width, *names)]
     blocks = [
-        _block([*textwrap.wrap(title, 30), below], [_pieces(cells[index]) for _, cells in sheet.rows])
-        for index, (title, below) in enumerate(sheet.heads)
+        _block([*textwrap.wrap(title, 30), subtitle], [_pieces(cells[index]) for _, cells in sheet.rows])
+        for index, (title, subtitle) in enumerate(sheet.headings)
     ]
     lines = []
-    for group in _groups(blocks, None if width is None else width - side):
-        lines += [*_beside([stub, *group]), ""]
-    below = list(sheet.notes)
+    for group in _groups(blocks, None if width is None else width - stub_width):
+        lines += [*_side_by_side([stub, *group]), ""]
+    footer = list(sheet.notes)
     for heading, items in sheet.lists:
-        below += ["", heading, *(f"  {item}" for item in items)]
+        footer += ["", heading, *(f"  {item}" for item in items)]
     if width is not None:
-        below = [textwrap.fill(line, max(width, 40), **_FOLDED) for line in below]
-    return "\n".join([*lines, *below]) + "\n"
+        footer = [textwrap.fill(line, max(width, 40), **_WRAP_OPTIONS) for line in footer]
+    return "\n".join([*lines, *footer]) + "\n"
 
 
 def as_markdown(sheet: Sheet) -> str:
-    """A GitHub table with the rest beneath it. The best are bold."""
-    heads = [escape(", ".join(part for part in head if part)) for head in sheet.heads]
-    lines = ["| label | " + " | ".join(heads) + " |", "|:--|" + "--:|" * len(heads)]
+    """A GitHub table with the notes and lists beneath it. The best values are bold."""
+    headings = [escape(", ".join(piece for piece in head if piece)) for head in sheet.headings]
+    lines = ["| label | " + " | ".join(headings) + " |", "|:--|" + "--:|" * len(headings)]
     for name, cells in sheet.rows:
-        texts = [escape(" ".join(part for part in (cell.value, *cell.rest) if part), brackets=False) for cell in cells]
+        texts = [
+            escape(" ".join(piece for piece in (cell.value, *cell.rest) if piece), brackets=False) for cell in cells
+        ]
         marked = [
             text.replace(cell.value, f"**{cell.value}**", 1) if cell.best else text
             for text, cell in zip(texts, cells, strict=True)
@@ -84,8 +146,8 @@ def _pieces(cell: Cell) -> list[str]:
     return [f"{cell.value}*" if cell.best else cell.value, *cell.rest]
 
 
-def _block(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
-    """One column's lines, all equally wide: heads, a rule, and cells whose pieces stand under each other."""
+def _block(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of one column, all equally wide: headings, a rule, and cells whose pieces are aligned."""
     full = [pieces for pieces in cells if len(pieces) > 1]
     widths = [max(map(len, pieces)) for pieces in zip(*full, strict=True)]
     texts = [
@@ -94,12 +156,12 @@ def _block(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
         else pieces[0]
         for pieces in cells
     ]
-    width = max(map(len, [*heads, *texts]))
-    return [line.rjust(width) for line in (*heads, "-" * width, *texts)]
+    width = max(map(len, [*headings, *texts]))
+    return [line.rjust(width) for line in (*headings, "-" * width, *texts)]
 
 
 def _groups(blocks: Sequence[list[str]], width: int | None) -> list[list[list[str]]]:
-    """The blocks in order, as many in a group as ``width`` characters hold, but one at least."""
+    """The blocks in order, as many per group as fit into ``width`` characters, but at least one."""
     groups: list[list[list[str]]] = [[]]
     used = 0
     for block in blocks:
@@ -111,18 +173,48 @@ def _groups(blocks: Sequence[list[str]], width: int | None) -> list[list[list[st
     return groups
 
 
-def _beside(blocks: Sequence[list[str]]) -> list[str]:
-    """Blocks side by side, standing on one line."""
-    tall = max(map(len, blocks))
-    padded = [[" " * len(block[0])] * (tall - len(block)) + block for block in blocks]
-    return ["  ".join(parts).rstrip() for parts in zip(*padded, strict=True)]
+def _side_by_side(blocks: Sequence[list[str]]) -> list[str]:
+    """The lines of the blocks set side by side, aligned at the bottom."""
+    height = max(map(len, blocks))
+    padded = [[" " * len(block[0])] * (height - len(block)) + block for block in blocks]
+    return ["  ".join(pieces).rstrip() for pieces in zip(*padded, strict=True)]
 
 
 def escape(text: str, *, brackets: bool = True) -> str:
-    """``text`` as Markdown shows it literally, also in a table; underscores inside words stay as they are.
+    """``text`` escaped so that Markdown shows it literally, also in a table; underscores inside words stay as they are.
 
-    A pair of brackets is literal by itself unless a link's address follows or defines it, so
-    intervals may do without (``brackets=False``).
+    A pair of brackets is shown literally anyway unless a link's address follows or is defined for it,
+    so intervals need no escape (``brackets=False``).
     """
     text = re.sub(r"([\\|*`<>\[\]~#&])" if brackets else r"([\\|*`<>~#&])", r"\\\1", text)
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
+
+
+def describe_difference(found: Difference, unit: str) -> str:
+    """A difference as "(+1.20 [0.31, 2.09], p=0.03)"; without interval or p where it has none."""
+    pieces = [format_number(found.delta, unit, "+")]
+    if found.low is not None and found.high is not None:
+        pieces[0] += f" [{format_number(found.low, unit)}, {format_number(found.high, unit)}]"
+    if found.p is not None:
+        pieces.append(format_p(found.p))
+    return f"({', '.join(pieces)})"
+
+
+def significance(found: Difference | None, lower_is_better: bool = False) -> str:
+    """The direction of a difference whose interval excludes 0: "better" or "worse"; "" for any other."""
+    if found is None or found.low is None or found.high is None or found.low <= 0 <= found.high:
+        return ""
+    return "worse" if (found.delta > 0) == lower_is_better else "better"
+
+
+def measured_cell(
+    record: Record, found: Difference | None, same_n: bool, confidence: float, lower_is_better: bool
+) -> Cell:
+    """The cell of a record: value, difference from the baseline, Wilson interval and, unless ``same_n``, n."""
+    ends = None if record.correct is None else wilson_interval(record.correct, record.n, confidence)
+    rest = (
+        "" if found is None else describe_difference(found, record.unit),
+        "" if ends is None else f"[{ends[0]:.2f}, {ends[1]:.2f}]",
+        "" if same_n else f"n={record.n}",
+    )
+    return Cell(format_number(record.value, record.unit), rest, significance=significance(found, lower_is_better))

@@ -1,24 +1,28 @@
-"""Intervals and tests for shares of right images: of one model, and of two on the same images."""
+"""Confidence intervals and tests for accuracies: of one model, and of two models on the same images."""
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from statistics import NormalDist
 
-import numpy as np
+from ..errors import DataError, OptionError
+from ..evaluation import Record, images_digest, load_correctness
+from ..utils import np
 
-from ..errors import OptionError
-
-_CELLS = 1000  # a multinomial draw over more values costs more than drawing the images themselves
+_MAX_DISTINCT = 1000  # with more distinct values a multinomial draw costs more than drawing the images themselves
 _CHUNK = 1 << 22  # image indices drawn at a time: 32 MB
 
 
 def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of the share ``correct / n``, both ends in percent.
+    """Wilson's score interval of the proportion ``correct / n``, both ends in percent.
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical
-    inference", JASA 22 (1927). It stays in [0, 100] and has width at 0 and n correct too.
+    inference", JASA 22 (1927). It stays in [0, 100] and has a positive width even at 0 and n correct.
 
     Raises:
         OptionError: not 0 <= correct <= n with n >= 1, or confidence not in (0, 1).
@@ -32,20 +36,20 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[flo
     share, weight = correct / n, z * z / n
     centre = (share + weight / 2) / (1 + weight)
     half = z * (share * (1 - share) / n + weight / n / 4) ** 0.5 / (1 + weight)
-    low = 0.0 if correct == 0 else max(0.0, centre - half)  # exact where rounding would miss the end
+    low = 0.0 if correct == 0 else max(0.0, centre - half)  # exactly 0 or 1, which rounding could miss
     high = 1.0 if correct == n else min(1.0, centre + half)
     return 100 * low, 100 * high
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """McNemar's exact p: how likely two equally good models split their disagreements at least this unevenly.
+    """McNemar's exact p: how likely equally good models are to split their disagreements at least this unevenly.
 
-    Two-sided binomial test of ``only_a`` against ``only_b`` at 1/2; 1.0 where they never disagree.
+    Two-sided binomial test of ``only_a`` against ``only_b`` at 1/2; 1.0 if the models never disagree.
     Source: Q. McNemar, "Note on the sampling error of the difference between correlated
     proportions or percentages", Psychometrika 12 (1947), in its exact form.
 
     Args:
-        only_a, only_b: images that only the first, only the second model got right.
+        only_a, only_b: numbers of images that only the first or only the second model classified correctly.
 
     Raises:
         OptionError: a negative count.
@@ -62,15 +66,16 @@ def mcnemar(only_a: int, only_b: int) -> float:
 def bootstrap_difference(
     only_a: int, only_b: int, n: int, *, confidence: float = 0.95, draws: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of the paired bootstrap for accuracy A minus accuracy B, in points.
+    """Percentile interval of the paired bootstrap for accuracy A minus accuracy B, in percentage points.
 
-    Images are drawn with replacement, each with both models' verdicts on it, so that only the
-    numbers of disagreements matter. Where there are none the interval is (0, 0), which says
-    nothing about images beyond these ``n``.
+    Images are drawn with replacement, each with both models' bits, so that only the numbers of
+    disagreements matter. Where there are none the interval is (0, 0), which says nothing about
+    images beyond these ``n``.
 
     Args:
-        only_a, only_b: images that only A, only B got right.
-        n: all images.
+        only_a, only_b: numbers of images that only A or only B classified correctly.
+        n: number of all images.
+        confidence, draws, seed: as in :func:`bootstrap_sum`.
 
     Raises:
         OptionError: counts that are negative or exceed ``n``, or settings outside their range.
@@ -91,10 +96,10 @@ def bootstrap_sum(
     """Percentile bootstrap interval of the sum of the groups' means.
 
     Args:
-        groups: each (n_g,) floats, a value an image. Images are drawn with replacement within
+        groups: (n_g,) floats each, one value per image. Images are drawn with replacement within
             a group, independently of the other groups.
         confidence: in (0, 1).
-        draws: resamples, >= 100.
+        draws: number of resamples, >= 100.
         seed: of numpy's generator; equal arguments give equal intervals.
 
     Raises:
@@ -114,14 +119,113 @@ def bootstrap_sum(
 
 
 def _resampled_means(values: np.ndarray, draws: int, generator: np.random.Generator) -> np.ndarray:
-    """(draws,) means of samples of len(values) values, with replacement."""
+    """(draws,) means, each of len(values) values drawn with replacement."""
     n = len(values)
     distinct, counts = np.unique(values, return_counts=True)
-    if len(distinct) <= _CELLS:
+    if len(distinct) <= _MAX_DISTINCT:
         return generator.multinomial(n, counts / n, size=draws) @ distinct / n
-    step = max(1, _CHUNK // n)
-    parts = [
-        values[generator.integers(n, size=(min(step, draws - start), n))].mean(axis=1)
-        for start in range(0, draws, step)
+    draws_at_a_time = max(1, _CHUNK // n)
+    chunks = [
+        values[generator.integers(n, size=(min(draws_at_a_time, draws - start), n))].mean(axis=1)
+        for start in range(0, draws, draws_at_a_time)
     ]
-    return np.concatenate(parts)
+    return np.concatenate(chunks)
+
+
+_logger = logging.getLogger(__name__)
+DRAWS = 2000  # for combined_interval; the interval of a single accuracy is far cheaper and takes 10,000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One number minus the baseline's.
+
+    Attributes:
+        delta: the difference, in the unit of both numbers.
+        low, high: paired bootstrap interval; None unless the bits of both on the same images are available.
+        p: McNemar's exact p of two accuracies; None as above, and for combinations (mCE, Average).
+    """
+
+    delta: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+
+
+def correctness_of(record: Record) -> np.ndarray:
+    """The record's bits: (n,) booleans by sorted path, so those of records with equal :attr:`Record.images` align.
+
+    Raises:
+        DataError: no bits were kept, or their file is missing, damaged or another record's.
+    """
+    if record.right_path is None or record.images is None:
+        raise DataError(f"{record.label}, {record.suite}: expected per-image bits, found none. Measure it again.")
+    bits, digest = _sorted_bits(record.right_path)
+    if digest != record.images or int(bits.sum()) != record.correct:
+        raise DataError(
+            f"{record.right_path}: expected the {record.correct} right images of {record.label}, {record.suite}, "
+            f"found other ones ({int(bits.sum())} right). Measure it again."
+        )
+    return bits
+
+
+@lru_cache(maxsize=2048)  # safe, as the name of a file contains the hash of its content
+def _sorted_bits(path: Path) -> tuple[np.ndarray, str]:
+    paths, bits = load_correctness(path)
+    order = sorted(range(len(paths)), key=paths.__getitem__)
+    return bits[order], images_digest(paths)
+
+
+def tasks_differ(one: Record, other: Record) -> bool:
+    """Whether labels, allowed answers or files are known to differ, even if the image paths are equal."""
+    return one.task is not None and other.task is not None and one.task != other.task
+
+
+def _paired_bits(record: Record, base: Record) -> tuple[np.ndarray, np.ndarray] | None:
+    """Both records' bits, aligned; None if they are not comparable, with a warning if a file is the reason."""
+    if record.correct is None or base.correct is None or record.images is None or record.images != base.images:
+        return None
+    if record.right is None or base.right is None or tasks_differ(record, base):
+        return None
+    try:
+        return correctness_of(record), correctness_of(base)
+    except DataError as error:
+        _logger.warning("no paired comparison: %s", error)
+        return None
+
+
+def difference(record: Record, base: Record, confidence: float = 0.95) -> Difference:
+    """``record`` minus ``base``, with interval and p if the bits of both on the same images are available."""
+    delta = record.value - base.value
+    pair = _paired_bits(record, base)
+    if pair is None:
+        return Difference(delta)
+    bits, base_bits = pair
+    only, only_base = int((bits & ~base_bits).sum()), int((base_bits & ~bits).sum())
+    low, high = bootstrap_difference(only, only_base, len(bits), confidence=confidence)
+    return Difference(delta, low, high, mcnemar(only, only_base))
+
+
+def combined_interval(
+    terms: Iterable[tuple[float, Record, Record]], confidence: float = 0.95, draws: int = DRAWS
+) -> tuple[float, float] | None:
+    """Paired bootstrap interval of the sum of weight * (accuracy of record - accuracy of base), in percentage points.
+
+    Terms over the same set of images (clean, FGSM, the 75 folders of ImageNet-C, which hold the same
+    photographs) are resampled together, each image with all its bits; different sets are resampled
+    independently, even where one is a subset of the other.
+
+    Args:
+        terms: (weight, record, base), both of metric top1.
+
+    Returns:
+        Both ends, or None if the bits of a term's two records on the same images are not available.
+    """
+    groups: dict[str, np.ndarray] = {}
+    for weight, record, base in terms:
+        pair = _paired_bits(record, base)
+        if pair is None or record.images is None:
+            return None
+        values = 100 * weight * (pair[0].astype(float) - pair[1])
+        groups[record.images] = groups.get(record.images, 0.0) + values
+    return bootstrap_sum(list(groups.values()), confidence=confidence, draws=draws)

@@ -1,34 +1,49 @@
-"""Records as rows and columns, and how the rows compare."""
+"""Records as rows and columns, the comparison of rows, and the table as text, Markdown and CSV."""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ..errors import OptionError
-from ..evaluation.records import OF_THE_MODEL, OF_THE_RUN, Record, latest
-from .columns import Column, column_key, columns_of
-from .paired import Difference, difference
-from .statistics import wilson_interval
-from .wording import show, told
+from ..evaluation import MODEL_SETTINGS, RUN_SETTINGS, Record, latest
+from .columns import Column, column_key, columns_of, mismatch, require_rows, row_names
+from .sheet import (
+    NOT_RUN,
+    Cell,
+    Sheet,
+    as_markdown,
+    as_text,
+    format_settings,
+    format_value,
+    group_values,
+    join_values,
+    measured_cell,
+)
+from .statistics import Difference, difference, wilson_interval
 
-_MANY = 8  # variants of one suite's metric; more (ImageNet-C's 75) go to the CSV alone
+_MAX_VARIANTS = 8  # columns of one suite and metric; more than this (ImageNet-C's 75) appear only in the CSV
+_CSV_FIELDS = ("label", "column", "value", "low", "high", "n", "correct", "unit", "suite", "metric", "protocol")
+_CSV_DELTA_FIELDS = ("delta", "delta_low", "delta_high", "mcnemar_p")
 
 
-class Grid:
-    """A row a label, a column a (suite, metric, protocol); of repeated measurements the newest.
+class ResultsTable:
+    """One row per label and one column per (suite, metric, protocol), with the newest of repeated measurements.
 
     Args:
-        records: in the order of the rows, and of columns that the paper's Table 2 does not have.
-        labels: the rows to show, in this order; None: all, as first seen.
-        baseline: the row that the others' differences refer to.
-        confidence: of the intervals.
+        records: their order gives that of the rows, and of columns that the paper's Table 2 does not have.
+        labels: the rows to show, in this order; None for all, in order of first appearance.
+        baseline: the row from which the others' differences are taken.
+        confidence: of the intervals, in (0, 1).
 
     Attributes:
-        rows: row names, top to bottom: the labels, and where one label stands for several
-            checkpoints, the label with what tells them apart.
+        rows: row names, top to bottom: the labels, and where several checkpoints share one label,
+            the label followed by what distinguishes them.
         columns: left to right.
-        cells: (row, column's key) to its record; what was not run has none.
+        cells: the record of each (row, column's key); what was not run is absent.
 
     Raises:
         OptionError: no records, or a label or baseline that none of them has.
@@ -45,7 +60,7 @@ class Grid:
         records = latest(records)
         if not records:
             raise OptionError("table: expected at least one record, found none. Run a benchmark first.")
-        row_of = _row_names(records)
+        row_of = row_names(records)
         label_of = {row_of[record.row]: record.label for record in records}
         rows = list(label_of)
         if labels is not None:
@@ -54,7 +69,7 @@ class Grid:
             records = [record for record in records if row_of[record.row] in rows]
         if baseline is not None:
             require_rows([baseline], rows, "baseline")
-        # Runs that differ in batch size or dtype alone share a cell, so the newest goes in last.
+        # Runs that differ only in batch size or dtype share a cell, so the newest must be entered last.
         by_age = sorted(records, key=lambda record: record.time)
         self.cells = {(row_of[record.row], column_key(record)): record for record in by_age}
         self.rows, self.columns = tuple(rows), columns_of(records)
@@ -63,32 +78,32 @@ class Grid:
 
     @property
     def shown(self) -> tuple[Column, ...]:
-        """The columns of text, Markdown and plot: without a metric of many variants, if others are left."""
+        """The columns of text, Markdown and plot: without metrics of many variants, unless no others exist."""
         variants = Counter((column.suite, column.metric) for column in self.columns)
-        shown = tuple(c for c in self.columns if variants[c.suite, c.metric] <= _MANY)
+        shown = tuple(c for c in self.columns if variants[c.suite, c.metric] <= _MAX_VARIANTS)
         return shown or self.columns
 
     def cell(self, row: str, column: Column) -> Record | None:
         return self.cells.get((row, column.key))
 
-    def held(self, column: Column) -> list[tuple[str, Record]]:
-        """(row, record) of each cell of ``column`` that was run."""
-        found = [(row, self.cell(row, column)) for row in self.rows]
-        return [(row, record) for row, record in found if record is not None]
+    def column_records(self, column: Column) -> list[tuple[str, Record]]:
+        """(row, record) for each cell of ``column`` that was run, top to bottom."""
+        cells = [(row, self.cell(row, column)) for row in self.rows]
+        return [(row, record) for row, record in cells if record is not None]
 
-    def of_row(self, row: str) -> list[tuple[Column, Record]]:
-        """(column, record) of each cell of ``row`` that was run, left to right."""
-        found = [(column, self.cell(row, column)) for column in self.columns]
-        return [(column, record) for column, record in found if record is not None]
+    def row_records(self, row: str) -> list[tuple[Column, Record]]:
+        """(column, record) for each cell of ``row`` that was run, left to right."""
+        cells = [(column, self.cell(row, column)) for column in self.columns]
+        return [(column, record) for column, record in cells if record is not None]
 
     def interval(self, record: Record) -> tuple[float, float] | None:
-        """Both ends in percent, or None where the value is no share of right images."""
+        """Both ends of the Wilson interval in percent; None if the value is not a proportion of correct images."""
         if record.correct is None:
             return None
         return wilson_interval(record.correct, record.n, self.confidence)
 
     def difference(self, row: str, column: Column) -> Difference | None:
-        """To the baseline, in the column's unit; None on its own row or without both."""
+        """From the baseline, in the column's unit; None for the baseline itself, or if either is missing."""
         record = self.cell(row, column)
         base = self.cell(self.baseline, column) if self.baseline is not None else None
         if record is None or base is None or row == self.baseline:
@@ -99,95 +114,169 @@ class Grid:
         return self._differences[key]
 
     def mismatch(self, column: Column) -> str | None:
-        """Why the column's rows are not comparable image by image, as far as the records tell."""
-        return mismatch(self.held(column))
+        """Why the column's rows are not comparable image by image; None if the records show no reason."""
+        return mismatch(self.column_records(column))
 
     def best(self, column: Column) -> set[str]:
-        """Rows with the column's best value; none where there is but one, or a :meth:`mismatch`."""
-        held = self.held(column)
-        if len(held) < 2 or self.mismatch(column):
+        """Rows with the column's best value; empty if only one row was run, or if there is a :meth:`mismatch`."""
+        column_records = self.column_records(column)
+        if len(column_records) < 2 or self.mismatch(column):
             return set()
-        best = (min if column.lower_is_better else max)(record.value for _, record in held)
-        return {row for row, record in held if record.value == best}
+        best = (min if column.lower_is_better else max)(record.value for _, record in column_records)
+        return {row for row, record in column_records if record.value == best}
 
     def notes(self, column: Column) -> list[str]:
-        """What a reader has to know before comparing the column's rows."""
-        mismatch = self.mismatch(column)
-        notes = [f"{mismatch}; not comparable image by image"] if mismatch else []
-        for name in OF_THE_RUN:
+        """What a reader must know before comparing the column's rows."""
+        reason = self.mismatch(column)
+        notes = [f"{reason}; not comparable image by image"] if reason else []
+        for name in RUN_SETTINGS:
             pairs = self.run_setting(name, column)
             if len({value for value, _ in pairs}) > 1:
-                notes.append(f"{name} differs: {told(pairs)}")
+                notes.append(f"{name} differs: {join_values(pairs)}")
         return notes
 
     def run_setting(self, name: str, column: Column) -> list[tuple[str, str]]:
-        """(value, row) of one of the run's settings in each cell of ``column``."""
-        return [(show(record.protocol.get(name, "not given")), row) for row, record in self.held(column)]
+        """(value, row) of the run's setting ``name`` for each cell of ``column`` that was run."""
+        return [
+            (format_value(record.protocol.get(name, "not given")), row) for row, record in self.column_records(column)
+        ]
 
     def row_name(self, row: str) -> str:
-        """The row as it is shown."""
+        """The row's name as shown, with the baseline marked."""
         return f"{row} (baseline)" if row == self.baseline else row
 
     def describe(self, row: str) -> dict[str, str]:
         """Where a row's numbers come from: model, checkpoint, sha256, weights, normalisation, seed, machine, day."""
-        held = [(column.title, record) for column, record in self.of_row(row)]
-        first = held[0][1]
-        told_of = {"model": first.model, "checkpoint": first.checkpoint or "no checkpoint file"}
+        column_records = [(column.title, record) for column, record in self.row_records(row)]
+        first = column_records[0][1]
+        facts = {"model": first.model, "checkpoint": first.checkpoint or "no checkpoint file"}
         if first.checkpoint_sha256:
-            told_of["sha256"] = first.checkpoint_sha256
+            facts["sha256"] = first.checkpoint_sha256
         if first.weights or first.ema:
-            told_of["weights"] = f"{'EMA weights' if first.ema else 'weights'} {first.weights or ''}".strip()
-        for name in OF_THE_MODEL:
-            pairs = [(show(record.protocol[name]), title) for title, record in held if name in record.protocol]
+            facts["weights"] = f"{'EMA weights' if first.ema else 'weights'} {first.weights or ''}".strip()
+        for name in MODEL_SETTINGS:
+            pairs = [
+                (format_value(record.protocol[name]), title)
+                for title, record in column_records
+                if name in record.protocol
+            ]
             if pairs:
-                told_of[name] = told(pairs)
-        seeds = [(f"{record.seed}", title) for title, record in held if record.seed is not None]
-        told_of["seed"] = told(seeds) or "none drawn"
-        told_of["machine"] = told((record.machine or "a machine not recorded", title) for title, record in held)
-        days = sorted({record.created[:10] for _, record in held})
-        told_of["measured"] = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-        return told_of
+                facts[name] = join_values(pairs)
+        seeds = [(f"{record.seed}", title) for title, record in column_records if record.seed is not None]
+        facts["seed"] = join_values(seeds) or "none drawn"
+        facts["machine"] = join_values(
+            (record.machine or "a machine not recorded", title) for title, record in column_records
+        )
+        days = sorted({record.created[:10] for _, record in column_records})
+        facts["measured"] = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+        return facts
 
+    def to_text(self, *, best: bool = False, width: int | None = None) -> str:
+        """Aligned columns for a terminal, split into groups of at most ``width`` characters if given."""
+        return as_text(self.sheet(best=best, mark="*"), width)
 
-def mismatch(held: Sequence[tuple[str, Record]]) -> str | None:
-    """Why (row, record) pairs are not comparable image by image, as far as the records tell."""
-    if len({record.n for _, record in held}) > 1:
-        return "n differs: " + told((f"{record.n}", row) for row, record in held)
-    known = [(record.images[:12], row) for row, record in held if record.images is not None]
-    if len({images for images, _ in known}) > 1:
-        return "the images differ: " + told((f"set {images}", row) for images, row in known)
-    asked = [(record.task[:12], row) for row, record in held if record.task is not None]
-    if len({task for task, _ in asked}) > 1:
-        return "labels or files differ behind equal names: " + told((f"task {task}", row) for task, row in asked)
-    return None
+    def to_markdown(self, *, best: bool = False) -> str:
+        """A GitHub table with the protocols beneath it."""
+        return as_markdown(self.sheet(best=best, mark="bold"))
 
+    def to_csv(self) -> str:
+        """One line per measurement, in full precision; what was not run has no line.
 
-def require_rows(names: Sequence[str], rows: Sequence[str], what: str) -> None:
-    """Raise OptionError, with the rows to choose from, for a name that none of them has."""
-    unknown = [name for name in names if name not in rows]
-    if unknown:
-        raise OptionError(
-            f"unknown {what}: expected one of {', '.join(map(repr, dict.fromkeys(rows)))}, "
-            f"found {unknown[0]!r}. Give a label as it stands in the table."
+        A field that does not apply (no interval, no number of the baseline) is empty. If there is a
+        baseline, the difference from it, that difference's interval and McNemar's p come last.
+        """
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow((*_CSV_FIELDS, *_CSV_DELTA_FIELDS) if self.baseline is not None else _CSV_FIELDS)
+        for row in self.rows:
+            for column, record in self.row_records(row):
+                low, high = self.interval(record) or (None, None)
+                numbers = (record.value, low, high, record.n, record.correct, record.unit)
+                protocol = json.dumps(record.protocol, sort_keys=True)
+                line: list[object] = [row, column.title, *numbers, record.suite, record.metric, protocol]
+                if self.baseline is not None:
+                    diff = self.difference(row, column)
+                    line += [None] * 4 if diff is None else [diff.delta, diff.low, diff.high, diff.p]
+                writer.writerow(line)  # csv writes None as an empty field
+        return stream.getvalue()
+
+    def sheet(self, *, best: bool = False, mark: str = "marked") -> Sheet:
+        """The columns :attr:`shown`, with legend, protocols, models and versions; ``mark`` says how the best look."""
+        return Sheet(
+            headings=[(column.title, self._subtitle(column)) for column in self.shown],
+            rows=[
+                (self.row_name(row), [self._sheet_cell(row, column, best) for column in self.shown])
+                for row in self.rows
+            ],
+            notes=self._legend(mark if best else None),
+            lists=[
+                ("Protocol of each column", [self._protocol_line(column) for column in self.shown]),
+                ("Model of each row", [f"{row}: {self._row_line(row)}" for row in self.rows]),
+                ("Versions", self.versions()),
+            ],
         )
 
+    def versions(self) -> list[str]:
+        """The software versions, if the same for all numbers, or else each set of versions with its rows."""
+        pairs = [(format_settings(record.versions), row) for (row, _), record in self.cells.items()]
+        return [line or "not recorded" for line in group_values(pairs)]
 
-def _row_names(records: Sequence[Record]) -> dict[tuple[object, ...], str]:
-    """A name for each :attr:`Record.row`: the label, with what tells rows of one label apart."""
-    firsts: dict[tuple[object, ...], Record] = {}
-    for record in records:
-        firsts.setdefault(record.row, record)
-    names = {}
-    for row, record in firsts.items():
-        peers = [_traits(other) for other in firsts.values() if other.label == record.label]
-        apart = [index for index, seen in enumerate(zip(*peers, strict=True)) if len(set(seen)) > 1]
-        traits = ", ".join(_traits(record)[index] for index in apart)
-        names[row] = f"{record.label} [{traits}]" if traits else record.label
-    return names
+    def _note_numbers(self) -> dict[str, int]:
+        """The footnote number of each column that has notes, by column key."""
+        noted = [column.key for column in self.shown if self.notes(column)]
+        return {key: count for count, key in enumerate(noted, start=1)}
 
+    def _subtitle(self, column: Column) -> str:
+        counts = {record.n for _, record in self.column_records(column)}
+        n = f"n={counts.pop()}" if len(counts) == 1 else "n differs"
+        note = self._note_numbers().get(column.key)
+        return ", ".join(text for text in (column.unit, n) if text) + (f" ({note})" if note else "")
 
-def _traits(record: Record) -> tuple[str, ...]:
-    checkpoint = record.checkpoint or "no checkpoint"
-    sha256 = f"sha256 {record.checkpoint_sha256[:8]}" if record.checkpoint_sha256 else "no hash"
-    weights = record.weights or "weights not named"
-    return (record.model, checkpoint, sha256, weights, "EMA" if record.ema else "not EMA")
+    def _sheet_cell(self, row: str, column: Column, best: bool) -> Cell:
+        """The cell as shown: value, difference, interval and, where the rows differ in n, n."""
+        record = self.cell(row, column)
+        if record is None:
+            return Cell(NOT_RUN, is_number=False)
+        same_n = len({other.n for _, other in self.column_records(column)}) == 1
+        diff = self.difference(row, column)
+        cell = measured_cell(record, diff, same_n, self.confidence, column.lower_is_better)
+        return cell._replace(best=best and row in self.best(column))
+
+    def _legend(self, mark: str | None) -> list[str]:
+        lines = []
+        percent = f"{100 * self.confidence:g}%"
+        if any(record.correct is not None for record in self.cells.values()):
+            lines.append(f"[low, high]: {percent} Wilson interval; n: images.")
+        if mark is not None:
+            lines.append(f"{mark}: best of its column; none where the rows are not comparable.")
+        if self.baseline is not None:
+            lines.append(f"(+x): difference to {self.baseline}, in points where the unit is %.")
+            differences = [self.difference(row, column) for row in self.rows for column in self.shown]
+            if any(diff is not None and diff.p is not None for diff in differences):
+                lines.append(
+                    f"(+x [low, high], p): with its {percent} paired bootstrap interval (images, 10000 draws) and "
+                    "McNemar's exact p, where both rows' verdicts on the same images were kept. "
+                    "No correction for the number of columns."
+                )
+        numbers = self._note_numbers()
+        for column in self.shown:
+            lines += [f"({numbers[column.key]}) {column.title}: {note}." for note in self.notes(column)]
+        hidden = Counter(f"{c.suite} {c.metric}" for c in self.columns if c not in self.shown)
+        return lines + [f"{name}: {count} variants, each in the CSV." for name, count in hidden.items()]
+
+    def _protocol_line(self, column: Column) -> str:
+        run = {name: join_values(self.run_setting(name, column)) for name in RUN_SETTINGS}
+        given = {name: value for name, value in run.items() if value != "not given"}
+        return f"{column.title}: {format_settings({**column.protocol, **given}) or 'no settings recorded'}"
+
+    def _row_line(self, row: str) -> str:
+        """Model, checkpoint, weights, normalisation, seed, machine and date of one row's records."""
+        facts = self.describe(row)
+        sha256 = facts.pop("sha256", None)
+        if sha256 is not None:
+            facts["checkpoint"] += f" (sha256 {sha256[:12]})"
+        unnamed = ("model", "checkpoint", "weights")
+        prefixes = {"machine": "on "}
+        return ", ".join(
+            value if name in unnamed else f"{prefixes.get(name, name + ' ')}{value}" for name, value in facts.items()
+        )

@@ -1,4 +1,4 @@
-"""The paper's Table 2 from records: eleven columns under one protocol, and their Average."""
+"""The paper's Table 2 from records: its eleven columns under one protocol, and their Average."""
 
 from __future__ import annotations
 
@@ -7,53 +7,53 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..data.benchmarks import ALEXNET_ERROR, SEVERITIES
+from ..data import ALEXNET_ERROR, SEVERITIES
 from ..errors import OptionError
-from ..evaluation.records import OF_THE_RUN, Record, column_settings
+from ..evaluation import RUN_SETTINGS, Record, column_settings
 from . import published
-from .columns import Column
-from .paired import Difference, combined_interval, difference
-from .table import Grid, mismatch
-from .wording import show, told
+from .columns import Column, mismatch
+from .sheet import format_value, join_values
+from .statistics import Difference, combined_interval, difference
+from .table import ResultsTable
 
-_PRESETS = ("paper", "easyrobust", "native", "custom")  # in the order of preference
-_RESIZING = ("resize", "crop", "interpolation", "also")  # a preset fixes these for each model's image size
-_EPSILON = 1 / 255  # of the paper's FGSM
+_PRESETS = ("paper", "easyrobust", "native", "custom")  # in order of preference
+_RESIZING = ("resize", "crop", "interpolation", "also")  # a preset derives these from each model's image size
+_EPSILON = 1 / 255  # radius of the paper's FGSM
 _FOLDERS = {(name, severity) for name in ALEXNET_ERROR for severity in SEVERITIES}
 
 
-class _Place(NamedTuple):
+class _ColumnSpec(NamedTuple):
     title: str
     suite: str
     metric: str
 
 
-PLACES = {
-    "clean": _Place("Clean", "imagenet-val", "top1"),
-    "patchfool": _Place("PatchFool", "patchfool", "top1"),
-    "cw": _Place("CW", "cw", "top1"),
-    "fgsm": _Place("FGSM", "fgsm", "top1"),
-    "damagenet": _Place("DamageNet", "damagenet", "top1"),
-    "a": _Place("A", "imagenet-a", "top1"),
-    "c": _Place("C (mCE)", "imagenet-c", "mce"),
-    "v2": _Place("V2", "imagenet-v2", "top1"),
-    "r": _Place("R", "imagenet-r", "top1"),
-    "sketch": _Place("Sketch", "imagenet-sketch", "top1"),
-    "stylized": _Place("Stylized", "imagenet-stylized", "top1"),
+COLUMN_SPECS = {
+    "clean": _ColumnSpec("Clean", "imagenet-val", "top1"),
+    "patchfool": _ColumnSpec("PatchFool", "patchfool", "top1"),
+    "cw": _ColumnSpec("CW", "cw", "top1"),
+    "fgsm": _ColumnSpec("FGSM", "fgsm", "top1"),
+    "damagenet": _ColumnSpec("DamageNet", "damagenet", "top1"),
+    "a": _ColumnSpec("A", "imagenet-a", "top1"),
+    "c": _ColumnSpec("C (mCE)", "imagenet-c", "mce"),
+    "v2": _ColumnSpec("V2", "imagenet-v2", "top1"),
+    "r": _ColumnSpec("R", "imagenet-r", "top1"),
+    "sketch": _ColumnSpec("Sketch", "imagenet-sketch", "top1"),
+    "stylized": _ColumnSpec("Stylized", "imagenet-stylized", "top1"),
 }
 
 
 @dataclass(frozen=True)
-class Part:
+class Table2Column:
     """One column of the summary.
 
     Attributes:
-        name: of :data:`ns_easyrobust.report.published.COLUMNS`.
-        title: as it is shown; FGSM's other radii are in it.
-        records: by row; what was not run is not there.
-        left_out: titles of the grid's columns that measured the same under other settings.
+        name: one of :data:`ns_easyrobust.report.published.COLUMNS`.
+        title: as shown; it includes FGSM's radius if that is not the paper's.
+        records: by row; rows that were not run are absent.
+        left_out: titles of the table's columns of the same suite and metric whose records are not all shown here.
         standard: whether its attack has the paper's radius, so that it may enter the Average.
-        partial: rows that were measured on another part of the images than the column, which have no Average.
+        partial: rows measured on a subset of images other than the column's; they have no Average.
     """
 
     name: str
@@ -68,201 +68,208 @@ class Part:
         return self.name == "c"
 
     def mismatch(self) -> str | None:
-        """Why the rows are not comparable image by image, as far as the records tell."""
+        """Why the rows are not comparable image by image; None if the records show no reason."""
         return mismatch(list(self.records.items()))
 
     def protocol(self) -> str:
-        """Its settings; what differs between rows with where."""
+        """The column's settings; where rows differ in one, each value is given with its rows."""
         names = dict.fromkeys(name for record in self.records.values() for name in column_settings(record))
         lines = []
-        for name in (*names, *OF_THE_RUN):
-            pairs = [(show(r.protocol.get(name, "not given")), row) for row, r in self.records.items()]
+        for name in (*names, *RUN_SETTINGS):
+            pairs = [(format_value(r.protocol.get(name, "not given")), row) for row, r in self.records.items()]
             if any(value != "not given" for value, _ in pairs):
-                lines.append(f"{name}={told(pairs)}")
+                lines.append(f"{name}={join_values(pairs)}")
         return ", ".join(lines) or "no settings recorded"
 
 
-class Summary:
-    """The columns of Table 2 for each row of a grid, all of one preset.
+class Table2:
+    """The columns of Table 2 for each row of a table, all under one preset.
 
     Args:
-        grid: the records.
-        preset: of the protocols; None: "paper" where any record has it, else the first there is of
-            easyrobust, native, custom, and records that name none.
+        table: the table that holds the records.
+        preset: of the protocols; None for the first of paper, easyrobust, native and custom that a
+            record of these columns has, or else for records that name no preset.
 
     Attributes:
-        preset: the one that was taken; None where the records name none.
-        parts: the columns that some row has, by name, in the paper's order.
+        table: as given.
+        preset: the one in use; None if the records name none.
+        columns: the columns that at least one row has, by name, in the paper's order.
 
     Raises:
         OptionError: a preset that no record has.
     """
 
-    def __init__(self, grid: Grid, preset: str | None = None) -> None:
-        self.grid, self.preset = grid, _choose_preset(grid, preset)
-        self.parts = {name: part for name in PLACES if (part := self._part(name)) is not None}
-        chosen, others = self._filled(self._candidates("imagenet-c", "top1"), ("corruption", "severity"))
+    def __init__(self, table: ResultsTable, preset: str | None = None) -> None:
+        self.table, self.preset = table, _choose_preset(table, preset)
+        self.columns = {name: column for name in COLUMN_SPECS if (column := self._column(name)) is not None}
+        chosen, others = self._variant_and_fallbacks(self._candidates("imagenet-c", "top1"), ("corruption", "severity"))
         self._corruptions = [*chosen, *others]
         self._intervals: dict[tuple[str, str], tuple[float, float] | None] = {}
 
     def _candidates(self, suite: str, metric: str) -> list[Column]:
         return [
             column
-            for column in self.grid.columns
+            for column in self.table.columns
             if (column.suite, column.metric) == (suite, metric) and column.protocol.get("preset") == self.preset
         ]
 
     def _variant(
         self, columns: Sequence[Column], free: Sequence[str] = (), prefer: Callable[[Column], bool] | None = None
     ) -> list[Column]:
-        """The columns of one protocol: preferred, else of most images, else with most cells, else seen first.
+        """The columns of one protocol, chosen by ``prefer``, then most images, most cells and first appearance.
 
-        ``free`` names settings that may differ among them.
+        ``free`` names settings that may differ between those columns.
         """
         free = (*free, *(_RESIZING if self.preset in _PRESETS[:3] else ()))
         variants: dict[str, list[Column]] = {}
         for column in columns:
-            kept = {name: value for name, value in column.protocol.items() if name not in free}
-            variants.setdefault(json.dumps(kept, sort_keys=True), []).append(column)
+            fixed = {name: value for name, value in column.protocol.items() if name not in free}
+            variants.setdefault(json.dumps(fixed, sort_keys=True), []).append(column)
 
         def rank(group: list[Column]) -> tuple[bool, int, int]:
             preferred = prefer is not None and prefer(group[0])
-            return preferred, max(map(self._images, group)), sum(len(self.grid.held(column)) for column in group)
+            return (
+                preferred,
+                max(map(self._image_count, group)),
+                sum(len(self.table.column_records(column)) for column in group),
+            )
 
         return max(variants.values(), key=rank, default=[])
 
-    def _filled(
+    def _variant_and_fallbacks(
         self, columns: Sequence[Column], free: Sequence[str] = (), prefer: Callable[[Column], bool] | None = None
     ) -> tuple[list[Column], list[Column]]:
-        """:meth:`_variant`, and those that differ from it in nothing but the images taken, the most images first.
+        """:meth:`_variant`, and the columns that differ from it only in the subset of images, most images first.
 
-        The latter are for rows that the former lack.
+        The latter fill in rows that the former lack.
         """
         chosen = self._variant(columns, free, prefer)
         free = (*free, "subset", *(_RESIZING if self.preset in _PRESETS[:3] else ()))
 
-        def settled(column: Column) -> dict[str, Any]:
+        def fixed_settings(column: Column) -> dict[str, Any]:
             return {name: value for name, value in column.protocol.items() if name not in free}
 
-        alike = [settled(column) for column in chosen]
-        others = [column for column in columns if column not in chosen and settled(column) in alike]
-        return chosen, sorted(others, key=self._images, reverse=True)
+        chosen_settings = [fixed_settings(column) for column in chosen]
+        others = [column for column in columns if column not in chosen and fixed_settings(column) in chosen_settings]
+        return chosen, sorted(others, key=self._image_count, reverse=True)
 
-    def _images(self, column: Column) -> int:
-        return max(record.n for _, record in self.grid.held(column))
+    def _image_count(self, column: Column) -> int:
+        return max(record.n for _, record in self.table.column_records(column))
 
-    def _part(self, name: str) -> Part | None:
-        place = PLACES[name]
-        columns = self._candidates(place.suite, place.metric)
+    def _column(self, name: str) -> Table2Column | None:
+        spec = COLUMN_SPECS[name]
+        columns = self._candidates(spec.suite, spec.metric)
         if name == "cw":
             columns = [column for column in columns if column.protocol.get("radius", "unbounded") == "unbounded"]
         prefer = _has_the_papers_radius if name == "fgsm" else None
-        chosen, others = self._filled(columns, prefer=prefer)
+        chosen, others = self._variant_and_fallbacks(columns, prefer=prefer)
         if not chosen:
             return None
-        own = {row: record for column in chosen for row, record in self.grid.held(column)}
+        own = {row: record for column in chosen for row, record in self.table.column_records(column)}
         records = own
         for column in others:
-            records = dict(self.grid.held(column)) | records
-        ordered = {row: records[row] for row in self.grid.rows if row in records}
-        shown = {id(record) for record in records.values()}
-        left_out = [c.title for c in columns if any(id(record) not in shown for _, record in self.grid.held(c))]
+            records = dict(self.table.column_records(column)) | records
+        ordered = {row: records[row] for row in self.table.rows if row in records}
+        shown_ids = {id(record) for record in records.values()}
+        left_out = [
+            c.title for c in columns if any(id(record) not in shown_ids for _, record in self.table.column_records(c))
+        ]
         partial = [row for row in ordered if row not in own]
         standard = name != "fgsm" or _has_the_papers_radius(chosen[0])
-        title = place.title if standard else f"{place.title} {show(chosen[0].protocol.get('epsilon', 'any'))}"
-        return Part(name, title, ordered, left_out, standard, partial)
+        title = spec.title if standard else f"{spec.title} {format_value(chosen[0].protocol.get('epsilon', 'any'))}"
+        return Table2Column(name, title, ordered, left_out, standard, partial)
 
     def record(self, row: str, name: str) -> Record | None:
-        return self.parts[name].records.get(row) if name in self.parts else None
+        return self.columns[name].records.get(row) if name in self.columns else None
 
     def missing(self, row: str) -> list[str]:
-        """Titles of the columns that ``row`` lacks for an Average: not run, FGSM at another radius, other images."""
-        lacks = []
-        for name, place in PLACES.items():
-            part = self.parts.get(name)
-            if part is None or row not in part.records or row in part.partial or not part.standard:
-                lacks.append(place.title)
-        return lacks
+        """Titles of the columns that ``row`` lacks for an Average: not run, FGSM at another radius, or other images."""
+        titles = []
+        for name, spec in COLUMN_SPECS.items():
+            column = self.columns.get(name)
+            if column is None or row not in column.records or row in column.partial or not column.standard:
+                titles.append(spec.title)
+        return titles
 
     def average(self, row: str) -> float | None:
-        """Plain mean of the eleven columns, 100 - mCE for C; None where one is missing."""
+        """Unweighted mean of the eleven columns, with 100 - mCE for C; None if one is missing."""
         if self.missing(row):
             return None
-        return published.average({name: part.records[row].value for name, part in self.parts.items()})
+        return published.average({name: column.records[row].value for name, column in self.columns.items()})
 
     def corruptions(self, row: str) -> dict[tuple[str, int], Record]:
-        """``row``'s accuracy on each (corruption, severity) that was run."""
-        found = {}
-        for column in reversed(self._corruptions):  # the preferred ones last
-            record = self.grid.cell(row, column)
+        """``row``'s record of the accuracy on each (corruption, severity) that was run."""
+        records = {}
+        for column in reversed(self._corruptions):  # so that preferred columns overwrite the others
+            record = self.table.cell(row, column)
             key = (column.protocol.get("corruption"), column.protocol.get("severity"))
             if record is not None and key in _FOLDERS:
-                found[key] = record
-        return found
+                records[key] = record
+        return records
 
     def corruption_error(self, row: str, corruption: str) -> float | None:
-        """CE in percent: mean error over the severities, by AlexNet's; None unless all five are there."""
-        found = self.corruptions(row)
-        if any((corruption, severity) not in found for severity in SEVERITIES):
+        """CE in percent: the mean error over the severities, divided by AlexNet's; None unless all five were run."""
+        records = self.corruptions(row)
+        if any((corruption, severity) not in records for severity in SEVERITIES):
             return None
-        errors = [100 - found[corruption, severity].value for severity in SEVERITIES]
+        errors = [100 - records[corruption, severity].value for severity in SEVERITIES]
         return sum(errors) / len(errors) / ALEXNET_ERROR[corruption]
 
     def difference(self, row: str, name: str) -> Difference | None:
-        """To the baseline in column ``name``; None on its own row, or without both."""
-        base_row = self.grid.baseline
+        """From the baseline in column ``name``; None for the baseline itself, or if either is missing."""
+        base_row = self.table.baseline
         if base_row is None or row == base_row:
             return None
         record, base = self.record(row, name), self.record(base_row, name)
         if record is None or base is None:
             return None
         if name != "c":
-            return difference(record, base, self.grid.confidence)
+            return difference(record, base, self.table.confidence)
         low, high = self._interval(row, name) or (None, None)
         return Difference(record.value - base.value, low, high)
 
     def average_difference(self, row: str) -> Difference | None:
-        """To the baseline's Average; None on its own row, or without both."""
-        base_row = self.grid.baseline
+        """From the baseline's Average; None for the baseline itself, or if either is missing."""
+        base_row = self.table.baseline
         if base_row is None or row == base_row:
             return None
-        mine, base = self.average(row), self.average(base_row)
-        if mine is None or base is None:
+        own, base = self.average(row), self.average(base_row)
+        if own is None or base is None:
             return None
         low, high = self._interval(row, "average") or (None, None)
-        return Difference(mine - base, low, high)
+        return Difference(own - base, low, high)
 
     def _interval(self, row: str, name: str) -> tuple[float, float] | None:
-        """Paired bootstrap interval of mCE's or the Average's difference."""
+        """Paired bootstrap interval of the difference in mCE (``name`` "c") or in the Average."""
         if (row, name) not in self._intervals:
             terms = self._mce_terms(row) if name == "c" else self._average_terms(row)
-            found = combined_interval(terms, self.grid.confidence) if terms else None
-            self._intervals[row, name] = found
+            interval = combined_interval(terms, self.table.confidence) if terms else None
+            self._intervals[row, name] = interval
         return self._intervals[row, name]
 
     def _mce_terms(self, row: str) -> list[tuple[float, Record, Record]]:
-        """The 75 folders' weights in mCE; empty unless they are there and give both rows' mCE."""
-        mine, base = self.corruptions(row), self.corruptions(str(self.grid.baseline))
-        for which, found in ((row, mine), (str(self.grid.baseline), base)):
-            record = self.record(which, "c")
-            if record is None or len(found) < len(_FOLDERS) or abs(_mce(found) - record.value) > 0.001:
+        """(weight, record, base) of the 75 folders; empty unless both rows have all 75 and an mCE that these give."""
+        own, base = self.corruptions(row), self.corruptions(str(self.table.baseline))
+        for name, folders in ((row, own), (str(self.table.baseline), base)):
+            record = self.record(name, "c")
+            if record is None or len(folders) < len(_FOLDERS) or abs(_mce(folders) - record.value) > 0.001:
                 return []
-        return [(-1 / len(_FOLDERS) / ALEXNET_ERROR[key[0]], mine[key], base[key]) for key in mine]
+        return [(-1 / len(_FOLDERS) / ALEXNET_ERROR[key[0]], own[key], base[key]) for key in own]
 
     def _average_terms(self, row: str) -> list[tuple[float, Record, Record]]:
         terms = [(-weight, record, base) for weight, record, base in self._mce_terms(row)]
         if not terms:
             return []
-        for name in PLACES:
-            record, base = self.record(row, name), self.record(str(self.grid.baseline), name)
+        for name in COLUMN_SPECS:
+            record, base = self.record(row, name), self.record(str(self.table.baseline), name)
             if name != "c" and record is not None and base is not None:
                 terms.append((1.0, record, base))
-        return [(weight / len(PLACES), record, base) for weight, record, base in terms]
+        return [(weight / len(COLUMN_SPECS), record, base) for weight, record, base in terms]
 
 
-def _mce(found: Mapping[tuple[str, int], Record]) -> float:
-    """In percent, from the accuracies of all 75 folders."""
-    return sum((100 - r.value) / ALEXNET_ERROR[name] for (name, _), r in found.items()) / len(_FOLDERS)
+def _mce(folders: Mapping[tuple[str, int], Record]) -> float:
+    """mCE in percent, from the accuracies on all 75 folders."""
+    return sum((100 - r.value) / ALEXNET_ERROR[name] for (name, _), r in folders.items()) / len(_FOLDERS)
 
 
 def _has_the_papers_radius(column: Column) -> bool:
@@ -270,14 +277,14 @@ def _has_the_papers_radius(column: Column) -> bool:
     return isinstance(epsilon, float) and abs(epsilon - _EPSILON) < 1e-9
 
 
-def _choose_preset(grid: Grid, wanted: str | None) -> str | None:
-    suites = {(place.suite, place.metric) for place in PLACES.values()}
-    found = {c.protocol.get("preset") for c in grid.columns if (c.suite, c.metric) in suites}
-    of_any = {column.protocol.get("preset") for column in grid.columns}
-    if wanted is not None and wanted not in of_any:
-        named = ", ".join(sorted(str(preset) for preset in of_any if preset)) or "none"
+def _choose_preset(table: ResultsTable, wanted: str | None) -> str | None:
+    quantities = {(spec.suite, spec.metric) for spec in COLUMN_SPECS.values()}
+    in_table2 = {c.protocol.get("preset") for c in table.columns if (c.suite, c.metric) in quantities}
+    in_table = {column.protocol.get("preset") for column in table.columns}
+    if wanted is not None and wanted not in in_table:
+        named = ", ".join(sorted(str(preset) for preset in in_table if preset)) or "none"
         raise OptionError(
             f"--preset: expected one that the records have ({named}), found {wanted!r}. "
             "Leave it out, or run the benchmark with that protocol."
         )
-    return wanted or next((preset for preset in _PRESETS if preset in found), None)
+    return wanted or next((preset for preset in _PRESETS if preset in in_table2), None)

@@ -1,1 +1,28 @@
 """The finetuning run, and the companion losses that it may add."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .augmentations.flags import add_noise_args, add_nullspace_args, augmentation_from_args, config_from_args
+    from .augmentations.nullspace import NullspaceAugmentation
+    from .augmentations.registry import augmentation_names, register_augmentation
+    from .options import build_parser, parse_with
+    from .trainer import train
+
+__all__ = [
+    "NullspaceAugmentation",
+    "add_noise_args",
+    "add_nullspace_args",
+    "augmentation_from_args",
+    "augmentation_names",
+    "build_parser",
+    "config_from_args",
+    "parse_with",
+    "register_augmentation",
+    "train",
+]
+
+if not TYPE_CHECKING:
+    from ..utils import lazy_names
+
+    __getattr__, __dir__ = lazy_names(__name__)

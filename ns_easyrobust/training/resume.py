@@ -1,4 +1,4 @@
-"""A run's state on the disk: saved whole or not at all, the one before kept, found again by ``--resume auto``."""
+"""A run's state on disk, written atomically with the previous one kept, for ``--resume auto``; SIGTERM handling."""
 
 from __future__ import annotations
 
@@ -6,81 +6,98 @@ import hashlib
 import logging
 import os
 import random
+import signal
+import threading
 import zipfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import FrameType, TracebackType
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..errors import CheckpointError, TrainingError
-from ..models.safe_load import read_file
-from ..utils.files import one_line_for_os_errors, write_atomically
+from ..models import read_file
+from ..utils import os_errors_as_output_errors, write_atomically
 
 _logger = logging.getLogger(__name__)
-BEFORE = "state-before.pth.tar"
-# The newest last: "next" is whole as soon as it has its name, and becomes "state" when that one is "before".
-FILES = (BEFORE, "state.pth.tar", "state-next.pth.tar")
-_SIZES = 100  # files of a dataset whose size stands for all
-# Flags that may change between a run's parts: they move no number.
-FREE = ("resume", "output", "experiment", "config", "workers", "log_interval", "recovery_interval", "device",
-        "pin_mem", "log_tensorboard", "log_wandb", "wandb_project", "validation_batch_size", "data_dir")  # fmt: skip
+PREVIOUS_STATE = "state-before.pth.tar"
+# Oldest first. "next" is complete once it has its name; then "state" is renamed to "before", and "next" to "state".
+STATE_FILES = (PREVIOUS_STATE, "state.pth.tar", "state-next.pth.tar")
+_SIZES_HASHED = 100  # a dataset's digest covers the sizes of at least this many files, or of all
+# Flags that may change on resuming, as they do not affect training (data_dir's images are compared by digest).
+MAY_CHANGE_ON_RESUME = (
+    "resume",
+    "output",
+    "experiment",
+    "config",
+    "workers",
+    "log_interval",
+    "recovery_interval",
+    "device",
+    "pin_mem",
+    "log_tensorboard",
+    "log_wandb",
+    "wandb_project",
+    "validation_batch_size",
+    "data_dir",
+)
 
 
 def save_state(folder: Path, content: dict[str, Any]) -> None:
-    """Write ``content`` (tensors and plain values); the last good one stays until the new one is on the disk.
+    """Write ``content`` (tensors and plain values); the last good state stays until the new one is on disk.
 
     Raises:
-        OutputError: the folder cannot be written, or the disk is full; nothing is lost.
+        OutputError: the folder cannot be written, or the disk is full; earlier states are kept.
     """
-    before, state, fresh = (folder / name for name in FILES)
-    for torn in folder.glob(f".{fresh.name}.*.tmp"):  # what a kill while saving has left
-        torn.unlink(missing_ok=True)
+    previous, current, fresh = (folder / name for name in STATE_FILES)
+    for leftover in folder.glob(f".{fresh.name}.*.tmp"):  # of a process killed while saving
+        leftover.unlink(missing_ok=True)
     write_atomically(fresh, partial(torch.save, content))
-    with one_line_for_os_errors(state):
-        if state.exists():
-            os.replace(state, before)
-        os.replace(fresh, state)
+    with os_errors_as_output_errors(current):
+        if current.exists():
+            os.replace(current, previous)
+        os.replace(fresh, current)
 
 
 def find_state(folder: Path) -> dict[str, Any] | None:
-    """The newest whole state in ``folder``, or None where there is none; a damaged one is named in the log.
+    """The newest state in ``folder`` that can be read, or None if there are no states; unreadable ones are logged.
 
     Raises:
-        CheckpointError: there are some, and none of them can be read.
+        CheckpointError: there are states, but none of them can be read.
     """
-    found = [folder / name for name in reversed(FILES) if (folder / name).exists()]
-    for path in found:
+    paths = [folder / name for name in reversed(STATE_FILES) if (folder / name).exists()]
+    for path in paths:
         try:
             _require_undamaged(path)
             return read_file(path, str(path))[1]
         except CheckpointError as error:
             _logger.warning("%s", error.line)
-    if found:
+    if paths:
         raise CheckpointError(
-            f"{folder}: expected a state to resume from, found {len(found)} damaged. Start another --experiment, from "
+            f"{folder}: expected a state to resume from, found {len(paths)} damaged. Start another --experiment, from "
             "last.pth.tar by --initial-checkpoint if it is good."
         )
     return None
 
 
 def _require_undamaged(path: Path) -> None:
-    """Compare the checksums that ``torch.save`` has written; ``torch.load`` does not look at them."""
+    """Check the checksums that ``torch.save`` wrote, which ``torch.load`` ignores; raise CheckpointError."""
     try:
         with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
+            damage = archive.testzip()
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
-        broken = str(error)
-    if broken is not None:
+        damage = str(error)
+    if damage is not None:
         raise CheckpointError(
-            f"{path}: expected a whole state, found a damaged one ({broken}). The one before is taken."
+            f"{path}: expected a whole state, found a damaged one ({damage}). The one before is taken."
         )
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """Python's, numpy's and torch's global generators, and this rank's GPU's, as plain values."""
+    """State of the global generators of Python, numpy, torch and this rank's GPU, as tensors and plain values."""
     name, keys, position, has_gauss, gauss = np.random.get_state()
     state = {
         "python": random.getstate(),
@@ -91,7 +108,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
-    """Put :func:`random_state` back."""
+    """Restore what :func:`random_state` returned."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, *rest = state["numpy"]
@@ -102,27 +119,27 @@ def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
 
 
 def dataset_digest(samples: Sequence[tuple[str, int]], root: str | Path) -> str:
-    """A hash of an image folder's paths and labels, and of the sizes of some of its files."""
+    """SHA-256 of the paths (relative to ``root``) and labels of ``samples``, and of some of the files' sizes."""
     digest = hashlib.sha256()
     for path, label in samples:
         digest.update(f"{os.path.relpath(path, root)}\t{label}\n".encode())
-    for path, _ in samples[:: max(1, len(samples) // _SIZES)]:
+    for path, _ in samples[:: max(1, len(samples) // _SIZES_HASHED)]:
         digest.update(f"{os.stat(path).st_size}\n".encode())
     return digest.hexdigest()
 
 
-def require_same(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    """Raise TrainingError where a run would go on with other flags or data than it began with.
+def require_same_run(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    """Raise TrainingError if a run would be resumed with other flags or data than it began with.
 
     Args:
-        saved, now: ``{"args": flags by name, "data": digest, "batch": images a step over all processes}``.
+        saved, now: ``{"args": flags by name, "data": digest, "batch": images per step over all processes}``.
     """
     old, new = dict(saved["args"]), dict(now["args"])
     if saved["batch"] == now["batch"]:  # fewer processes with larger batches see the same images
         old.pop("batch_size", None)
         new.pop("batch_size", None)
     for name in sorted(set(old) | set(new)):
-        if name not in FREE and _plain(old.get(name)) != _plain(new.get(name)):
+        if name not in MAY_CHANGE_ON_RESUME and _comparable(old.get(name)) != _comparable(new.get(name)):
             raise TrainingError(
                 f"--{name.replace('_', '-')}: expected {old.get(name)}, with which the run in {folder} began, found "
                 f"{new.get(name)}. Give the same flags, or another --experiment."
@@ -134,5 +151,47 @@ def require_same(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path)
         )
 
 
-def _plain(value: Any) -> Any:
+def _comparable(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
+
+
+class RunStopped(TrainingError):
+    """The run was stopped by SIGTERM and can be resumed."""
+
+    exit_code = 128 + signal.SIGTERM
+
+
+class StopSignal:
+    """Context manager: SIGTERM sets ``asked`` instead of ending the process; does nothing outside the main thread.
+
+    Attributes:
+        asked: whether this process received SIGTERM.
+        agreed: whether any rank did; updated, alike on all ranks, in each step.
+        saved: step of the newest saved state, -1 if there is none.
+    """
+
+    def __init__(self) -> None:
+        self.asked = self.agreed = False
+        self.saved = -1
+        self._previous_handler: Any = None
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            self._previous_handler = signal.signal(signal.SIGTERM, self._on_sigterm)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._previous_handler is not None:
+            signal.signal(signal.SIGTERM, self._previous_handler)
+
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+    def error(self, folder: Path) -> RunStopped:
+        """The exception that ends the run, once its state is saved."""
+        return RunStopped(
+            f"stopped by SIGTERM: the state of step {self.saved} is saved in {folder}. "
+            f"The same command with --experiment {folder.name} --resume auto goes on."
+        )

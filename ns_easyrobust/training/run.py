@@ -1,4 +1,4 @@
-"""The moving parts of a training run: what they are, what they leave on the disk, and how they go on from there."""
+"""The objects of a training run, the files it writes, and how it is resumed from them."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ import torch
 from timm.data import Mixup
 from timm.utils import ModelEmaV2, update_summary
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 
 from ..errors import TrainingError
-from ..models.checkpoints import save_model
-from ..models.vit import unwrap
-from ..utils.distributed import gather_objects, on_first_rank, rank, world_size
-from ..utils.files import write_text
+from ..models import save_model, unwrap
+from ..utils import gather_objects, on_first_rank, rank, world_size, write_text
 from .augmentations.nullspace import NullspaceAugmentation
-from .resume import FILES, random_state, save_state, set_random_state
+from .resume import STATE_FILES, StopSignal, random_state, save_state, set_random_state
 from .setup import Data
-from .stopping import Stop
 from .trackers import Trackers
 
 _logger = logging.getLogger(__name__)
-RUN_FILES = ("summary.csv", "last.pth.tar", "model_best.pth.tar", "noise.csv", "noise.pt", *FILES)
+RUN_FILES = ("summary.csv", "last.pth.tar", "model_best.pth.tar", "noise.csv", "noise.pt", *STATE_FILES)
 
 
 @dataclass
 class Position:
-    """How far a run is.
+    """How far a run has come.
 
     Attributes:
-        step: updates done; epoch, and updates done in it.
-        clean, companion: sums of this epoch's losses.
-        best: score of model_best so far.
+        step: updates done.
+        epoch: the current epoch, from 0.
+        epoch_step: updates done in this epoch.
+        clean, companion: sums of this epoch's clean and companion losses.
+        best: highest score so far.
         summary: text of summary.csv.
     """
 
@@ -53,21 +53,21 @@ class Position:
 
 
 def identity(args: argparse.Namespace, data: Data) -> dict[str, Any]:
-    """What must not change while a run is interrupted."""
-    plain = {name: value for name, value in vars(args).items() if _is_plain(value)}
-    return {"args": plain, "data": data.digest, "batch": args.batch_size * world_size()}
+    """What must be the same when a run is resumed: flags, data and global batch size."""
+    flags = {name: value for name, value in vars(args).items() if _is_plain_value(value)}
+    return {"args": flags, "data": data.digest, "batch": args.batch_size * world_size()}
 
 
 @dataclass
 class Run:
-    """A run's objects; ``model`` is as trained, in DDP under several processes."""
+    """The objects of a run; ``model`` is the module being trained, wrapped in DDP if there are several processes."""
 
     args: argparse.Namespace
     device: torch.device
     model: nn.Module
     ema: ModelEmaV2 | None
     optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
+    scaler: GradScaler
     scheduler: Any
     mixup: Mixup | None
     loss_fn: nn.Module
@@ -75,15 +75,15 @@ class Run:
     data: Data
     folder: Path
     last_step: int
-    stop: Stop
-    trackers: Trackers | None  # on rank 0
+    stop: StopSignal
+    trackers: Trackers | None  # None except on rank 0
     at: Position = field(default_factory=Position)
     started: float = field(default_factory=time.monotonic)
-    began_at: int = 0  # the step at which this process took the run up
+    began_at: int = 0  # step at which this process began or resumed the run
 
     @property
     def judged(self) -> nn.Module:
-        """The module that is evaluated: the EMA where there is one."""
+        """The module to evaluate: the EMA if there is one, otherwise the model."""
         return self.ema.module if self.ema is not None else unwrap(self.model)
 
     @property
@@ -96,35 +96,36 @@ class Run:
         return torch.autocast(self.device.type, dtype=dtype, enabled=self.args.amp)
 
     def track(self, numbers: dict[str, float]) -> None:
-        """Note ``numbers`` at this step where trackers are asked for, the noise's beside them."""
+        """Log ``numbers`` and :attr:`noise_numbers` at the current step, if there are trackers."""
         if self.trackers is not None:
             self.trackers.log(numbers | self.noise_numbers, self.at.step)
 
     @property
     def noise_numbers(self) -> dict[str, float]:
-        """Norm and influence of the noise in use; nothing without one."""
+        """Norm and influence of the current noise; empty if there is none."""
         if self.augmentation is None or not self.augmentation.history:
             return {}
         latest = self.augmentation.history[-1]
         return {"noise_norm": latest["norm"], "noise_mse_probability": latest["mse_probability"]}
 
     def diverged(self, what: str) -> TrainingError:
-        """What to raise for numbers that are not finite."""
+        """The error to raise for losses or weights that are not finite."""
         return TrainingError(
             f"{what}. Lower --lr in a new --experiment, or check data and checkpoint. {self.saved_so_far}."
         )
 
     @property
     def saved_so_far(self) -> str:
-        """Where the last good weights are, in words."""
+        """Where the last good weights are, as text for error messages."""
         good = [name for name in ("last.pth.tar", "state.pth.tar") if (self.folder / name).exists()]
         return f"Weights saved before that: {self.folder / good[0]}" if good else "Nothing was saved"
 
     def save_state(self) -> None:
-        """Everything that :meth:`restore` needs; all ranks together.
+        """Save everything that :meth:`restore` needs; all ranks must call it together.
 
         Raises:
-            OutputError: it cannot be written; the last good state is kept.
+            TrainingError: the weights are not finite.
+            OutputError: the state cannot be written; the last good one is kept.
         """
         self._require_finite()
         generators = gather_objects(random_state(self.device))
@@ -149,7 +150,7 @@ class Run:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`save_state`, but for the random numbers (:meth:`restore_random`)."""
+        """Restore what :meth:`save_state` saved, except the random generators (see :meth:`restore_random`)."""
         self.at = Position(**state["at"])
         self.began_at = self.stop.saved = self.at.step
         unwrap(self.model).load_state_dict(state["state_dict"])
@@ -160,10 +161,10 @@ class Run:
         self.scheduler.load_state_dict(state["scheduler"])
         if self.augmentation is not None:
             self.augmentation.load_state_dict(state["augmentation"])
-        on_first_rank(self._restore_texts, self.device)
+        on_first_rank(self._restore_summary, self.device)
 
     def restore_random(self, state: dict[str, Any]) -> None:
-        """The global generators, once nothing else draws before the next step."""
+        """Restore the global generators; to be called when nothing else draws from them before the next step."""
         if len(state["random"]) != world_size():
             _logger.warning(
                 "resumed on %d processes, begun on %d: the same batches, but dropout and mixup draw anew",
@@ -172,15 +173,25 @@ class Run:
             return
         set_random_state(state["random"][rank()], self.device)
 
-    def _restore_texts(self) -> None:
-        """What an epoch wrote after the state was saved will be written again."""
+    def _restore_summary(self) -> None:
+        """Reset summary.csv to the saved state: rows written since then will be written again."""
         if self.at.summary:
             write_text(self.folder / "summary.csv", self.at.summary)
         else:
             (self.folder / "summary.csv").unlink(missing_ok=True)
 
     def write(self, trained: dict[str, float], judged: dict[str, float], score: float | None) -> None:
-        """An epoch's files; without an evaluation in this epoch only what a crash would cost."""
+        """Write an epoch's files: last weights and noise always, summary and best weights only after an evaluation.
+
+        Args:
+            trained: mean losses and other numbers of training.
+            judged: metrics of the evaluation; empty if this epoch had none.
+            score: what the best weights are chosen by, higher is better; None if it was not measured.
+
+        Raises:
+            TrainingError: the weights are not finite.
+            OutputError: a file cannot be written.
+        """
         epoch = self.at.epoch
         self._require_finite()
         extra = {"epoch": epoch, "metric": score, "selected_on": self.args.select}
@@ -196,20 +207,20 @@ class Run:
 
     def _save_weights(self, name: str, **extra: Any) -> None:
         ema = self.ema.module if self.ema is not None else None
-        more = {"arch": self.args.model, "args": vars(self.args), "step": self.at.step}
-        save_model(unwrap(self.model), self.folder / name, ema=ema, **more, **extra)
+        common = {"arch": self.args.model, "args": vars(self.args), "step": self.at.step}
+        save_model(unwrap(self.model), self.folder / name, ema=ema, **common, **extra)
 
     def _write_noise(self, augmentation: NullspaceAugmentation) -> None:
         assert augmentation.noise is not None
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(augmentation.history[0]))
+        table = io.StringIO()
+        writer = csv.DictWriter(table, fieldnames=list(augmentation.history[0]))
         writer.writeheader()
         writer.writerows(augmentation.history)
-        write_text(self.folder / "noise.csv", text.getvalue())
+        write_text(self.folder / "noise.csv", table.getvalue())
         augmentation.noise.save(self.folder / "noise.pt")
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain_value(value: Any) -> bool:
     if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
+        return all(map(_is_plain_value, value))
     return value is None or isinstance(value, str | int | float | bool)

@@ -1,4 +1,4 @@
-"""From parsed flags to what a command works with: device, model, data, loss."""
+"""Builds a training run's model, data and loss from parsed flags."""
 
 from __future__ import annotations
 
@@ -15,67 +15,40 @@ from timm.utils import ModelEmaV2, random_seed
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..data.sampling import LeaveSigterm, SeededSamples, Stream, split_indices
-from ..data.transforms import FolderPart, Preprocessing, check_classes, image_folder, training_transform
+from ..data import (
+    EndlessBatchSampler,
+    FolderView,
+    ParentSigtermOnly,
+    Preprocessing,
+    SeededSamples,
+    check_classes,
+    open_image_folder,
+    split_indices,
+    training_transform,
+)
 from ..errors import OptionError, TrainingError
-from ..models.checkpoints import Checkpoint, load_model, read_checkpoint
-from ..models.ema import Ema
-from ..models.vit import NormalizedModel, built_size
-from ..utils.distributed import rank, world_size
+from ..models import Ema, NormalizedModel, load_model, read_checkpoint
+from ..utils import rank, world_size
 from .resume import dataset_digest
 
-_HOLDOUT_AT_MOST = 10_000
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of ``--device``.
-
-    Raises:
-        OptionError: ``cuda`` was asked for and there is none.
-    """
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise OptionError("--device cuda: expected a GPU that PyTorch can use, found none. Use --device cpu.")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
-
-
-def checkpoint_model(args: argparse.Namespace, device: torch.device) -> tuple[NormalizedModel, Checkpoint]:
-    """The model of ``--model``, ``--ckpt-path``, ``--use-ema`` on ``device``, and the file it came from.
-
-    Without ``--input-size`` the model's own image size is put there; another one is refused
-    where the architecture cannot take it.
-    """
-    checkpoint = read_checkpoint(args.ckpt_path, sha256=args.sha256)
-    options = {"num_classes": args.num_classes, "mean": args.mean, "std": args.std}
-    if args.img_size is not None:
-        options["img_size"] = args.img_size
-    model = load_model(args.model, checkpoint, ema=args.use_ema, **options)
-    size = args.img_size or int(resolve_data_config({}, model=model[1])["input_size"][-1])
-    fixed = built_size(model)
-    if args.input_size is not None and fixed is not None and fixed[-1] != args.input_size:
-        raise OptionError(
-            f"--input-size {args.input_size}: expected {fixed[-1]}, the size {args.model} is built for. "
-            "Leave it out, or build the model for it with --img-size."
-        )
-    args.input_size = args.input_size or size
-    return model.to(device), checkpoint
+_MAX_HOLDOUT = 10_000  # images
 
 
 @dataclass
 class Data:
-    """What a run reads: an endless training stream and the images it is judged on."""
+    """A run's data: an endless stream of training batches, and the images for evaluation."""
 
     train: DataLoader[Any]
     val: Any
     holdout: Any  # None unless --select train-holdout
     steps_per_epoch: int
-    digest: str  # of the image folders
-    replaced: torch.Tensor  # 1 for each image of train/ that could not be decoded so far, on this rank
+    digest: str  # of the images of both splits, see dataset_digest
+    replaced: torch.Tensor  # (images of train/,), 1 where this rank could not decode one
 
 
 def build_model(args: argparse.Namespace, device: torch.device) -> tuple[NormalizedModel, ModelEmaV2 | None]:
-    """The model from its raw weights, and the EMA from its own, where the checkpoint has them."""
-    random_seed(args.seed, 0)  # the same random weights on every rank, for the EMA's sake
+    """The model with the checkpoint's raw weights; the EMA, if asked for, with its EMA weights or else the model's."""
+    random_seed(args.seed, 0)  # the same random weights on every rank: DDP does not broadcast the EMA's
     options = {"num_classes": args.num_classes, "mean": args.mean, "std": args.std, "drop_rate": args.drop}
     if args.drop_path is not None:
         options["drop_path_rate"] = args.drop_path
@@ -83,15 +56,15 @@ def build_model(args: argparse.Namespace, device: torch.device) -> tuple[Normali
         options["img_size"] = args.img_size
     if args.pretrained:
         options["pretrained"] = True
-    start = read_checkpoint(args.initial_checkpoint) if args.initial_checkpoint else None
-    model = load_model(args.model, start, **options).to(device)
+    checkpoint = read_checkpoint(args.initial_checkpoint) if args.initial_checkpoint else None
+    model = load_model(args.model, checkpoint, **options).to(device)
     if args.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = None
     if args.model_ema:
         ema = Ema(model, decay=args.model_ema_decay)
-        if start is not None and start.has_ema:
-            ema.module.load_state_dict(load_model(args.model, start, ema=True, **options).state_dict())
+        if checkpoint is not None and checkpoint.has_ema:
+            ema.module.load_state_dict(load_model(args.model, checkpoint, ema=True, **options).state_dict())
     return model, ema
 
 
@@ -116,50 +89,61 @@ def _training_transform(args: argparse.Namespace, model: NormalizedModel, size: 
 
 
 def build_data(args: argparse.Namespace, model: NormalizedModel, start: int = 0) -> Data:
-    """What ``args`` read; the training stream begins at batch ``start``."""
+    """The data that ``args`` ask for; the training stream begins at batch ``start``.
+
+    Raises:
+        DataError: a folder is missing or empty, or has other than ``--num-classes`` classes.
+        TrainingError: train/ and val/ differ in their classes.
+        OptionError: timm cannot read ``--aa``.
+    """
     config = resolve_data_config({"img_size": args.img_size}, model=model[1])
     size = config["input_size"][-1]
     preprocessing = Preprocessing(
         size, args.crop_pct or config["crop_pct"], args.interpolation or config["interpolation"]
     )
     root = Path(args.data_dir)
-    train, val = image_folder(root / args.train_split), image_folder(root / args.val_split)
+    train, val = open_image_folder(root / args.train_split), open_image_folder(root / args.val_split)
     for folder in (train, val):
         check_classes(folder, args.num_classes)
     if train.classes != val.classes:
-        odd = sorted(set(train.classes) ^ set(val.classes))
-        raise TrainingError(f"{root}: expected the same classes in train and val, found only in one: {odd[:5]}.")
-    held: list[int] = []
-    rest: Sequence[int] = range(len(train))
+        unshared = sorted(set(train.classes) ^ set(val.classes))
+        raise TrainingError(f"{root}: expected the same classes in train and val, found only in one: {unshared[:5]}.")
+    holdout_indices: list[int] = []
+    train_indices: Sequence[int] = range(len(train))
     if args.select == "train-holdout":
-        held, rest = split_indices(rest, max(1, min(_HOLDOUT_AT_MOST, round(args.holdout * len(train)))), args.seed)
+        holdout_indices, train_indices = split_indices(
+            train_indices, max(1, min(_MAX_HOLDOUT, round(args.holdout * len(train)))), args.seed
+        )
     try:
-        augmented = _training_transform(args, model, size, preprocessing.interpolation)
+        train_transform = _training_transform(args, model, size, preprocessing.interpolation)
     except (AssertionError, KeyError, IndexError, ValueError) as error:  # timm parses --aa by assertion
         raise OptionError(
             f"--aa {args.aa}: expected a policy of timm's, found one it cannot read ({error!r})."
         ) from error
-    plain = preprocessing.transform()
-    stream = Stream(len(rest), args.batch_size, seed=args.seed, rank=rank(), world_size=world_size(), start=start)
-    samples = FolderPart(train, rest, augmented, replace_bad=args.bad_images == "replace")
+    val_transform = preprocessing.transform()
+    batch_sampler = EndlessBatchSampler(
+        len(train_indices), args.batch_size, seed=args.seed, rank=rank(), world_size=world_size(), start=start
+    )
+    samples = FolderView(train, train_indices, train_transform, replace_bad=args.bad_images == "replace")
     loader: DataLoader[Any] = DataLoader(
         SeededSamples(samples, args.seed),
-        batch_sampler=stream,
+        batch_sampler=batch_sampler,
         num_workers=args.workers,
         pin_memory=args.pin_mem,
-        worker_init_fn=LeaveSigterm(),
+        worker_init_fn=ParentSigtermOnly(),
     )
     return Data(
         train=loader,
-        val=FolderPart(val, range(len(val)), plain),
-        holdout=FolderPart(train, held, plain) if held else None,
-        steps_per_epoch=args.epoch_steps or stream.batches_per_epoch,
+        val=FolderView(val, range(len(val)), val_transform),
+        holdout=FolderView(train, holdout_indices, val_transform) if holdout_indices else None,
+        steps_per_epoch=args.epoch_steps or batch_sampler.batches_per_epoch,
         replaced=samples.replaced,
         digest=dataset_digest([*train.samples, *val.samples], root),
     )
 
 
 def build_mixup_and_loss(args: argparse.Namespace) -> tuple[Mixup | None, nn.Module]:
+    """Mixup, or None if it is off, and the loss function; with mixup, smoothing is in the targets that it makes."""
     if args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None:
         mixup = Mixup(
             mixup_alpha=args.mixup,

@@ -1,4 +1,4 @@
-"""A run's numbers in TensorBoard and Weights & Biases, where they are asked for; text and CSV are always there."""
+"""Optional logging of a run's numbers to TensorBoard and Weights & Biases, besides its log and CSV files."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ _logger = logging.getLogger(__name__)
 
 
 class Trackers:
-    """Where numbers go by step.
+    """Logs numbers by step to the trackers that are switched on.
 
     Args:
-        folder: the run's; TensorBoard's events lie in its ``tensorboard/``, wandb's files in its ``wandb/``.
-        tensorboard, wandb: which to use.
-        settings: the run's flags, for wandb.
-        step: from which a resumed run goes on; what a killed one has written after it is hidden.
+        folder: the run's folder; TensorBoard's events go to its ``tensorboard/``, wandb's files to its ``wandb/``.
+        tensorboard: whether to log to TensorBoard.
+        wandb: project in Weights & Biases, or None to do without.
+        settings: the run's flags, for wandb's config.
+        step: where a resumed run goes on; TensorBoard hides what was logged there or later. 0 for a new run.
 
     Raises:
-        OptionError: one is asked for and not installed, or cannot start.
+        OptionError: a tracker is not installed or cannot start.
     """
 
     def __init__(
@@ -48,17 +49,17 @@ class Trackers:
                 import wandb as package
             except ImportError as error:
                 raise _missing("--log-wandb", "wandb") from error
-            run = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]  # the same when it goes on
+            run_id = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]  # stays the same on resuming
             try:
                 self._wandb = package.init(
                     project=wandb,
                     name=folder.name,
-                    id=run,
+                    id=run_id,
                     resume="allow",
                     dir=str(folder),
                     config=dict(settings or {}),
                 )
-            except Exception as error:  # wandb's own: no login, no network
+            except Exception as error:  # wandb raises many kinds: no login, no network
                 reason = str(error).rstrip(".")
                 raise OptionError(
                     f"--log-wandb: expected to start a run, found {type(error).__name__}: {reason}. "
@@ -66,7 +67,7 @@ class Trackers:
                 ) from error
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
-        """Note ``numbers`` by name at ``step``."""
+        """Log ``numbers``, by name, at ``step``."""
         if self._writer is not None:
             for name, value in numbers.items():
                 self._writer.add_scalar(name, value, step)

@@ -1,7 +1,7 @@
-"""An EasyRobust-style training script, with ``--aug``; timm does the work.
+"""An EasyRobust-style training script with ``--aug``, built on timm.
 
-Its one addition to a usual script is the companion loss of Algorithm 1 in
-:func:`_train_epoch`. One process a device; several under torchrun.
+Its one addition to an ordinary script is the companion loss of Algorithm 1, in
+:func:`_train_step`. One process per device; torchrun starts several.
 """
 
 from __future__ import annotations
@@ -22,66 +22,65 @@ from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.scheduler import create_scheduler
 from timm.utils import dispatch_clip_grad, random_seed
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
-from ..data.sampling import LeaveSigterm
+from ..data import ParentSigtermOnly
 from ..errors import OptionError, OutputError, TrainingError
-from ..models.vit import unwrap
-from ..nullspace.noise import Step
-from ..utils.distributed import (
+from ..models import unwrap
+from ..nullspace import Step
+from ..utils import (
     broadcast_object,
-    is_first,
     mean_over_ranks,
+    new_run_folder,
     on_first_rank,
+    pick_device,
     process_group,
     rank,
     sum_over_ranks,
     world_size,
+    write_text,
 )
-from ..utils.files import new_run_folder, write_text
-from .augmentations.nullspace import augmentation_from_args, check_noise_args
-from .options import build_parser, parse_with
-from .resume import BEFORE, find_state, require_same
+from .augmentations.flags import augmentation_from_args, check_noise_args
+from .resume import PREVIOUS_STATE, StopSignal, find_state, require_same_run
 from .run import RUN_FILES, Run, identity
-from .setup import build_data, build_mixup_and_loss, build_model, pick_device
-from .stopping import Stop
+from .setup import build_data, build_mixup_and_loss, build_model
 from .trackers import Trackers
 
 _logger = logging.getLogger(__name__)
-add_arguments, parse = build_parser, parse_with
-_SYNTHESIS_LOG = 500  # synthesis steps between two lines of the log
+_SYNTHESIS_LOG_INTERVAL = 500  # synthesis steps between two log messages
 
 
 def _evaluate(run: Run, dataset: Any) -> dict[str, float]:
-    """Loss and top-1 (percent) of the judged weights on every image once, over all ranks."""
-    model, batch = run.judged, run.args.validation_batch_size or run.args.batch_size
-    mine = Subset(dataset, range(rank(), len(dataset), world_size()))
-    loader: DataLoader[Any] = DataLoader(  # with a generator, or looking would move the loop's
-        mine,
-        batch_size=batch,
+    """Mean loss and top-1 accuracy (percent) of ``run.judged`` on ``dataset``, which is split among the ranks."""
+    model, batch_size = run.judged, run.args.validation_batch_size or run.args.batch_size
+    share = Subset(dataset, range(rank(), len(dataset), world_size()))
+    loader: DataLoader[Any] = DataLoader(  # its own generator, so that it draws no seed from the global one
+        share,
+        batch_size=batch_size,
         num_workers=run.args.workers,
-        worker_init_fn=LeaveSigterm(),
+        worker_init_fn=ParentSigtermOnly(),
         generator=torch.Generator().manual_seed(run.args.seed),
     )
-    total = torch.zeros(3, dtype=torch.float64, device=run.device)
+    totals = torch.zeros(3, dtype=torch.float64, device=run.device)
     model.eval()
     with torch.no_grad(), run.autocast():
         for images, labels in loader:
             images, labels = images.to(run.device), labels.to(run.device)
             logits = model(images).float()
             loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
-            right = (logits.argmax(-1) == labels).sum()
-            total += torch.stack([loss.double(), right.double(), torch.tensor(len(labels), device=run.device)])
-    loss_sum, right_sum, n = sum_over_ranks(total).tolist()
+            correct = (logits.argmax(-1) == labels).sum()
+            totals += torch.stack([loss.double(), correct.double(), torch.tensor(len(labels), device=run.device)])
+    loss_sum, correct_sum, n = sum_over_ranks(totals).tolist()
     if not math.isfinite(loss_sum):
         raise run.diverged(f"evaluation after step {run.at.step}: expected a finite loss, found {loss_sum}")
-    return {"loss": loss_sum / n, "top1": 100 * right_sum / n}
+    return {"loss": loss_sum / n, "top1": 100 * correct_sum / n}
 
 
 def _train_step(run: Run, images: torch.Tensor, target: torch.Tensor) -> tuple[float, float]:
-    """One update; the clean and the companion loss, averaged over ranks, which agree on whether to stop."""
+    """Make one update and set ``run.stop.agreed``; returns the clean and the companion loss, averaged over ranks."""
     args = run.args
     images, target = images.to(run.device, non_blocking=True), target.to(run.device, non_blocking=True)
     if run.mixup is not None:
@@ -95,13 +94,13 @@ def _train_step(run: Run, images: torch.Tensor, target: torch.Tensor) -> tuple[f
             companion = run.augmentation.loss(images, target, run.loss_fn)  # Algorithm 1, lines 17-19
     run.optimizer.zero_grad()
     run.scaler.scale(loss + companion).backward()
-    # Read after the backward is queued, so that a GPU never waits; before the weights change.
-    told = torch.stack([loss.detach(), companion.detach(), loss.detach().new_tensor(float(run.stop.asked))])
-    clean_value, companion_value, asked = mean_over_ranks(told.float()).tolist()
-    run.stop.agreed = asked > 0
+    # Read once the backward is queued, so that a GPU is never idle, and before a non-finite loss changes the weights.
+    numbers = torch.stack([loss.detach(), companion.detach(), loss.detach().new_tensor(float(run.stop.asked))])
+    clean_value, companion_value, stop_asked = mean_over_ranks(numbers.float()).tolist()
+    run.stop.agreed = stop_asked > 0
     if not math.isfinite(clean_value + companion_value):
-        found = f"clean {clean_value}, noisy {companion_value}"
-        raise run.diverged(f"step {run.at.step}: expected a finite loss, found {found}")
+        losses = f"clean {clean_value}, noisy {companion_value}"
+        raise run.diverged(f"step {run.at.step}: expected a finite loss, found {losses}")
     if args.clip_grad is not None:
         run.scaler.unscale_(run.optimizer)
         dispatch_clip_grad(run.model.parameters(), value=args.clip_grad, mode=args.clip_mode)
@@ -113,14 +112,19 @@ def _train_step(run: Run, images: torch.Tensor, target: torch.Tensor) -> tuple[f
 
 
 def _train_epoch(run: Run, stream: Iterator[Any], steps: int, bar: Any) -> dict[str, float]:
-    """The updates that are left of an epoch of ``steps``; mean losses and the state of the noise."""
+    """Make the remaining updates of an epoch of ``steps``; returns its mean losses, the noise's numbers and the lr.
+
+    Raises:
+        RunStopped: after SIGTERM, once the state is saved.
+        TrainingError: the GPU's memory is full, or a loss is not finite.
+    """
     at, args = run.at, run.args
     if run.mixup is not None and args.mixup_off_epoch and at.epoch >= args.mixup_off_epoch:
         run.mixup.mixup_enabled = False
     run.model.train()
     while at.epoch_step < steps:
         if run.augmentation is not None and run.augmentation.due and run.stop.saved != at.step:
-            run.save_state()  # a synthesis takes long, and is not a moment to save in
+            run.save_state()  # the synthesis takes long, and nothing can be saved during it
         try:
             clean, companion = _train_step(run, *next(stream))
         except torch.OutOfMemoryError as error:
@@ -136,8 +140,8 @@ def _train_epoch(run: Run, stream: Iterator[Any], steps: int, bar: Any) -> dict[
         if at.epoch_step % args.log_interval == 0 or at.epoch_step == steps:
             run.track({"loss": clean, "noisy_loss": companion, "lr": run.optimizer.param_groups[0]["lr"]})
         if bar.disable and at.epoch_step % args.log_interval == 0:
-            of = f"step {at.step} of {run.last_step}, {run.seconds_to_go:.0f} s to go"
-            _logger.info("%s: loss %.4f, noisy %.4f", of, clean, companion)
+            progress = f"step {at.step} of {run.last_step}, {run.seconds_to_go:.0f} s to go"
+            _logger.info("%s: loss %.4f, noisy %.4f", progress, clean, companion)
         if run.stop.agreed or (args.recovery_interval and at.step % args.recovery_interval == 0):
             run.save_state()
         if run.stop.agreed:
@@ -148,29 +152,30 @@ def _train_epoch(run: Run, stream: Iterator[Any], steps: int, bar: Any) -> dict[
     return metrics | run.noise_numbers | {"lr": run.optimizer.param_groups[0]["lr"]}
 
 
-def _bar(**options: Any) -> Any:
-    """A progress bar on rank 0's terminal; silent elsewhere, where the log speaks."""
+def _progress_bar(**options: Any) -> Any:
+    """A progress bar on rank 0's terminal; disabled elsewhere, where progress is logged instead."""
     return tqdm(unit="step", disable=None if rank() == 0 else True, **options)
 
 
-def _show(bar: Any, tested: Step, stop: Stop, folder: Path) -> None:
-    if stop.asked:  # it is done again, from the state before it
+def _show_synthesis(bar: Any, tested: Step, stop: StopSignal, folder: Path) -> None:
+    """Show a step of the synthesis; raise RunStopped after SIGTERM."""
+    if stop.asked:  # a state was saved just before this synthesis, and resuming repeats it
         raise stop.error(folder)
     if tested.step == 0:
         bar.reset()
     bar.set_postfix(norm=f"{tested.norm:.4g}", mse_probability=f"{tested.mse_probability:.4g}", refresh=False)
     bar.update()
-    if bar.disable and tested.step and tested.step % _SYNTHESIS_LOG == 0:
+    if bar.disable and tested.step and tested.step % _SYNTHESIS_LOG_INTERVAL == 0:
         numbers = (tested.step, tested.norm, tested.mse_probability)
         _logger.info("synthesis step %d: norm %.4g, mse_probability %.4g", *numbers)
 
 
 def _fit(run: Run, bar: Any, state: dict[str, Any] | None) -> None:
-    """Train, evaluate after every ``--val-interval`` epochs, keep the best and the last weights."""
+    """Train, evaluate every ``--val-interval`` epochs, and save the best and the last weights."""
     args, at = run.args, run.at
     stream = iter(run.data.train)
     if state is not None:
-        run.restore_random(state)  # after the loader has drawn its seed
+        run.restore_random(state)  # after iter() has drawn the loader's seed
     else:
         run.save_state()
     while at.step < run.last_step or at.epoch_step:
@@ -191,8 +196,8 @@ def _fit(run: Run, bar: Any, state: dict[str, Any] | None) -> None:
         run.save_state()
 
 
-def _resumed(args: argparse.Namespace, folder: Path) -> dict[str, Any] | None:
-    """The state that ``--resume`` asks for, as rank 0 finds it."""
+def _state_to_resume(args: argparse.Namespace, folder: Path) -> dict[str, Any] | None:
+    """The state that ``--resume auto`` goes on from, read by rank 0 for all ranks; None to start a new run."""
     if args.resume != "auto":
         return None
     if not args.experiment:
@@ -210,23 +215,26 @@ def _resumed(args: argparse.Namespace, folder: Path) -> dict[str, Any] | None:
 
 
 def train(args: argparse.Namespace) -> Path:
-    """One run with parsed flags; the folder that holds its weights, ``summary.csv`` and ``args.yaml``.
+    """Carry out one run with parsed flags.
+
+    Returns:
+        The folder that holds its weights, ``summary.csv`` and ``args.yaml``.
 
     Raises:
-        UserError: something about the flags, the data, the checkpoint or the output folder.
+        UserError: the flags, data, checkpoint or output folder are unusable, or training failed or was stopped.
     """
     torch.backends.cudnn.benchmark = True
     check_noise_args(args)
-    with Stop() as stop, process_group(pick_device(args.device)) as device, ExitStack() as bars:
+    with StopSignal() as stop, process_group(pick_device(args.device)) as device, ExitStack() as exit_stack:
         name = args.experiment or f"{time.strftime('%Y%m%d-%H%M%S')}-{args.model}"
         folder = Path(args.output) / name
-        state = _resumed(args, folder)
+        state = _state_to_resume(args, folder)
         if state is None:
             on_first_rank(lambda: new_run_folder(folder, RUN_FILES), device)
         model, ema = build_model(args, device)
         data = build_data(args, model, start=0 if state is None else state["at"]["step"])
-        # A plain Sequential hides what timm must not decay, as in the paper's code.
         try:
+            # A plain Sequential hides no_weight_decay() from timm, as in the paper's code.
             optimizer = create_optimizer_v2(
                 nn.Sequential(*model) if args.decay_tokens else model, **optimizer_kwargs(cfg=args)
             )
@@ -236,22 +244,22 @@ def train(args: argparse.Namespace) -> Path:
         if args.max_steps:
             args.epochs = math.ceil(args.max_steps / data.steps_per_epoch)
         if state is not None:
-            require_same(state["identity"], identity(args, data), folder)
+            require_same_run(state["identity"], identity(args, data), folder)
         scheduler, epochs = create_scheduler(args, optimizer)
-        trained: nn.Module = model
+        wrapped: nn.Module = model
         if world_size() > 1:
-            trained = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+            wrapped = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
         mixup, loss_fn = build_mixup_and_loss(args)
         random_seed(args.seed, rank())
         last_step = args.max_steps or epochs * data.steps_per_epoch
-        bar = bars.enter_context(_bar(total=last_step, desc=f"train --aug {args.aug}"))
-        synthesis = bars.enter_context(_bar(desc="noise", leave=False))
+        bar = exit_stack.enter_context(_progress_bar(total=last_step, desc=f"train --aug {args.aug}"))
+        synthesis_bar = exit_stack.enter_context(_progress_bar(desc="noise", leave=False))
         augmentation = augmentation_from_args(
             args,
-            trained,
+            wrapped,
             data.train,
             generator=torch.Generator().manual_seed(args.seed),
-            on_step=lambda tested: _show(synthesis, tested, stop, folder),
+            on_step=lambda tested: _show_synthesis(synthesis_bar, tested, stop, folder),
         )
         trackers = None
         if rank() == 0:
@@ -262,16 +270,16 @@ def train(args: argparse.Namespace) -> Path:
                 settings=vars(args),
                 step=0 if state is None else state["at"]["step"],
             )
-            bars.callback(trackers.close)
-        settings = {key: value for key, value in vars(args).items() if key != "config"}  # what -c takes
+            exit_stack.callback(trackers.close)
+        settings = {key: value for key, value in vars(args).items() if key != "config"}  # which -c accepts
         on_first_rank(lambda: write_text(folder / "args.yaml", yaml.safe_dump(settings)), device)
         run = Run(
             args=args,
             device=device,
-            model=trained,
+            model=wrapped,
             ema=ema,
             optimizer=optimizer,
-            scaler=torch.amp.GradScaler(device.type, enabled=args.amp and args.amp_dtype == "float16"),
+            scaler=GradScaler(device.type, enabled=args.amp and args.amp_dtype == "float16"),
             scheduler=scheduler,
             mixup=mixup,
             loss_fn=loss_fn,
@@ -287,12 +295,5 @@ def train(args: argparse.Namespace) -> Path:
             bar.update(run.at.step)
             _logger.info("resumed %s at step %d of %d", folder, run.at.step, last_step)
         _fit(run, bar, state)
-        on_first_rank(lambda: (folder / BEFORE).unlink(missing_ok=True), device)
+        on_first_rank(lambda: (folder / PREVIOUS_STATE).unlink(missing_ok=True), device)
     return folder
-
-
-def run(args: argparse.Namespace) -> None:
-    """The verb ``train``."""
-    folder = train(args)
-    if is_first():
-        print(f"run folder: {folder}")

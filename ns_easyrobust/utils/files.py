@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and output folders that are never overwritten."""
+"""Atomic writes, run folders that are never overwritten, and checksums."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..errors import OutputError
 
 
 @contextmanager
-def one_line_for_os_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusal to write ``path`` into an :class:`OutputError`."""
+def os_errors_as_output_errors(path: Path) -> Iterator[None]:
+    """Turn an ``OSError`` while writing ``path`` into a one-line :class:`OutputError`."""
     try:
         yield
     except OSError as error:
@@ -24,16 +24,16 @@ def one_line_for_os_errors(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
-    """Call ``write(temporary)``, sync it to disk, then rename it to ``path``.
+    """Call ``write(temporary)``, sync that file to disk, rename it to ``path`` and return ``path``.
 
-    A crash at any moment leaves either the old file or the new one, never a torn one.
+    A crash at any moment leaves either the old file or the new one, never a partial one.
 
     Raises:
         OutputError: the folder is missing, not writable, or the disk is full.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with one_line_for_os_errors(path):
+    with os_errors_as_output_errors(path):
         try:
             write(temporary)
             with open(temporary, "rb+") as stream:
@@ -52,14 +52,14 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def new_run_folder(path: str | Path, marks: tuple[str, ...]) -> Path:
-    """Create ``path``, or take it if it exists and holds none of ``marks``.
+    """Create the folder ``path``, or accept an existing one that holds none of the files ``marks``.
 
     Raises:
         OutputError: it already holds a run (one of the file names in ``marks``), or
             cannot be created.
     """
     path = Path(path)
-    with one_line_for_os_errors(path):
+    with os_errors_as_output_errors(path):
         path.mkdir(parents=True, exist_ok=True)
         present = [name for name in marks if (path / name).exists()]
     if present:

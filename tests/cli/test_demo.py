@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from ns_easyrobust.cli import demo
 from ns_easyrobust.cli import main as cli
 from ns_easyrobust.data.corruptions import CORRUPTIONS
-from ns_easyrobust.models.checkpoints import save_model
+from ns_easyrobust.models.checkpoint_save import save_model
 
 
 def test_the_digits_are_scikit_learns_each_once(digits_dir):
@@ -35,7 +35,7 @@ def test_corruptions_change_every_image_and_keep_the_labels(digits_dir):
 def test_the_sheet_of_unseen_noise(trained, digits_dir, tmp_path):
     checkpoint = tmp_path / "trained.pth.tar"
     save_model(trained, checkpoint)
-    sheet = demo._unseen_noise_sheet(checkpoint, digits_dir / "val", tmp_path / "sheet.png")
+    sheet = demo._exact_noise_sheet(checkpoint, digits_dir / "val", tmp_path / "sheet.png")
     assert Image.open(sheet).size[0] > 600
 
 

@@ -6,8 +6,8 @@ import torch
 from ns_easyrobust.cli import export
 from ns_easyrobust.errors import CheckpointError, OutputError
 from ns_easyrobust.models import architectures as models
-from ns_easyrobust.models.checkpoints import save_model
-from ns_easyrobust.models.vit import with_normalization
+from ns_easyrobust.models.checkpoint_save import save_model
+from ns_easyrobust.models.normalization import with_normalization
 
 ARCH = "vit_micro_patch8_32"
 

@@ -14,8 +14,8 @@ from helpers.models import small_vit
 from PIL import Image
 
 from ns_easyrobust.cli import main as cli
-from ns_easyrobust.evaluation.records import read_records
-from ns_easyrobust.models.checkpoints import save_model
+from ns_easyrobust.evaluation.results_file import read_records
+from ns_easyrobust.models.checkpoint_save import save_model
 from ns_easyrobust.nullspace.noise import Noise
 
 MODEL = ["--model", "vit_micro_patch8_32", "--num-classes", "10"]
@@ -192,7 +192,7 @@ def test_interrupting_the_demo_is_no_mistake(capsys, work, monkeypatch):
     def interrupted(argv):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ns_easyrobust.training.trainer.train", interrupted)
+    monkeypatch.setattr("ns_easyrobust.training.train", interrupted)
     assert cli.main(["demo"]) == 130
     assert cli.main(["demo"]) == 130  # into another folder
     assert {path.name for path in (work / "output").iterdir()} == {"demo", "demo-2"}
@@ -202,7 +202,7 @@ def test_an_interrupted_benchmark_says_that_it_goes_on(capsys, digits_dir, work,
     def interrupted(*args, **how):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ns_easyrobust.cli.benchmark.run_suites", interrupted)
+    monkeypatch.setattr("ns_easyrobust.evaluation.run_suites", interrupted)
     words = ["benchmark", *MODEL, "--ckpt_path", str(checkpoint), "--data_dir", str(digits_dir), "--device", "cpu"]
     assert cli.main([*words, "--subset", "first:9"]) == 130
     assert "interrupted; the same command goes on where it stopped" in capsys.readouterr().err

@@ -11,12 +11,11 @@ import torch
 from helpers.models import small_vit
 
 from ns_easyrobust.cli import main as cli
-from ns_easyrobust.cli import nullspace as nullspace_table
-from ns_easyrobust.cli.nullspace import PUBLISHED, architecture_row, checkpoint_row
-from ns_easyrobust.errors import CheckpointError, OptionError
+from ns_easyrobust.errors import CheckpointError
+from ns_easyrobust.experiments import dimensions
+from ns_easyrobust.experiments.dimensions import PUBLISHED_DIMENSIONS, architecture_row, checkpoint_row
 from ns_easyrobust.models import checkpoints
-from ns_easyrobust.models.checkpoints import save_model
-from ns_easyrobust.models.vit import with_normalization
+from ns_easyrobust.models.checkpoint_save import save_model
 
 
 def verb(*flags: object) -> int:
@@ -48,12 +47,12 @@ def test_without_a_model_it_is_the_papers_table(monkeypatch, capsys):
 
     def row(name, **options):
         asked.append(name)
-        return nullspace_table.Row(name, "random", 16, 768, 192, 576, PUBLISHED[name], 0.5, None)
+        return dimensions.Row(name, "random", 16, 768, 192, 576, PUBLISHED_DIMENSIONS[name], 0.5, None)
 
-    monkeypatch.setattr(nullspace_table, "architecture_row", row)
+    monkeypatch.setattr("ns_easyrobust.experiments.architecture_row", row)
     assert verb() == 0
-    assert asked == list(PUBLISHED)
-    assert list(PUBLISHED.values()) == [576, 2688, 384, 2304, 2, 0, 2048, 0]
+    assert asked == list(PUBLISHED_DIMENSIONS)
+    assert list(PUBLISHED_DIMENSIONS.values()) == [576, 2688, 384, 2304, 2, 0, 2048, 0]
     lines = capsys.readouterr().out.splitlines()[:9]
     assert len({len(line) for line in lines}) == 1  # aligned
 
@@ -74,20 +73,6 @@ def test_checkpoint_file(tmp_path, capsys, layout):
     assert float(row[8]) < 1e-6 < float(row[7])
 
 
-def test_pixel_space_takes_the_files_own_normalisation(tmp_path):
-    model = with_normalization(small_vit()[1], (0.5,) * 3, (0.2, 0.5, 1.1))
-    save_model(model, tmp_path / "model.pth")
-    torch.save(model[1].state_dict(), tmp_path / "bare.pth")
-    normalised, pixel = (checkpoint_row(tmp_path / "model.pth", space=space) for space in ("normalised", "pixel"))
-    matrix = model[1].patch_embed.proj.weight.detach().double().numpy() / np.array([0.2, 0.5, 1.1])[:, None, None]
-    values = np.linalg.svd(matrix.reshape(64, 192), compute_uv=False)
-    assert pixel.smallest_kept == pytest.approx(values[-1] / values[0], rel=1e-6)
-    assert pixel.smallest_kept != pytest.approx(normalised.smallest_kept, rel=1e-2)
-    with pytest.raises(OptionError, match=r"bare\.pth: expected a normalisation .* --space normalised"):
-        checkpoint_row(tmp_path / "bare.pth", space="pixel")
-    assert architecture_row("vit_micro_patch8_32", space="pixel").nullity == 128
-
-
 def test_jax_file_is_transposed_as_timm_does(tmp_path, capsys):
     weight = small_vit()[1].patch_embed.proj.weight.detach()
     np.savez(tmp_path / "vit.npz", **{"embedding/kernel": weight.permute(2, 3, 1, 0).numpy(), "cls": np.zeros(3)})
@@ -103,28 +88,6 @@ def test_jax_file_is_transposed_as_timm_does(tmp_path, capsys):
     )
     with pytest.raises(CheckpointError, match="found conv_root/kernel"):
         checkpoint_row(tmp_path / "hybrid.npz")
-
-
-@pytest.mark.parametrize(
-    "state",
-    [
-        {"conv1.weight": torch.ones(4, 3, 7, 7)},
-        {"patch_embed.proj.0.0.weight": torch.ones(4, 3, 3, 3), "patch_embed.proj.1.weight": torch.ones(4)},
-        {
-            "patch_embed.proj.weight": torch.ones(4, 8, 1, 1),
-            "patch_embed.backbone.stem.weight": torch.ones(8, 3, 7, 7),
-        },
-        {
-            "patch_embed.0.proj.weight": torch.ones(4, 3, 4, 4),
-            "patch_embed.1.proj.weight": torch.ones(4, 3, 4, 4),
-        },
-    ],
-    ids=["no patch embedding", "conv stem", "hybrid", "two"],
-)
-def test_files_without_one_linear_patch_embedding_are_refused(tmp_path, state):
-    torch.save(state, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match=r"other\.pth: expected one patch embedding"):
-        checkpoint_row(tmp_path / "other.pth")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from ns_easyrobust.data.sampling import SeededSamples, Stream, cycle, endless, fixed_batches, images_of, split_indices
+from ns_easyrobust.data.sampling import (
+    EndlessBatchSampler,
+    SeededSamples,
+    cycle,
+    endless_batches,
+    fixed_batches,
+    images_of,
+    split_indices,
+)
 from ns_easyrobust.errors import DataError
 
 
@@ -26,7 +34,7 @@ def take(iterator, count):
 
 
 def test_an_epoch_is_every_index_once_and_the_next_is_ordered_anew():
-    stream = iter(Stream(24, 4, seed=1))
+    stream = iter(EndlessBatchSampler(24, 4, seed=1))
     first, second = ([k for batch in take(stream, 6) for k in batch] for _ in range(2))
     assert sorted(index for index, _ in first) == sorted(index for index, _ in second) == list(range(24))
     assert {epoch for _, epoch in first} == {0}
@@ -36,8 +44,8 @@ def test_an_epoch_is_every_index_once_and_the_next_is_ordered_anew():
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_share_the_batches_of_one_process(ranks):
-    alone = take(iter(Stream(26, 4 * ranks, seed=5)), 7)
-    shares = [take(iter(Stream(26, 4, seed=5, rank=r, world_size=ranks)), 7) for r in range(ranks)]
+    alone = take(iter(EndlessBatchSampler(26, 4 * ranks, seed=5)), 7)
+    shares = [take(iter(EndlessBatchSampler(26, 4, seed=5, rank=r, world_size=ranks)), 7) for r in range(ranks)]
     for number, whole in enumerate(alone):
         parts = [share[number] for share in shares]
         assert all(len(part) == 4 for part in parts)
@@ -45,12 +53,15 @@ def test_ranks_share_the_batches_of_one_process(ranks):
 
 
 def test_start_skips_batches():
-    assert take(iter(Stream(10, 3, seed=2, start=5)), 4) == take(iter(Stream(10, 3, seed=2)), 9)[5:]
+    assert (
+        take(iter(EndlessBatchSampler(10, 3, seed=2, start=5)), 4)
+        == take(iter(EndlessBatchSampler(10, 3, seed=2)), 9)[5:]
+    )
 
 
 def test_too_few_images_for_a_batch():
     with pytest.raises(DataError, match="expected at least 8 x 2 processes, found 15"):
-        Stream(15, 8, seed=0, world_size=2)
+        EndlessBatchSampler(15, 8, seed=0, world_size=2)
 
 
 def test_a_samples_augmentation_depends_on_seed_epoch_and_index_alone():
@@ -65,20 +76,22 @@ def test_a_samples_augmentation_depends_on_seed_epoch_and_index_alone():
 def test_copied_loader_gives_the_same_batches_for_any_number_of_workers():
     def batches(workers):
         loader = DataLoader(Augmented(), batch_size=4, shuffle=True, num_workers=workers)
-        return torch.stack(take(endless(loader, seed=9), 8))
+        return torch.stack(take(endless_batches(loader, seed=9), 8))
 
     assert torch.equal(batches(0), batches(2))
 
 
 def test_copied_loader_restricted_to_some_items():
     loader = DataLoader(Augmented(), batch_size=4)
-    seen = {int(row[0]) for batch in take(endless(loader, seed=0, indices=[1, 3, 5, 7, 11]), 9) for row in batch}
+    seen = {
+        int(row[0]) for batch in take(endless_batches(loader, seed=0, indices=[1, 3, 5, 7, 11]), 9) for row in batch
+    }
     assert seen == {1, 3, 5, 7, 11}
 
 
 def test_a_loader_that_already_streams_is_copied_from_its_dataset():
-    loader = DataLoader(SeededSamples(Augmented(), 0), batch_sampler=Stream(24, 4, seed=0))
-    assert next(endless(loader, seed=1)).shape == (4, 4)
+    loader = DataLoader(SeededSamples(Augmented(), 0), batch_sampler=EndlessBatchSampler(24, 4, seed=0))
+    assert next(endless_batches(loader, seed=1)).shape == (4, 4)
 
 
 class Endless(IterableDataset):
@@ -88,7 +101,7 @@ class Endless(IterableDataset):
 
 def test_a_loader_that_cannot_be_copied_is_refused():
     with pytest.raises(DataError, match=r"map-style dataset.*Endless"):
-        endless(DataLoader(Endless(), batch_size=3), seed=0)
+        endless_batches(DataLoader(Endless(), batch_size=3), seed=0)
 
 
 def test_fixed_batches_hold_the_asked_items_with_one_augmentation():

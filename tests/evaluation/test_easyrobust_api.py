@@ -19,10 +19,10 @@ from ns_easyrobust.evaluation.easyrobust_api import (
     evaluate_stylized_imagenet,
 )
 from ns_easyrobust.evaluation.imagenet_c import mean_corruption_error
-from ns_easyrobust.evaluation.per_image import load_right
+from ns_easyrobust.evaluation.per_image import load_correctness
 from ns_easyrobust.evaluation.recorder import Recorder
-from ns_easyrobust.evaluation.records import read_records
-from ns_easyrobust.models.vit import Normalize
+from ns_easyrobust.evaluation.results_file import read_records
+from ns_easyrobust.models.normalization import Normalize
 
 PLAIN = Preprocessing(8, 1.0).transform()
 
@@ -69,7 +69,7 @@ def test_counts_are_exact_for_every_batch_size(tmp_path, recorder, batch):
     (record,) = read_records(recorder.path)
     assert (record.suite, record.n, record.correct, record.protocol["batch_size"]) == ("imagenet-val", 20, 17, batch)
     assert record.protocol["crop"] == 8
-    paths, right = load_right(record.right_path)
+    paths, right = load_correctness(record.right_path)
     assert {path for path, ok in zip(paths, right, strict=True) if not ok} == {"n0/1.png", "n2/3.png", "n3/4.png"}
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
@@ -10,16 +10,20 @@ from PIL import Image
 from torch import nn
 from torchvision import transforms
 
-from ns_easyrobust.attacks.patch_fool import PatchFoolConfig
-from ns_easyrobust.data.image_list import ImageList, class_folders
+from ns_easyrobust.attacks.base import Attack
+from ns_easyrobust.attacks.gradient import CW, FGSM
+from ns_easyrobust.attacks.patch_fool import PatchFool
+from ns_easyrobust.attacks.patch_fool_config import PatchFoolConfig
+from ns_easyrobust.data.benchmarks import class_folders
+from ns_easyrobust.data.image_list import ImageList
 from ns_easyrobust.errors import DataError, ModelError, OptionError
-from ns_easyrobust.evaluation import judging, trials
-from ns_easyrobust.evaluation.judging import judge, outputs_of
+from ns_easyrobust.evaluation import judging
+from ns_easyrobust.evaluation.judging import judge
 from ns_easyrobust.evaluation.recorder import Recorder
-from ns_easyrobust.evaluation.records import read_records
-from ns_easyrobust.evaluation.task import Part, Trial
-from ns_easyrobust.models.vit import with_normalization
-from ns_easyrobust.report.table import Grid
+from ns_easyrobust.evaluation.results_file import read_records
+from ns_easyrobust.evaluation.task import EvaluationTask, Measurement, outputs_of
+from ns_easyrobust.models.normalization import with_normalization
+from ns_easyrobust.report.table import ResultsTable
 
 TENSOR = transforms.ToTensor()
 
@@ -56,20 +60,28 @@ def recorder(path, **options):
     return Recorder(path, {"label": "m", "model": "m", "seed": 3}, **options)
 
 
-def parts(lists, attack=None, batch_size=4):
-    """One part a list: the clean images, and one with noise that depends on the batch's seed."""
+def tasks(lists, attack=None, batch_size=4):
+    """One task a list: the clean images, and one with noise that depends on the batch's seed."""
 
-    def noisy(model, pixels, labels, seeds):
-        if attack is not None:
-            attack()
-        return (pixels + 0.06 * torch.rand(pixels.shape)).clamp(0, 1)
+    @dataclass(frozen=True)
+    class Noisy(Attack):
+        name: str
+        draws = True
+
+        def __call__(self, model, pixels, labels, seeds):
+            if attack is not None:
+                attack()
+            return (pixels + 0.06 * torch.rand(pixels.shape)).clamp(0, 1)
+
+        def protocol(self):
+            return {}
 
     return [
-        Part(
+        EvaluationTask(
             partial(lambda images: images, images),
             TENSOR,
             batch_size,
-            [trials.clean(f"s{i}"), Trial(f"n{i}", attack=noisy, draws=True)],
+            [Measurement(f"s{i}"), Measurement.under(Noisy(f"n{i}"))],
         )
         for i, images in enumerate(lists)
     ]
@@ -81,7 +93,7 @@ def plain(path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_parts_through_one_loader_are_counted_each_by_itself(lists, tmp_path, workers):
-    found = judge(Reader(), parts(lists), workers=workers, recorder=recorder(tmp_path / "r.jsonl"))
+    found = judge(Reader(), tasks(lists), workers=workers, recorder=recorder(tmp_path / "r.jsonl"))
     assert [(clean.correct, clean.n) for clean, _ in found] == [(9, 11), (7, 7), (7, 12)]
     assert any(noisy.correct != clean.correct for clean, noisy in found)
     records = read_records(tmp_path / "r.jsonl")
@@ -92,7 +104,7 @@ def test_parts_through_one_loader_are_counted_each_by_itself(lists, tmp_path, wo
 @pytest.mark.parametrize("stop", [1, 3, 5, 7])
 def test_an_interrupted_run_goes_on_and_ends_in_the_same_records(lists, tmp_path, stop, caplog):
     (tmp_path / "whole").mkdir()
-    judge(Reader(), parts(lists), workers=0, recorder=recorder(tmp_path / "whole" / "r.jsonl"), seed=3)
+    judge(Reader(), tasks(lists), workers=0, recorder=recorder(tmp_path / "whole" / "r.jsonl"), seed=3)
     calls = []
 
     def interrupt():
@@ -103,14 +115,14 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_records(lists, tmp_path
     (tmp_path / "cut").mkdir()
     path = tmp_path / "cut" / "r.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        judge(Reader(), parts(lists, interrupt), workers=0, recorder=recorder(path), seed=3)
+        judge(Reader(), tasks(lists, interrupt), workers=0, recorder=recorder(path), seed=3)
     # As a kill in the middle of a line leaves it.
     journal = sorted((tmp_path / "cut" / "r.jsonl.unfinished").glob("*.jsonl"))[0]
     journal.write_bytes(journal.read_bytes()[:-3])
     model, again = Reader(), []
     with caplog.at_level("INFO"):
-        judge(model, parts(lists, lambda: again.append(1)), workers=0, recorder=recorder(path), seed=3)
-    assert ("of an unfinished run" in caplog.text) == (stop in (1, 7)), "3 and 5 end a part"
+        judge(model, tasks(lists, lambda: again.append(1)), workers=0, recorder=recorder(path), seed=3)
+    assert ("of an unfinished run" in caplog.text) == (stop in (1, 7)), "3 and 5 end a task"
     assert plain(path) == plain(tmp_path / "whole" / "r.jsonl")
     assert len(again) <= 8 - stop + 1  # 8 batches in all; at most the torn line's is judged twice
     assert sum(model.seen) < 2 * 30
@@ -119,14 +131,14 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_records(lists, tmp_path
 
 def test_what_is_recorded_is_not_measured_again_unless_asked(lists, tmp_path):
     path = tmp_path / "r.jsonl"
-    first = judge(Reader(), parts(lists), workers=0, recorder=recorder(path))
+    first = judge(Reader(), tasks(lists), workers=0, recorder=recorder(path))
     model = Reader()
-    assert judge(model, parts(lists), workers=0, recorder=recorder(path)) == first
+    assert judge(model, tasks(lists), workers=0, recorder=recorder(path)) == first
     assert model.seen == []
     assert len(read_records(path)) == 6
-    judge(model, parts(lists, batch_size=3), workers=0, recorder=recorder(path))  # another protocol
+    judge(model, tasks(lists, batch_size=3), workers=0, recorder=recorder(path))  # another protocol
     assert sum(model.seen) == 2 * 30
-    judge(model, parts(lists), workers=0, recorder=recorder(path, again=True))
+    judge(model, tasks(lists), workers=0, recorder=recorder(path, remeasure=True))
     assert sum(model.seen) == 4 * 30
     assert len(read_records(path)) == 18
 
@@ -136,7 +148,7 @@ def test_another_seed_images_or_weights_are_measured_anew(lists, tmp_path):
 
     def judged(images=lists[0], who=None, **options):
         model.seen.clear()
-        judge(model, parts([images]), workers=0, recorder=who or recorder(path), **options)
+        judge(model, tasks([images]), workers=0, recorder=who or recorder(path), **options)
         return sum(model.seen)
 
     assert (judged(), judged()) == (22, 0)
@@ -155,17 +167,17 @@ def test_another_seed_images_or_weights_are_measured_anew(lists, tmp_path):
 
 def test_weights_in_memory_are_told_apart(lists, tmp_path):
     path, model = tmp_path / "r.jsonl", Reader()
-    (((first, _), *_), (again, *_)) = [judge(model, parts(lists), workers=0, recorder=recorder(path)) for _ in range(2)]
+    (((first, _), *_), (again, *_)) = [judge(model, tasks(lists), workers=0, recorder=recorder(path)) for _ in range(2)]
     assert first == again[0]
     seen = len(model.seen)
     model.scale.data.mul_(0)  # trained on, so to speak
-    ((after, _), *_) = judge(model, parts(lists), workers=0, recorder=recorder(path))
+    ((after, _), *_) = judge(model, tasks(lists), workers=0, recorder=recorder(path))
     assert len(model.seen) > seen
     assert after.correct == 3 != first.correct  # by hand: labels 0 among 11 images counted modulo 5
     names = {r.weights for r in read_records(path) if r.suite == "s0"}
     assert len(names) == 2
     named = replace(recorder(path), common={"label": "m", "model": "m", "checkpoint_sha256": "ab", "weights": "w"})
-    judge(model, parts(lists[:1]), workers=0, recorder=named)
+    judge(model, tasks(lists[:1]), workers=0, recorder=named)
     assert read_records(path)[-1].weights == "w"
 
 
@@ -174,12 +186,14 @@ def test_what_is_taken_from_the_records_is_what_the_table_shows(trained, digits_
     images = class_folders(digits_dir / "imagenet-val", 10).take(range(0, 500, 25))
 
     def run(batch, dtype=torch.float32, radii=(0.5,)):
-        part = Part(lambda: images, TENSOR, batch, [trials.clean("imagenet-val"), trials.cw(radii, steps=3)], {})
-        judge(trained, [part], workers=0, dtype=dtype, recorder=recorder(path))
-        return Grid(read_records(path))
+        task = EvaluationTask(
+            lambda: images, TENSOR, batch, [Measurement("imagenet-val"), Measurement.under(CW(radii, steps=3))], {}
+        )
+        judge(trained, [task], workers=0, dtype=dtype, recorder=recorder(path))
+        return ResultsTable(read_records(path))
 
     def shown(grid):
-        return {(c.suite, c.metric, c.protocol.get("radius")): r for c, r in grid.of_row(grid.rows[0])}
+        return {(c.suite, c.metric, c.protocol.get("radius")): r for c, r in grid.row_records(grid.rows[0])}
 
     before = shown(run(10))
     between = shown(run(20, torch.bfloat16))
@@ -196,7 +210,7 @@ def test_what_is_taken_from_the_records_is_what_the_table_shows(trained, digits_
 
 def test_a_negative_seed_is_refused(lists):
     with pytest.raises(OptionError, match="seed: expected a whole number >= 0, found -1"):
-        judge(Reader(), parts(lists), workers=0, seed=-1)
+        judge(Reader(), tasks(lists), workers=0, seed=-1)
 
 
 def test_a_broken_link_is_named(tmp_path):
@@ -204,15 +218,15 @@ def test_a_broken_link_is_named(tmp_path):
     (tmp_path / "x" / "01.png").unlink()
     (tmp_path / "x" / "01.png").symlink_to("nowhere.png")
     with pytest.raises(DataError, match=r"01\.png: expected an image, found: No such file"):
-        judge(Reader(), parts([listed]), workers=0)
+        judge(Reader(), tasks([listed]), workers=0)
 
 
 def test_a_transform_that_words_do_not_describe_is_never_taken_from_the_records(lists, tmp_path):
     path, model = tmp_path / "r.jsonl", Reader()
     for darker in (1.0, 0.5):
         changed = transforms.Compose([TENSOR, transforms.Lambda(lambda pixels, by=darker: pixels * by)])
-        part = Part(lambda: lists[1], changed, 4, [trials.clean("s")])
-        judge(model, [part], workers=2 if darker == 1 else 0, recorder=recorder(path))  # a lambda reaches workers
+        task = EvaluationTask(lambda: lists[1], changed, 4, [Measurement("s")])
+        judge(model, [task], workers=2 if darker == 1 else 0, recorder=recorder(path))  # a lambda reaches workers
     assert [(r.correct, r.protocol["resize"]) for r in read_records(path)] == [(7, None), (2, None)]
     assert "Lambda()" in read_records(path)[0].protocol["transform"]
 
@@ -221,37 +235,37 @@ def test_a_journal_that_a_kill_left_beside_its_record_goes(lists, tmp_path, monk
     path = tmp_path / "r.jsonl"
     with monkeypatch.context() as patch:
         patch.setattr(Recorder, "forget", lambda self, key: None)
-        judge(Reader(), parts(lists[:1]), workers=0, recorder=recorder(path))
+        judge(Reader(), tasks(lists[:1]), workers=0, recorder=recorder(path))
     assert list(tmp_path.glob("*.unfinished/*"))
-    judge(Reader(), parts(lists[:1]), workers=0, recorder=recorder(path))
+    judge(Reader(), tasks(lists[:1]), workers=0, recorder=recorder(path))
     assert not list(tmp_path.glob("*.unfinished"))
 
 
 def test_records_beside_the_first_are_made_when_they_are_asked_for_later(trained, digits_dir, tmp_path):
     digits = class_folders(digits_dir / "imagenet-val", 10)
     for radii in ((), (0.5,), (0.5, 1.0), (0.5,)):
-        part = Part(lambda: digits.take(range(20)), TENSOR, 20, [trials.cw(radii, steps=5)])
-        judge(trained, [part], workers=0, recorder=recorder(tmp_path / "r.jsonl"))
+        task = EvaluationTask(lambda: digits.take(range(20)), TENSOR, 20, [Measurement.under(CW(radii, steps=5))])
+        judge(trained, [task], workers=0, recorder=recorder(tmp_path / "r.jsonl"))
     found = [r.protocol["radius"] for r in read_records(tmp_path / "r.jsonl") if r.metric == "top1"]
     assert found == ["unbounded", 0.5, 1.0]
 
 
 def test_float16_is_refused_for_attacks(lists):
     with pytest.raises(OptionError, match="expected float32 or bfloat16 for attacks"):
-        judge(Reader(), parts(lists), workers=0, dtype=torch.float16)
+        judge(Reader(), tasks(lists), workers=0, dtype=torch.float16)
 
 
 def test_a_model_that_misstates_its_outputs_is_refused(lists):
     model = Reader()
     wrong = replace(lists[0], outputs=7)
     with pytest.raises(ModelError, match="expected 7 logits, found 5"):
-        judge(model, parts([wrong]), workers=0)
+        judge(model, tasks([wrong]), workers=0)
 
 
 def test_images_of_several_sizes_are_named(lists, tmp_path):
     Image.new("RGB", (4, 6)).save(tmp_path / "one" / "03.png")
     with pytest.raises(DataError, match=r"one size, found \(3, 4, 4\) .*, \(3, 6, 4\) \(03.png\)"):
-        judge(Reader(), parts(lists[:1]), workers=0)
+        judge(Reader(), tasks(lists[:1]), workers=0)
 
 
 def test_exact_patchfool_does_not_depend_on_the_batch(trained, digits_dir):
@@ -259,8 +273,8 @@ def test_exact_patchfool_does_not_depend_on_the_batch(trained, digits_dir):
     config = PatchFoolConfig(mode="exact", loss="ce", select="random", steps=4)
     found = set()
     for batch_size in (3, 20):
-        part = Part(lambda: digits, TENSOR, batch_size, [trials.patch_fool(config)])
-        found.add(judge(trained, [part], workers=0)[0][0].correct)
+        task = EvaluationTask(lambda: digits, TENSOR, batch_size, [Measurement.under(PatchFool(config))])
+        found.add(judge(trained, [task], workers=0)[0][0].correct)
     assert len(found) == 1
 
 
@@ -278,21 +292,21 @@ def test_clean_logits_of_fgsms_own_forward_are_those_of_a_forward_without(traine
 
     def run(tried):
         forwards.clear()
-        found = judge(trained, [Part(lambda: listed, TENSOR, 40, tried)], workers=0)[0]
+        found = judge(trained, [EvaluationTask(lambda: listed, TENSOR, 40, tried)], workers=0)[0]
         return [outcome.correct for outcome in found], len(forwards)
 
-    (clean,), alone = run([trials.clean("c")])
-    (attacked,), attack_alone = run([trials.fgsm(8 / 255)])
-    both, together = run([trials.clean("c"), trials.fgsm(8 / 255)])
+    (clean,), alone = run([Measurement("c")])
+    (attacked,), attack_alone = run([Measurement.under(FGSM(8 / 255))])
+    both, together = run([Measurement("c"), Measurement.under(FGSM(8 / 255))])
     assert both == [clean, attacked]
     assert attacked < clean
     assert together == attack_alone == alone + 1
     seen = []
     monkeypatch.setattr(
-        judging.ImageList, "predictions_right", lambda self, logits, labels: seen.append(logits) or labels >= 0
+        judging.ImageList, "correct_predictions", lambda self, logits, labels: seen.append(logits) or labels >= 0
     )
-    run([trials.clean("c"), trials.fgsm(8 / 255)])
-    run([trials.clean("c")])
+    run([Measurement("c"), Measurement.under(FGSM(8 / 255))])
+    run([Measurement("c")])
     assert torch.equal(seen[1], seen[2])  # FGSM goes first, then the images as they are
 
 

@@ -14,14 +14,14 @@ from helpers.records import make
 
 from ns_easyrobust.errors import DataError, OptionError
 from ns_easyrobust.evaluation import per_image as bits
-from ns_easyrobust.evaluation.per_image import images_digest, load_right, save_right
-from ns_easyrobust.evaluation.records import append_record, read_records
+from ns_easyrobust.evaluation.per_image import images_digest, load_correctness, save_correctness
+from ns_easyrobust.evaluation.results_file import append_record, read_records
 
 
 def test_right_is_one_bit_an_image(tmp_path: Path) -> None:
     paths = [f"n{index:02d}/ü {index}.JPEG" for index in range(19)]
     right = np.random.default_rng(0).random(19) < 0.5
-    name = save_right(tmp_path, "DAT/ü: fgsm", paths, right)
+    name = save_correctness(tmp_path, "DAT/ü: fgsm", paths, right)
     assert re.fullmatch(r"right/DAT_fgsm-[0-9a-f]{12}\.npz", name)
     assert [file.name for file in (tmp_path / "right").iterdir()] == [Path(name).name]
     with np.load(tmp_path / name, allow_pickle=False) as stored:
@@ -30,22 +30,22 @@ def test_right_is_one_bit_an_image(tmp_path: Path) -> None:
             for start in range(0, 19, 8)
         )
         assert stored["right"].tobytes() == expected
-    read_paths, read_right = load_right(tmp_path / name)
+    read_paths, read_right = load_correctness(tmp_path / name)
     assert (read_paths, read_right.dtype) == (paths, bool)
     np.testing.assert_array_equal(read_right, right)
-    assert save_right(tmp_path, "DAT/ü: fgsm", paths, torch.from_numpy(right)) == name
+    assert save_correctness(tmp_path, "DAT/ü: fgsm", paths, torch.from_numpy(right)) == name
 
 
 def test_other_bits_never_overwrite_earlier_ones(tmp_path: Path) -> None:
     paths = ["a/1.png", "a/2.png"]
-    one = save_right(tmp_path, "run", paths, np.array([True, False]))
-    other = save_right(tmp_path, "run", paths, np.array([False, False]))
+    one = save_correctness(tmp_path, "run", paths, np.array([True, False]))
+    other = save_correctness(tmp_path, "run", paths, np.array([False, False]))
     assert one != other
-    assert load_right(tmp_path / one)[1].tolist() == [True, False]
+    assert load_correctness(tmp_path / one)[1].tolist() == [True, False]
     append_record(tmp_path / "r.jsonl", make(right=one))
     (record,) = read_records(tmp_path / "r.jsonl")
     assert record.right_path is not None
-    assert load_right(record.right_path) == (paths, pytest.approx([True, False]))
+    assert load_correctness(record.right_path) == (paths, pytest.approx([True, False]))
     assert make().right_path is None
 
 
@@ -61,24 +61,24 @@ def test_other_bits_never_overwrite_earlier_ones(tmp_path: Path) -> None:
 )
 def test_bits_that_fit_no_images_are_refused(tmp_path: Path, paths: list[str], right: Any, message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        save_right(tmp_path, "k", paths, right)
+        save_correctness(tmp_path, "k", paths, right)
     assert not list(tmp_path.iterdir())
 
 
 def test_damaged_bits_are_refused(tmp_path: Path) -> None:
-    name = save_right(tmp_path, "k", ["a", "b"], np.array([True, False]))
+    name = save_correctness(tmp_path, "k", ["a", "b"], np.array([True, False]))
     damaged = tmp_path / "d.npz"
     for content in (b"", b"text", (tmp_path / name).read_bytes()[:-30]):
         damaged.write_bytes(content)
         with pytest.raises(DataError, match="per-image bits"):
-            load_right(damaged)
+            load_correctness(damaged)
     np.savez(damaged, other=np.zeros(2))
     with pytest.raises(DataError, match="per-image bits"):
-        load_right(damaged)
+        load_correctness(damaged)
     np.save(tmp_path / "x.npy", np.zeros(2))
     for path in (tmp_path / "x.npy", tmp_path / "none.npz"):
         with pytest.raises(DataError, match="Measure that record again"):
-            load_right(path)
+            load_correctness(path)
 
 
 def test_images_digest_is_of_the_set_of_names() -> None:
@@ -91,4 +91,4 @@ def test_images_digest_is_of_the_set_of_names() -> None:
 
 def test_only_rank_0_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bits, "rank", lambda: 1)
-    assert not (tmp_path / save_right(tmp_path, "k", ["a"], np.array([True]))).exists()
+    assert not (tmp_path / save_correctness(tmp_path, "k", ["a"], np.array([True]))).exists()

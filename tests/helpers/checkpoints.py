@@ -7,10 +7,11 @@ import numpy as np
 import timm
 import timm.models
 import torch
+from timm.utils import CheckpointSaver, ModelEmaV2
 from torch import nn
 
 from ns_easyrobust.models import architectures as models
-from ns_easyrobust.models.vit import with_normalization
+from ns_easyrobust.models.normalization import with_normalization
 
 ARCH, CLASSES = "vit_micro_patch8_32", 5
 
@@ -95,3 +96,17 @@ EXTRA = {
     ),
     "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]},
 }
+
+
+def timm_checkpoint(folder):
+    """A real training checkpoint: timm's saver, an optimizer with state, ModelEmaV2, a Namespace."""
+    model, ema_source = make_model(), make_model(seed=1)
+    ema = ModelEmaV2(model, decay=0.5)
+    ema.module.load_state_dict(ema_source.state_dict())
+    optimizer = torch.optim.AdamW(model.parameters(), 0.0)
+    model(IMAGES).sum().backward()
+    optimizer.step()
+    args = argparse.Namespace(model=ARCH, lr=0.1, drop=None, aug_splits=0, betas=[0.9, 0.99])
+    saver = CheckpointSaver(model, optimizer, args=args, model_ema=ema, checkpoint_dir=str(folder))
+    saver.save_checkpoint(7, np.float64(81.5))
+    return folder / "model_best.pth.tar", model, ema.module

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ns_easyrobust.models.architectures import build
-from ns_easyrobust.models.vit import NormalizedModel, with_normalization
+from ns_easyrobust.models.normalization import NormalizedModel, with_normalization
 
 
 def small_vit(num_classes: int = 10, seed: int = 0, arch: str = "vit_micro_patch8_32", **options) -> NormalizedModel:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ns_easyrobust.data.benchmarks import ALEXNET_ERROR, ROBUSTBENCH, SEVERITIES, released_images
-from ns_easyrobust.evaluation.per_image import images_digest, save_right
+from ns_easyrobust.evaluation.per_image import images_digest, save_correctness
 from ns_easyrobust.evaluation.records import Record
-from ns_easyrobust.report.views import Table
+from ns_easyrobust.report.table import ResultsTable
 
 SIZES = {
     "imagenet-val": 40,
@@ -52,7 +52,7 @@ def of_released_size(records: list[Record]) -> list[Record]:
             grown.append(replace(record, n=n))
         elif record.suite in ("imagenet-val", "autoattack"):
             paths, right = paths_of(record.suite, n), np.arange(n) % 7 < 4
-            saved = save_right(record.folder, f"{record.label}-{record.suite}-grown", paths, right)
+            saved = save_correctness(record.folder, f"{record.label}-{record.suite}-grown", paths, right)
             value = 100 * int(right.sum()) / n
             grown.append(replace(record, n=n, correct=int(right.sum()), value=value, right=saved,
                                  images=images_digest(paths)))  # fmt: skip
@@ -61,7 +61,7 @@ def of_released_size(records: list[Record]) -> list[Record]:
     return grown
 
 
-def whole(folder: Path, label: str, share: float, seed: int, preset: str = "paper", scale: int = 1) -> list[Record]:
+def whole_set(folder: Path, label: str, share: float, seed: int, preset: str = "paper", scale: int = 1) -> list[Record]:
     """Records of every suite, with bits that are right with probability about ``share``."""
     generator = np.random.default_rng(seed)
     records = []
@@ -71,7 +71,7 @@ def whole(folder: Path, label: str, share: float, seed: int, preset: str = "pape
         protocol = {"resize": 256, "crop": 224, "interpolation": "bicubic", "batch_size": 64, "dtype": "float32",
                     "preset": preset, "subset": "all", **settings}  # fmt: skip
         return make(label, suite, int(right.sum()), n=n, protocol=protocol, images=images_digest(paths),
-                    right=save_right(folder, f"{label}-{suite}", paths, right))  # fmt: skip
+                    right=save_correctness(folder, f"{label}-{suite}", paths, right))  # fmt: skip
 
     for suite, n in SIZES.items():
         records.append(judged(suite, n * scale, **SETTINGS.get(suite, {})))
@@ -109,5 +109,21 @@ def mce(label: str, value: float) -> Record:
     return make(label, "imagenet-c", None, metric="mce", value=value)
 
 
-def parsed(table: Table) -> list[dict[str, str]]:
+def parsed(table: ResultsTable) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(table.to_csv())))
+
+
+def one_record(**changes: Any) -> Record:
+    fields: dict[str, Any] = {
+        "suite": "imagenet-val",
+        "metric": "top1",
+        "value": 75.0,
+        "n": 8,
+        "correct": 6,
+        "label": "DAT",
+        "model": "vit_tiny",
+        "protocol": {"resize": 256, "crop": 224, "interpolation": "bilinear"},
+        "versions": {"python": "3.11.7"},
+        "created": "2026-01-31T12:00:00+00:00",
+    }
+    return Record(**{**fields, **changes})

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ns_easyrobust.errors import DataError, ModelError, OptionError
 from ns_easyrobust.integration.companion_loss import FirstBatches, add_script_args, nullspace_augmented
-from ns_easyrobust.training.augmentations.nullspace import NullspaceAugmentation, add_nullspace_args, config_from_args
+from ns_easyrobust.training.augmentations.flags import add_nullspace_args, config_from_args
+from ns_easyrobust.training.augmentations.nullspace import NullspaceAugmentation
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from torch.utils import data, model_zoo
 
 from ns_easyrobust.cli import main as cli
 from ns_easyrobust.errors import CheckpointError
-from ns_easyrobust.integration.compat import mend, repaired
+from ns_easyrobust.integration.compat import repair_script, script_repairs
 from ns_easyrobust.integration.launch import load_script
 from ns_easyrobust.integration.without_cuda import without_cuda
 from ns_easyrobust.models.safe_load import read_without_objects
@@ -196,7 +196,7 @@ def test_a_model_without_a_patch_embedding_is_refused(images):
 def test_everything_is_as_it_was_afterwards():
     before = (data.DataLoader.__init__, model_zoo.load_url, torch.cuda.synchronize, torch.cuda.amp.autocast)
     allowed = set(map(str, torch.serialization.get_safe_globals()))
-    with without_cuda(), repaired():
+    with without_cuda(), script_repairs():
         assert torch.zeros(2, device="cuda").device.type == "cpu"
         assert nn.Linear(2, 2).cuda().to("cuda:1").weight.device.type == "cpu"
         assert torch.ones(1).to(torch.device("cuda", 0)).cuda().device.type == "cpu"
@@ -212,7 +212,7 @@ def test_an_average_copies_integer_buffers():
     script = SimpleNamespace(parser=argparse.ArgumentParser(), create_model=create_model, ModelEmaV2=ModelEmaV2)
     model = create_model("swin_micro_patch2_32", num_classes=10)
     plain = ModelEmaV2(model, decay=0.9999)
-    mend(script)
+    repair_script(script)
     mended = script.ModelEmaV2(model, decay=0.9999)
     for _ in range(3):
         plain.update(model)
@@ -224,7 +224,7 @@ def test_an_average_copies_integer_buffers():
 
 
 def test_loading_does_not_run_the_script():
-    with repaired():
+    with script_repairs():
         module = load_script(SCRIPT)
     assert callable(module.main)
     sys.modules.pop("easyrobust_script")

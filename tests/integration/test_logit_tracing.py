@@ -8,7 +8,7 @@ from helpers.models import small_vit
 from torch import nn
 
 from ns_easyrobust.errors import ModelError
-from ns_easyrobust.integration.logit_tracing import Watch, rows_behind
+from ns_easyrobust.integration.logit_tracing import ForwardRecorder, trace_rows
 
 
 @pytest.fixture
@@ -31,14 +31,14 @@ def two():
     ],
 )
 def test_rows_that_were_split_joined_indexed_or_cast(two, make, expected):
-    assert rows_behind(make(*two), two) == expected
+    assert trace_rows(make(*two), two) == expected
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_more_rows_than_half_precision_counts(dtype):
     logits = torch.randn(3000, 4, requires_grad=True).to(dtype)
     order = torch.randperm(3000, generator=torch.Generator().manual_seed(1))
-    assert rows_behind(logits[order], [logits]) == [(0, int(row)) for row in order]
+    assert trace_rows(logits[order], [logits]) == [(0, int(row)) for row in order]
 
 
 @pytest.mark.parametrize(
@@ -52,33 +52,33 @@ def test_more_rows_than_half_precision_counts(dtype):
 )
 def test_what_cannot_be_traced_is_refused(two, make):
     with pytest.raises(ModelError, match="cannot be traced to images"):
-        rows_behind(make(*two), two)
+        trace_rows(make(*two), two)
 
 
 def test_the_graph_stays_for_the_loops_own_backward(two):
     leaf = torch.randn(5, 10, requires_grad=True)
     logits = leaf * 3
-    rows_behind(logits[1:], [logits])
+    trace_rows(logits[1:], [logits])
     logits.sum().backward()
     assert torch.equal(leaf.grad, torch.full_like(leaf, 3))
 
 
 def test_a_watch_gives_the_images_and_lets_go(digits):
     model, images = small_vit(), digits[0][:6].clone()
-    watch = Watch()
+    watch = ForwardRecorder()
     with watch.on(nn.DataParallel(model)):
         first, second = model(images[:4]), model(images[4:])
         joined = torch.cat([second, first])
-        assert torch.equal(watch.images_behind(joined), torch.cat([images[4:], images[:4]]))
-        assert torch.equal(watch.images_behind(first), images[:4])
+        assert torch.equal(watch.source_images(joined), torch.cat([images[4:], images[:4]]))
+        assert torch.equal(watch.source_images(first), images[:4])
         with torch.no_grad():
             model(images)
-        with watch.asleep():
+        with watch.paused():
             model(images)
         assert len(watch.forwards) == 2
         watch.forget()
         with pytest.raises(ModelError, match="found 0"):
-            watch.images_behind(first)
+            watch.source_images(first)
     assert not watch.forwards
     model(images)
     assert not watch.forwards
@@ -87,15 +87,15 @@ def test_a_watch_gives_the_images_and_lets_go(digits):
 def test_images_handed_on_need_no_gradient(digits):
     """HAT's images carry the attack's gradient, which a companion must not change."""
     model, delta = small_vit(), torch.zeros(2, 3, 32, 32, requires_grad=True)
-    watch = Watch()
+    watch = ForwardRecorder()
     with watch.on(model):
-        assert not watch.images_behind(model(digits[0][:2] + delta)).requires_grad
+        assert not watch.source_images(model(digits[0][:2] + delta)).requires_grad
 
 
 def test_images_of_several_sizes_come_at_the_largest():
     model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
-    watch, large, small = Watch(), torch.rand(2, 3, 8, 8), torch.rand(2, 3, 4, 4)
+    watch, large, small = ForwardRecorder(), torch.rand(2, 3, 8, 8), torch.rand(2, 3, 4, 4)
     with watch.on(model):
-        images = watch.images_behind(torch.cat([model(large), model(small)]))
+        images = watch.source_images(torch.cat([model(large), model(small)]))
     assert torch.equal(images[:2], large)
     assert torch.equal(images[2:], nn.functional.interpolate(small, size=(8, 8), mode="bilinear"))

@@ -1,13 +1,10 @@
 """Every checkpoint form in, safely; two forms out, atomically."""
 
-import argparse
-import errno
 import os
 import pickle
 import re
 import zipfile
 from collections import OrderedDict
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,25 +12,21 @@ import torch
 from helpers.checkpoints import (
     ARCH,
     CLASSES,
-    EXTRA,
-    IMAGES,
     MEAN,
     STD,
-    easyrobust_benchmark_model,
     logits,
     make_model,
     make_vit,
     one_line,
     same_states,
+    timm_checkpoint,
 )
-from timm.utils import CheckpointSaver, ModelEmaV2
-from torch import nn
 
-from ns_easyrobust.errors import CheckpointError, ModelError, OutputError
+from ns_easyrobust.errors import CheckpointError
 from ns_easyrobust.models import architectures as models
 from ns_easyrobust.models import checkpoints
-from ns_easyrobust.models.checkpoints import export_checkpoint, load_model, read_checkpoint, save_model
-from ns_easyrobust.models.vit import with_normalization
+from ns_easyrobust.models.checkpoints import load_model, read_checkpoint
+from ns_easyrobust.models.normalization import with_normalization
 
 # ---- in: forms ----
 
@@ -48,6 +41,8 @@ CONTAINERS = {
     "model": lambda state: {"model": state},
     "model_state_dict": lambda state: {"model_state_dict": state, "model_name": ARCH},
 }
+
+
 PREFIXES = ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module._orig_mod._orig_mod."]
 
 
@@ -96,20 +91,6 @@ def test_safetensors_loads(tmp_path):
     with pytest.raises(CheckpointError, match="damaged") as caught:
         read_checkpoint(tmp_path / "c.safetensors")
     one_line(caught)
-
-
-def timm_checkpoint(folder):
-    """A real training checkpoint: timm's saver, an optimizer with state, ModelEmaV2, a Namespace."""
-    model, ema_source = make_model(), make_model(seed=1)
-    ema = ModelEmaV2(model, decay=0.5)
-    ema.module.load_state_dict(ema_source.state_dict())
-    optimizer = torch.optim.AdamW(model.parameters(), 0.0)
-    model(IMAGES).sum().backward()
-    optimizer.step()
-    args = argparse.Namespace(model=ARCH, lr=0.1, drop=None, aug_splits=0, betas=[0.9, 0.99])
-    saver = CheckpointSaver(model, optimizer, args=args, model_ema=ema, checkpoint_dir=str(folder))
-    saver.save_checkpoint(7, np.float64(81.5))
-    return folder / "model_best.pth.tar", model, ema.module
 
 
 def test_timms_own_training_checkpoint_loads(tmp_path):
@@ -222,128 +203,3 @@ def test_content_that_is_no_weights(tmp_path, content, match):
     with pytest.raises(CheckpointError, match=match) as caught:
         read_checkpoint(tmp_path / "c.pth").weights()
     one_line(caught)
-
-
-# ---- in: strictness ----
-
-
-# ---- in: normalisation ----
-
-
-# ---- in: addresses ----
-
-
-# ---- out ----
-
-
-def test_easyrobusts_benchmark_loads_what_is_saved_raw_and_ema(tmp_path):
-    model, ema = make_model(seed=1), make_model(seed=2)
-    save_model(model, tmp_path / "c.pth.tar", ema=ema, **EXTRA)
-    raw = easyrobust_benchmark_model(tmp_path / "c.pth.tar", use_ema=False)
-    averaged = easyrobust_benchmark_model(tmp_path / "c.pth.tar", use_ema=True)
-    assert torch.equal(logits(raw), logits(model))
-    assert torch.equal(logits(averaged), logits(ema))
-    assert not torch.allclose(logits(raw), logits(averaged), atol=1e-3)
-    content = torch.load(tmp_path / "c.pth.tar")
-    assert list(content["state_dict"])[:2] == ["0.mean", "0.std"]
-    assert all(name.startswith(("0.", "1.")) for name in content["state_dict_ema"])
-    assert content["args"] == {
-        "data_dir": os.path.join("a", "b"),
-        "lr": 1e-5,
-        "device": "cpu",
-        "betas": (0.9, 0.5),
-    }
-    assert (type(content["epoch"]), type(content["metric"])) == (int, float)
-    assert content["optimizer"]["state"][0]["exp_avg"].tolist() == [1, 1]
-    checkpoint = read_checkpoint(tmp_path / "c.pth.tar")
-    assert checkpoint.arch == ARCH
-    assert checkpoint.metadata["epoch"] == 3
-    assert torch.equal(logits(load_model(ARCH, checkpoint, ema=True, num_classes=CLASSES)), logits(ema))
-
-
-def test_wrapped_models_are_saved_unwrapped(tmp_path):
-    model = make_model()
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    try:
-        wrapped = {
-            "ddp": nn.parallel.DistributedDataParallel(model),
-            "dp": nn.DataParallel(model),
-            "compiled": torch.compile(model),
-            "both": torch.compile(nn.DataParallel(model)),
-            "inside": with_normalization(torch.compile(model[1]), MEAN, STD),
-            "ema": ModelEmaV2(model),
-            "channels_last": make_model().to(memory_format=torch.channels_last),
-        }
-        for name, module in wrapped.items():
-            save_model(module, tmp_path / name, ema=module)
-            content = torch.load(tmp_path / name)
-            for entry in ("state_dict", "state_dict_ema"):
-                assert same_states(content[entry], model.state_dict()), name
-                assert all(value.is_contiguous() for value in content[entry].values())
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("write failed\nat")])
-def test_full_disk_keeps_the_old_file(tmp_path, monkeypatch, error):
-    path = tmp_path / "c.pth"
-    save_model(make_model(seed=1), path)
-    before = path.read_bytes()
-
-    def save_half(content, target):
-        Path(target).write_bytes(b"half")
-        raise error
-
-    monkeypatch.setattr(torch, "save", save_half)
-    with pytest.raises(OutputError, match="cannot write") as caught:
-        save_model(make_model(seed=2), path)
-    one_line(caught)
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_missing_folder_is_an_output_error(tmp_path):
-    with pytest.raises(OutputError, match="cannot write"):
-        save_model(make_model(), tmp_path / "none" / "c.pth")
-
-
-# ---- export ----
-
-
-def test_round_trip_is_bit_equal(tmp_path):
-    model, ema = make_model(seed=1), make_model(seed=2)
-    ema[0].mean += 1e-7  # as averaging leaves the buffers
-    save_model(model, tmp_path / "a", ema=ema, **EXTRA)
-    there = export_checkpoint(tmp_path / "a", tmp_path / "b", "timm")
-    export_checkpoint(tmp_path / "b", tmp_path / "c", "easyrobust")
-    first, second = torch.load(tmp_path / "a"), torch.load(tmp_path / "c")
-    for entry in ("state_dict", "state_dict_ema"):
-        assert same_states(first[entry], second[entry])
-    assert set(torch.load(tmp_path / "b")["state_dict"]) == set(model[1].state_dict())
-    assert {key: second[key] for key in ("arch", "epoch", "metric", "args")} == {
-        key: first[key] for key in ("arch", "epoch", "metric", "args")
-    }
-    assert "optimizer" not in second
-    assert there.entries == ("state_dict", "state_dict_ema")
-    assert there.normalization_origin == "checkpoint"
-
-
-def test_export_of_timms_training_checkpoint_mends_easyrobusts_benchmark(tmp_path):
-    path, model, ema = timm_checkpoint(tmp_path)
-    export_checkpoint(path, tmp_path / "out.pth", "easyrobust")
-    assert torch.equal(logits(easyrobust_benchmark_model(tmp_path / "out.pth", False)), logits(model))
-    assert torch.equal(logits(easyrobust_benchmark_model(tmp_path / "out.pth", True)), logits(ema))
-
-
-def test_export_finds_or_asks_for_the_normalisation(tmp_path):
-    torch.save(make_vit().state_dict(), tmp_path / "a")
-    with pytest.raises(ModelError, match="--mean and --std, or --model") as caught:
-        export_checkpoint(tmp_path / "a", tmp_path / "b", "easyrobust")
-    one_line(caught)
-    done = export_checkpoint(tmp_path / "a", tmp_path / "b", "easyrobust", mean=[0.4], std=[0.2])
-    assert (done.mean, done.normalization_origin) == ((0.4,) * 3, "caller")
-    done = export_checkpoint(tmp_path / "a", tmp_path / "b", "easyrobust", arch=ARCH)
-    assert (done.mean, done.normalization_origin) == ((0.5,) * 3, "timm config")
-    assert torch.load(tmp_path / "b")["arch"] == ARCH
-    with pytest.raises(CheckpointError, match="does not fit vit_micro_patch4_32"):
-        export_checkpoint(tmp_path / "a", tmp_path / "b", "easyrobust", arch="vit_micro_patch4_32")

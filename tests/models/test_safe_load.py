@@ -12,7 +12,8 @@ from helpers.checkpoints import ARCH, CLASSES, make_vit, one_line
 from torch import nn
 
 from ns_easyrobust.errors import CheckpointError, UserError
-from ns_easyrobust.models.checkpoints import export_checkpoint, load_model, read_checkpoint
+from ns_easyrobust.models.checkpoint_save import export_checkpoint
+from ns_easyrobust.models.checkpoints import load_model, read_checkpoint
 
 
 class Payload:

@@ -1,32 +1,28 @@
 """Every checkpoint form in, safely; two forms out, atomically."""
 
-import logging
-
 import numpy as np
 import pytest
 import torch
 from helpers.checkpoints import (
     ARCH,
     CLASSES,
-    MEAN,
-    STD,
     easyrobust_benchmark_model,
     logits,
     make_model,
     make_vit,
     one_line,
 )
-from torch import nn
 
-from ns_easyrobust.errors import CheckpointError, OptionError
-from ns_easyrobust.models.checkpoints import export_checkpoint, load_model, read_checkpoint, resolve_normalization
-from ns_easyrobust.models.vit import with_normalization
-from ns_easyrobust.models.weights import check_finite, weights_from
+from ns_easyrobust.errors import CheckpointError
+from ns_easyrobust.models.checkpoint_save import export_checkpoint
+from ns_easyrobust.models.checkpoints import load_model, read_checkpoint
+from ns_easyrobust.models.normalization import with_normalization
+from ns_easyrobust.models.weights import check_finite, weights_of_state_dict
 
 
 def test_a_compiled_part_inside_is_found():
     state = {f"blocks.{i}._orig_mod.{name}": torch.zeros(1) for i in range(2) for name in ("a", "b")}
-    names = list(weights_from(state, "state_dict", "x").state)
+    names = list(weights_of_state_dict(state, "state_dict", "x").state)
     assert names == ["blocks.0.a", "blocks.0.b", "blocks.1.a", "blocks.1.b"]
 
 
@@ -152,55 +148,6 @@ def test_missing_and_unexpected_names_are_counted(tmp_path):
     torch.save(state, tmp_path / "c.pth")
     with pytest.raises(CheckpointError, match=r"1 missing \(head.bias\), 1 unexpected \(spare\)"):
         load_model(ARCH, tmp_path / "c.pth", num_classes=CLASSES)
-
-
-def test_checkpoints_normalisation_wins_with_a_warning(tmp_path, caplog):
-    torch.save(make_model().state_dict(), tmp_path / "c.pth")
-    with caplog.at_level(logging.INFO):
-        model = load_model(ARCH, tmp_path / "c.pth", num_classes=CLASSES, mean=(0.1,) * 3, std=(0.9,) * 3)
-    assert model[0].mean.tolist() == pytest.approx(MEAN)
-    assert model[0].std.tolist() == pytest.approx(STD)
-    assert model.normalization_origin == "checkpoint"
-    assert [record.levelname for record in caplog.records if "were given" in record.message] == ["WARNING"]
-    caplog.clear()
-    load_model(ARCH, tmp_path / "c.pth", num_classes=CLASSES, mean=MEAN, std=STD)  # the same up to float32
-    assert not [record for record in caplog.records if record.levelname == "WARNING"]
-
-
-def test_without_one_the_callers_then_timms_is_used(tmp_path, caplog):
-    torch.save(make_vit().state_dict(), tmp_path / "c.pth")
-    model = load_model(ARCH, tmp_path / "c.pth", num_classes=CLASSES, mean=MEAN, std=STD)
-    assert (model[0].mean.tolist(), model.normalization_origin) == (pytest.approx(MEAN), "caller")
-    with caplog.at_level(logging.INFO):
-        model = load_model(ARCH, tmp_path / "c.pth", num_classes=CLASSES)
-    assert (model[0].mean.tolist(), model.normalization_origin) == ([0.5] * 3, "timm config")
-    assert "from the timm config" in caplog.text
-    assert "loaded raw" in caplog.text
-    model = load_model("deit_tiny_patch16_224", num_classes=3)
-    assert model[0].mean.tolist() == pytest.approx((0.485, 0.456, 0.406))
-    assert (model.weights_name, model.normalization_origin) == ("random", "timm config")
-
-
-def test_model_that_timm_has_no_config_for_gets_imagenets(caplog):
-    mean, _, origin = resolve_normalization(nn.Conv2d(3, 1, 1))
-    assert mean == pytest.approx((0.485, 0.456, 0.406))
-    assert origin == "ImageNet default"
-    assert "timm has no mean and std" in caplog.text
-
-
-def test_mean_and_std_are_checked(tmp_path):
-    with pytest.raises(OptionError, match="both or neither"):
-        load_model(ARCH, num_classes=CLASSES, mean=MEAN)
-    with pytest.raises(OptionError, match="expected 3 numbers each"):
-        load_model(ARCH, num_classes=CLASSES, mean=(0.5, 0.5), std=(0.5, 0.5))
-    with pytest.raises(OptionError, match="std > 0"):
-        load_model(ARCH, num_classes=CLASSES, mean=(0.5,), std=(0.0,))
-    assert load_model(ARCH, num_classes=CLASSES, mean=(0.3,), std=(0.7,))[0].mean.tolist() == pytest.approx([0.3] * 3)
-    assert load_model(ARCH, num_classes=CLASSES, in_chans=1)[0].mean.tolist() == [0.5]
-    with pytest.raises(OptionError, match="expected 1 numbers each"):
-        load_model(ARCH, num_classes=CLASSES, in_chans=1, mean=MEAN, std=STD)
-    with pytest.raises(OptionError, match="ema and sha256"):
-        load_model(ARCH, ema=True)
 
 
 def test_export_of_npz_needs_the_architecture(tmp_path):

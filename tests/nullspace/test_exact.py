@@ -13,15 +13,9 @@ from torch import nn
 
 from ns_easyrobust.errors import DataError, ModelError, OptionError
 from ns_easyrobust.models.architectures import build
-from ns_easyrobust.models.vit import Normalize, with_normalization
-from ns_easyrobust.nullspace.exact import (
-    find_projection,
-    patch_nullspace,
-    patch_spectrum,
-    project_to_nullspace,
-    sample_nullspace,
-)
-from ns_easyrobust.nullspace.exact_noise import valid_nullspace_noise
+from ns_easyrobust.models.normalization import Normalize, with_normalization
+from ns_easyrobust.nullspace.exact import find_projection, patch_nullspace, patch_spectrum
+from ns_easyrobust.nullspace.exact_noise import project_to_nullspace, sample_nullspace, valid_nullspace_noise
 
 
 def scipy_nullspace(model: nn.Module, space: str) -> np.ndarray:

@@ -9,8 +9,8 @@ import scipy.optimize
 import torch
 from helpers.models import matrix_of, numpy_patches, unequal
 
-from ns_easyrobust.nullspace.exact import patch_nullspace, project_to_nullspace, sample_nullspace
-from ns_easyrobust.nullspace.exact_noise import valid_nullspace_noise
+from ns_easyrobust.nullspace.exact import patch_nullspace
+from ns_easyrobust.nullspace.exact_noise import project_to_nullspace, sample_nullspace, valid_nullspace_noise
 
 
 def rms(noise: torch.Tensor) -> float:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from ns_easyrobust.errors import NoiseError
-from ns_easyrobust.nullspace.noise import Noise, NoiseConfig
+from ns_easyrobust.nullspace.config import NoiseConfig
+from ns_easyrobust.nullspace.noise import Noise
 from ns_easyrobust.nullspace.synthesis import synthesize
 
 

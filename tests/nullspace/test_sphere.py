@@ -10,9 +10,9 @@ from helpers.models import small_vit
 from scipy import stats
 
 from ns_easyrobust.errors import NoiseError, OptionError
-from ns_easyrobust.models.vit import encoder_noise
-from ns_easyrobust.nullspace.noise import NoiseConfig
-from ns_easyrobust.nullspace.sphere import _MARGIN, centred, length_of_turn
+from ns_easyrobust.models.hooks import encoder_noise
+from ns_easyrobust.nullspace.config import NoiseConfig
+from ns_easyrobust.nullspace.sphere import _MARGIN, centred, step_length
 from ns_easyrobust.nullspace.synthesis import measure, synthesize
 
 SPHERE = NoiseConfig(solver="sphere", turn=0.1, max_steps=100)
@@ -172,9 +172,9 @@ def test_the_margin_lets_others_agree_nine_times_in_ten():
 
 
 def test_turns_are_long_at_first_and_shorter_for_larger_noise():
-    assert length_of_turn(0.05, 16 * 64, 0) == pytest.approx(0.1)
-    assert length_of_turn(0.05, 16 * 64, 40) == length_of_turn(0.05, 512, 400) == pytest.approx(0.05)
-    assert length_of_turn(0.05, 100 * 16 * 64, 40) == pytest.approx(0.005)
+    assert step_length(0.05, 16 * 64, 0) == pytest.approx(0.1)
+    assert step_length(0.05, 16 * 64, 40) == step_length(0.05, 512, 400) == pytest.approx(0.05)
+    assert step_length(0.05, 100 * 16 * 64, 40) == pytest.approx(0.005)
 
 
 def test_a_turn_must_be_positive():

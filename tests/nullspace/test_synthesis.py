@@ -11,8 +11,8 @@ import torch
 from helpers.models import forward_by_hand, small_vit
 
 from ns_easyrobust.errors import DataError, NoiseError, OptionError
-from ns_easyrobust.models.vit import encoder_noise
-from ns_easyrobust.nullspace.noise import NoiseConfig
+from ns_easyrobust.models.hooks import encoder_noise
+from ns_easyrobust.nullspace.config import NoiseConfig
 from ns_easyrobust.nullspace.synthesis import measure, synthesize
 
 

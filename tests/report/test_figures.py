@@ -18,7 +18,8 @@ from matplotlib.image import imread
 
 from ns_easyrobust.errors import OptionError, OutputError
 from ns_easyrobust.report import figures
-from ns_easyrobust.report.figures import Dot, colour, dot_panels, image_sheet, noise_history
+from ns_easyrobust.report.canvas import colour
+from ns_easyrobust.report.figures import Dot, dot_panels, image_sheet, noise_history
 
 
 @pytest.fixture

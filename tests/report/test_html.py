@@ -11,16 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.records import make, whole
+from helpers.records import make, whole_set
 from matplotlib.image import imread
 
-from ns_easyrobust.cli.report import write_report
 from ns_easyrobust.data.benchmarks import ALEXNET_ERROR
 from ns_easyrobust.evaluation.records import Record
-from ns_easyrobust.report.html import page
+from ns_easyrobust.report.html import html_page
 from ns_easyrobust.report.published import ROWS, Published
-from ns_easyrobust.report.table2 import Summary
-from ns_easyrobust.report.views import Table
+from ns_easyrobust.report.table import ResultsTable
+from ns_easyrobust.report.table2 import Table2
+from ns_easyrobust.report.writing import write_report
 
 EVIL = '<script>document.title="run"</script> & "quoted"'
 VOID = {"meta", "img", "br", "link", "input"}
@@ -60,14 +60,14 @@ class Parsed(HTMLParser):
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
     folder = tmp_path_factory.mktemp("records")
-    rows = [*whole(folder, "base", 0.3, 0), *whole(folder, "new", 0.7, 1)]
+    rows = [*whole_set(folder, "base", 0.3, 0), *whole_set(folder, "new", 0.7, 1)]
     return [replace(r, label=EVIL, checkpoint=f"/{EVIL}.pth", checkpoint_sha256="ab" * 32) if r.label == "new" else r
             for r in rows]  # fmt: skip
 
 
 def rendered(records: list[Record], rows: tuple[Published, ...] = (), picture: bytes | None = None) -> str:
-    table = Table(records, baseline="base")
-    return page(table, Summary(table), rows, picture)
+    table = ResultsTable(records, baseline="base")
+    return html_page(table, Table2(table), rows, picture)
 
 
 def test_nothing_is_loaded_and_nothing_runs(records: list[Record]) -> None:
@@ -100,8 +100,8 @@ def test_labels_and_paths_are_escaped(records: list[Record]) -> None:
 
 def test_the_first_table_is_the_papers_with_published_rows_beneath(records: list[Record]) -> None:
     parsed = Parsed(rendered(records, ROWS))
-    heads, base, new, *copied = parsed.tables[0]
-    assert [head.split()[0] for head in heads[1:]] == [
+    headings, base, new, *copied = parsed.tables[0]
+    assert [head.split()[0] for head in headings[1:]] == [
         "Clean", "PatchFool", "CW", "FGSM", "DamageNet", "A", "C", "V2", "R", "Sketch", "Stylized", "Average",
     ]  # fmt: skip
     assert all("published" in row[0] for row in copied)
@@ -137,13 +137,13 @@ def test_differences_beyond_their_interval_are_coloured(records: list[Record]) -
     text = rendered(records)
     assert 'class="better"' in text
     assert 'class="worse"' not in text.split("</style>")[1].split("All measurements")[0], "0.7 beats 0.3, mCE too"
-    table = Table(records, baseline=EVIL)
-    assert 'class="worse"' in page(table, Summary(table))
+    table = ResultsTable(records, baseline=EVIL)
+    assert 'class="worse"' in html_page(table, Table2(table))
 
 
 def test_records_of_other_suites_have_a_page_too() -> None:
-    table = Table([make("a", "pgd"), make("b", "pgd")])
-    parsed = Parsed(page(table, Summary(table)))
+    table = ResultsTable([make("a", "pgd"), make("b", "pgd")])
+    parsed = Parsed(html_page(table, Table2(table)))
     assert [row[0].strip() for row in parsed.tables[0]] == ["", "a", "b"]
 
 

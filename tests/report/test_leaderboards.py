@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.records import of_released_size, whole
+from helpers.records import of_released_size, whole_set
 
 from ns_easyrobust.errors import OptionError
-from ns_easyrobust.evaluation.per_image import load_right
+from ns_easyrobust.evaluation.per_image import load_correctness
 from ns_easyrobust.evaluation.records import Record
 from ns_easyrobust.report.leaderboards import easyrobust_form, read_about, robustbench_form
-from ns_easyrobust.report.table import Grid
+from ns_easyrobust.report.table import ResultsTable
 
 # As in alibaba/easyrobust's .github/ISSUE_TEMPLATE/submit-model.md, in its order.
 WORDS = ["date", "extra_data", "model", "institution", "paper_link", "code_link", "architecture", "training framework"]
@@ -30,7 +30,7 @@ ROBUSTBENCH = ["link", "name", "authors", "additional_data", "number_forward_pas
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
-    small = whole(tmp_path_factory.mktemp("records"), "mine <b>", 0.6, 3, preset="easyrobust")
+    small = whole_set(tmp_path_factory.mktemp("records"), "mine <b>", 0.6, 3, preset="easyrobust")
     return of_released_size([record for record in small if "severity" not in record.protocol])
 
 
@@ -40,11 +40,11 @@ def one(records: list[Record], suite: str, metric: str = "top1") -> Record:
 
 
 def easyrobust(records: list[Record], **changes: Any) -> dict[str, Any]:
-    return easyrobust_form(Grid(records), None, **{"preset": "easyrobust", "about": {}, **changes})
+    return easyrobust_form(ResultsTable(records), None, **{"preset": "easyrobust", "about": {}, **changes})
 
 
 def robustbench(records: list[Record], **changes: Any) -> dict[str, Any]:
-    return robustbench_form(Grid(records), None, **{"preset": "easyrobust", "about": {}, **changes})
+    return robustbench_form(ResultsTable(records), None, **{"preset": "easyrobust", "about": {}, **changes})
 
 
 def test_easyrobusts_ood_form(records: list[Record], caplog: pytest.LogCaptureFixture) -> None:
@@ -82,8 +82,8 @@ def test_robustbenchs_form_takes_clean_accuracy_on_the_attacked_images(records: 
     clean, attacked = one(records, "imagenet-val"), one(records, "autoattack")
     assert clean.right_path is not None
     assert attacked.right_path is not None
-    right = dict(zip(*load_right(clean.right_path), strict=True))
-    expected = [right[path] for path in load_right(attacked.right_path)[0]]
+    right = dict(zip(*load_correctness(clean.right_path), strict=True))
+    expected = [right[path] for path in load_correctness(attacked.right_path)[0]]
     assert form["clean_acc"] == f"{100 * sum(expected) / 5000:.2f}"
     assert form["clean_acc"] != f"{clean.value:.2f}"
     assert (form["autoattack_acc"], form["reported"]) == (f"{attacked.value:.2f}",) * 2
@@ -170,7 +170,7 @@ def test_another_protocol_is_said(records: list[Record], caplog: pytest.LogCaptu
 
 
 def test_one_of_several_rows_is_chosen(records: list[Record]) -> None:
-    grid = Grid([*records, *(replace(r, label="other", value=50.0, correct=25000) for r in records
+    grid = ResultsTable([*records, *(replace(r, label="other", value=50.0, correct=25000) for r in records
                              if r.suite == "imagenet-val")])  # fmt: skip
     with pytest.raises(OptionError, match=r"expected one row, found 'mine <b>', 'other'\. Choose one with --row"):
         easyrobust_form(grid, None, preset="easyrobust", about={})

@@ -7,28 +7,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.records import SIZES, make, paths_of, whole
+from helpers.records import SIZES, make, paths_of, whole_set
 
 from ns_easyrobust.data.benchmarks import ALEXNET_ERROR
 from ns_easyrobust.errors import OptionError
-from ns_easyrobust.evaluation.per_image import load_right
+from ns_easyrobust.evaluation.per_image import load_correctness
 from ns_easyrobust.evaluation.records import Record
 from ns_easyrobust.report.published import COLUMNS, ROWS
 from ns_easyrobust.report.sheet import Sheet, as_markdown
 from ns_easyrobust.report.statistics import mcnemar, wilson_interval
-from ns_easyrobust.report.summary_sheet import summary_sheet
-from ns_easyrobust.report.table import Grid
-from ns_easyrobust.report.table2 import Summary
+from ns_easyrobust.report.table import ResultsTable
+from ns_easyrobust.report.table2 import Table2
+from ns_easyrobust.report.table2_view import table2_sheet
 
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
     folder = tmp_path_factory.mktemp("records")
-    return [*whole(folder, "base", 0.45, 0), *whole(folder, "new", 0.6, 1)]
+    return [*whole_set(folder, "base", 0.45, 0), *whole_set(folder, "new", 0.6, 1)]
 
 
-def summed(records: list[Record], baseline: str | None = "base", preset: str | None = None) -> Summary:
-    return Summary(Grid(records, baseline=baseline), preset)
+def summed(records: list[Record], baseline: str | None = "base", preset: str | None = None) -> Table2:
+    return Table2(ResultsTable(records, baseline=baseline), preset)
 
 
 def without(records: list[Record], *suites: str, label: str | None = None) -> list[Record]:
@@ -42,22 +42,22 @@ def only(records: list[Record], label: str, suite: str) -> Record:
 
 def bits(record: Record) -> dict[str, bool]:
     assert record.right_path is not None
-    paths, right = load_right(record.right_path)
+    paths, right = load_correctness(record.right_path)
     return dict(zip(paths, map(bool, right), strict=True))
 
 
 def row_of(sheet: Sheet, name: str) -> dict[str, str]:
     """Title -> the cell in one line."""
     (cells,) = [cells for found, cells in sheet.rows if found == name]
-    titles = [title for title, _ in sheet.heads]
+    titles = [title for title, _ in sheet.headings]
     return {t: " ".join(filter(None, (c.value, *c.rest))) for t, c in zip(titles, cells, strict=True)}
 
 
 def test_eleven_columns_in_the_papers_order(records: list[Record]) -> None:
     summary = summed(list(reversed(records)))
-    assert tuple(summary.parts) == COLUMNS
+    assert tuple(summary.columns) == COLUMNS
     assert summary.preset == "paper"
-    titles = [title for title, _ in summary_sheet(summary).heads]
+    titles = [title for title, _ in table2_sheet(summary).headings]
     assert titles == ["Clean", "PatchFool", "CW", "FGSM", "DamageNet", "A", "C (mCE)", "V2", "R", "Sketch", "Stylized",
                       "Average"]  # fmt: skip
 
@@ -151,8 +151,8 @@ def test_corruption_errors_by_hand(records: list[Record]) -> None:
 def test_what_was_not_run_is_said(records: list[Record]) -> None:
     some = without(without(records, "patchfool", "imagenet-a"), "damagenet", label="new")
     summary = summed(some)
-    sheet = summary_sheet(summary)
-    assert "PatchFool" not in [title for title, _ in sheet.heads]
+    sheet = table2_sheet(summary)
+    assert "PatchFool" not in [title for title, _ in sheet.headings]
     assert "Not run for any row: PatchFool, A." in sheet.notes
     assert row_of(sheet, "new")["DamageNet"] == "not run"
     assert row_of(sheet, "new")["Average"] == "needs 3 more"
@@ -164,12 +164,12 @@ def test_what_was_not_run_is_said(records: list[Record]) -> None:
 def test_cells_carry_difference_interval_and_n(records: list[Record]) -> None:
     record = only(records, "new", "imagenet-a")
     low, high = wilson_interval(record.correct or 0, 30)
-    cell = row_of(summary_sheet(summed(records)), "new")["A"]
+    cell = row_of(table2_sheet(summed(records)), "new")["A"]
     assert cell.startswith(f"{record.value:.2f} (")
     assert ", p" in cell
     assert cell.endswith(f") [{low:.2f}, {high:.2f}]")
     other = make("third", "imagenet-a", 10, n=20, images="f" * 64, protocol=dict(record.protocol))
-    sheet = summary_sheet(summed([*records, other]))
+    sheet = table2_sheet(summed([*records, other]))
     assert row_of(sheet, "third")["A"].startswith("50.00 (")
     assert "p=" not in row_of(sheet, "third")["A"], "other images are not compared one by one"
     assert row_of(sheet, "third")["A"].endswith(" n=20")
@@ -184,20 +184,20 @@ def test_the_papers_radius_is_preferred_and_alone_enters_the_average(records: li
     more = [with_epsilon(r, 4) for r in records if r.suite == "fgsm"]
     third = [replace(with_epsilon(r, 4), label=f"third{i}") for i, r in enumerate(more)]
     summary = summed([*more, *third, *records])
-    assert summary.parts["fgsm"].title == "FGSM"
+    assert summary.columns["fgsm"].title == "FGSM"
     assert summary.record("third0", "fgsm") is None
     assert summary.average("new") is not None
-    sheet = summary_sheet(summary)
+    sheet = table2_sheet(summary)
     assert "FGSM: also measured as fgsm top1 (epsilon=4/255); see the table of all measurements." in sheet.notes
     summary = summed([*without(records, "fgsm"), *more])
-    assert summary.parts["fgsm"].title == "FGSM 4/255"
+    assert summary.columns["fgsm"].title == "FGSM 4/255"
     assert summary.missing("new") == ["FGSM"]
-    assert row_of(summary_sheet(summary), "new")["Average"] == "needs 1 more"
+    assert row_of(table2_sheet(summary), "new")["Average"] == "needs 1 more"
 
 
 def test_bounded_cw_is_another_column(records: list[Record]) -> None:
     bounded = [replace(r, protocol={**r.protocol, "radius": 0.5}) for r in records if r.suite == "cw"]
-    assert "cw" not in summed([*without(records, "cw"), *bounded]).parts
+    assert "cw" not in summed([*without(records, "cw"), *bounded]).columns
     assert summed([*bounded, *records]).record("new", "cw") == only(records, "new", "cw")
 
 
@@ -205,7 +205,7 @@ def test_settings_of_most_rows_win_and_the_others_are_named(records: list[Record
     rare = replace(only(records, "new", "imagenet-r"), label="third")
     rare = replace(rare, protocol={**rare.protocol, "crop": 200, "preset": "custom"})
     custom = [replace(r, protocol={**r.protocol, "preset": "custom"}) for r in records]
-    sheet = summary_sheet(summed([rare, *custom]))
+    sheet = table2_sheet(summed([rare, *custom]))
     assert row_of(sheet, "third")["R"] == "not run"
     assert any(note.startswith("R: also measured as imagenet-r top1 (crop=200)") for note in sheet.notes)
 
@@ -218,7 +218,7 @@ def test_a_row_of_another_subset_is_shown_and_said(records: list[Record]) -> Non
     summary = summed([*records, few, more, both])
     assert summary.record("third", "r") == more, "of several the largest"
     assert summary.record("new", "r") == only(records, "new", "imagenet-r"), "the column's own images first"
-    sheet = summary_sheet(summary)
+    sheet = table2_sheet(summary)
     assert row_of(sheet, "third")["R"].endswith(" n=12")
     assert any(note.startswith("R: n differs: 24 (base, new); 12 (third)") for note in sheet.notes)
     assert any(note.startswith("R: also measured as imagenet-r top1 (subset=first:10)") for note in sheet.notes)
@@ -236,7 +236,7 @@ def test_a_row_of_fewer_images_has_no_average(records: list[Record]) -> None:
     assert (summary.average("new"), summary.missing("new")) == (None, ["Clean"])
     assert summary.average("base") is not None
     assert "Clean: new: of another part of the images than the column, so without an Average." in (
-        summary_sheet(summary).notes
+        table2_sheet(summary).notes
     )
 
 
@@ -255,7 +255,7 @@ def test_corruptions_of_another_subset_stand_with_their_mce(records: list[Record
 def test_a_preset_of_another_suite_may_be_asked_for(records: list[Record]) -> None:
     attacked = replace(only(records, "new", "imagenet-val"), suite="autoattack")
     attacked = replace(attacked, protocol={**attacked.protocol, "preset": "easyrobust"})
-    assert summed([attacked, *records], preset="easyrobust").parts == {}
+    assert summed([attacked, *records], preset="easyrobust").columns == {}
     assert summed([attacked, *records]).preset == "paper"
 
 
@@ -263,12 +263,12 @@ def test_models_of_another_size_share_a_presets_column(records: list[Record]) ->
     large = replace(only(records, "new", "imagenet-val"), label="large")
     large = replace(large, protocol={**large.protocol, "resize": 438, "crop": 384})
     summary = summed([*records, large])
-    assert set(summary.parts["clean"].records) == {"base", "new", "large"}
-    (line,) = [line for line in summary_sheet(summary).lists[0][1] if line.startswith("Clean: ")]
+    assert set(summary.columns["clean"].records) == {"base", "new", "large"}
+    (line,) = [line for line in table2_sheet(summary).lists[0][1] if line.startswith("Clean: ")]
     assert "resize=256 (base, new); 438 (large)" in line
     assert "subset=all" in line
     custom = [replace(r, protocol={**r.protocol, "preset": "custom"}) for r in [*records, large]]
-    assert set(summed(custom).parts["clean"].records) == {"base", "new"}
+    assert set(summed(custom).columns["clean"].records) == {"base", "new"}
 
 
 def test_one_preset_at_a_time(records: list[Record]) -> None:
@@ -276,7 +276,7 @@ def test_one_preset_at_a_time(records: list[Record]) -> None:
     assert summed([other, *records]).record("new", "clean") == only(records, "new", "imagenet-val")
     summary = summed([other, *records], preset="easyrobust")
     assert summary.record("new", "clean") == other
-    assert list(summary.parts) == ["clean"]
+    assert list(summary.columns) == ["clean"]
     with pytest.raises(OptionError, match=r"expected one that the records have \(easyrobust, paper\), found 'native'"):
         summed([other, *records], preset="native")
     assert summed([make("base")]).preset is None
@@ -284,7 +284,7 @@ def test_one_preset_at_a_time(records: list[Record]) -> None:
 
 
 def test_published_rows_are_marked_and_bare(records: list[Record]) -> None:
-    sheet = summary_sheet(summed(without(records, "imagenet-r")), ROWS)
+    sheet = table2_sheet(summed(without(records, "imagenet-r")), ROWS)
     names = [name for name, _ in sheet.rows]
     assert names[:2] == ["base (baseline)", "new"]
     assert len(names) == 2 + len(ROWS)
@@ -292,23 +292,23 @@ def test_published_rows_are_marked_and_bare(records: list[Record]) -> None:
     row = row_of(sheet, "ViT-B + MixUp (published, arXiv:2403.10476, Table 2)")
     assert (row["Clean"], row["CW"], row["R"], row["Average"]) == ("77.80", "not given", "34.90", "not given")
     assert row_of(sheet, "ViT-S + NS (published, arXiv:2403.10476, Table 2)")["Average"] == "34.45"
-    assert dict(sheet.heads)["R"] == "not run"
+    assert dict(sheet.headings)["R"] == "not run"
     assert row_of(sheet, "new")["R"] == "not run"
     assert any("not measured here" in note for note in sheet.notes)
     (fewer,) = [note for note in sheet.notes if note.startswith("Not to be set beside the published rows")]
     assert "Clean (n=40 of 50000), PatchFool (n=16 of 5000)" in fewer
     whole_a = [replace(r, n=7500, correct=3750, value=50.0, right=None, images=None) if r.suite == "imagenet-a" else r
                for r in records]  # fmt: skip
-    (fewer,) = [note for note in summary_sheet(summed(whole_a), ROWS).notes if note.startswith("Not to be set")]
+    (fewer,) = [note for note in table2_sheet(summed(whole_a), ROWS).notes if note.startswith("Not to be set")]
     assert " A (" not in fewer
     assert " V2 (n=20 of 10000)" in fewer
-    assert not any("published" in note.lower() for note in summary_sheet(summed(records)).notes)
+    assert not any("published" in note.lower() for note in table2_sheet(summed(records)).notes)
 
 
 def test_a_few_suites_alone_still_render(records: list[Record]) -> None:
     digits = [make("a", protocol={"resize": 32}), make("b", correct=70, protocol={"resize": 32})]
-    sheet = summary_sheet(summed(digits, None))
-    assert [title for title, _ in sheet.heads] == ["Clean", "Average"]
+    sheet = table2_sheet(summed(digits, None))
+    assert [title for title, _ in sheet.headings] == ["Clean", "Average"]
     text = as_markdown(sheet)
     assert "| a | 60.00 [50.20, 69.06] | needs 10 more |" in text
-    assert summed([make("a", "pgd")], None).parts == {}
+    assert summed([make("a", "pgd")], None).columns == {}

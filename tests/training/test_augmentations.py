@@ -17,21 +17,15 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from ns_easyrobust.data.sampling import Counted
+from ns_easyrobust.data.sampling import CountingIterator
 from ns_easyrobust.errors import DataError, ModelError, OptionError
-from ns_easyrobust.models.vit import encoder_noise
-from ns_easyrobust.nullspace.noise import NoiseConfig
-from ns_easyrobust.training.augmentations.nullspace import (
-    AUGMENTATIONS,
-    NullspaceAugmentation,
-    PermutedNoiseAugmentation,
-    RandomNoiseAugmentation,
-    add_nullspace_args,
-    augmentation_from_args,
-    check_noise_args,
-    register_augmentation,
-)
-from ns_easyrobust.utils.seeding import isolated
+from ns_easyrobust.models.hooks import encoder_noise
+from ns_easyrobust.nullspace.config import NoiseConfig
+from ns_easyrobust.training.augmentations.controls import PermutedNoiseAugmentation, RandomNoiseAugmentation
+from ns_easyrobust.training.augmentations.flags import add_nullspace_args, augmentation_from_args, check_noise_args
+from ns_easyrobust.training.augmentations.nullspace import NullspaceAugmentation
+from ns_easyrobust.training.augmentations.registry import AUGMENTATIONS, register_augmentation
+from ns_easyrobust.utils.seeding import fork_rng
 
 QUICK = NoiseConfig(max_steps=3, eps=1e-9)
 
@@ -146,7 +140,7 @@ def test_images_to_judge_on_are_kept_out_of_synthesis(digits):
             used.update(batch[0][:, 0, 0, 0].mul(100).round().int().tolist())
             yield batch
 
-    ns._stream = Counted(watched())
+    ns._stream = CountingIterator(watched())
     ns.refresh()
     judged_on = set(torch.cat([b[0] for b in ns._held_out])[:, 0, 0, 0].mul(100).round().int().tolist())
     assert len(judged_on) == 10
@@ -334,7 +328,7 @@ def test_a_drawing_collate_and_a_loader_to_judge_on_leave_the_loop_alone(digits)
 
 
 def small_vit_of_its_own():
-    with isolated(0):
+    with fork_rng(0):
         return small_vit()
 
 

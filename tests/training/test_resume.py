@@ -22,13 +22,20 @@ from helpers.models import small_vit
 import ns_easyrobust.training.trainer as module
 from ns_easyrobust.cli import main as cli
 from ns_easyrobust.errors import CheckpointError, OutputError, TrainingError
-from ns_easyrobust.models.checkpoints import save_model
+from ns_easyrobust.models.checkpoint_save import save_model
 from ns_easyrobust.models.safe_load import read_file
 from ns_easyrobust.training import resume as runstate
 from ns_easyrobust.training import run as training
 from ns_easyrobust.training.augmentations import nullspace as augment
 from ns_easyrobust.training.options import parse_args
-from ns_easyrobust.training.resume import FILES, dataset_digest, find_state, random_state, save_state, set_random_state
+from ns_easyrobust.training.resume import (
+    STATE_FILES,
+    dataset_digest,
+    find_state,
+    random_state,
+    save_state,
+    set_random_state,
+)
 from ns_easyrobust.training.trainer import train
 
 STEPS, SYNTHESIS, SAVING = range(3)
@@ -101,7 +108,7 @@ def step_in(folder: Path) -> int:
 def killed_at(words: list[str], folder: Path, step: int, *more: str) -> None:
     """Kill -9 once the state of ``step`` is there."""
     process, deadline = start(words, *more), time.monotonic() + 120
-    while not any((folder / name).exists() for name in FILES) or step_in(folder) < step:
+    while not any((folder / name).exists() for name in STATE_FILES) or step_in(folder) < step:
         assert time.monotonic() < deadline
         assert process.is_alive(), "through before it could be killed"
         time.sleep(0.01)
@@ -119,7 +126,7 @@ def test_killed_twice_with_other_numbers_of_workers(words, tmp_path):
         assert [row["epoch"] for row in csv.DictReader(stream)] == ["0", "1", "2"]
     finish(words, "--experiment", "cut", "-j", "0")  # a finished run has nothing to do
     same_runs(tmp_path / "whole", tmp_path / "cut")
-    assert not (tmp_path / "cut" / FILES[0]).exists()
+    assert not (tmp_path / "cut" / STATE_FILES[0]).exists()
 
 
 @pytest.mark.parametrize("during", ["steps", pytest.param("synthesis", marks=pytest.mark.stress)])
@@ -213,7 +220,7 @@ def test_killed_while_it_saves(tmp_path, monkeypatch):
 
     for stop, expected in ((0, 2), (1, 3), (2, 3)):
         folder = tmp_path / str(stop)
-        shutil.copytree(tmp_path, folder, ignore=lambda _, names: [name for name in names if name not in FILES])
+        shutil.copytree(tmp_path, folder, ignore=lambda _, names: [name for name in names if name not in STATE_FILES])
         moves.clear()
         monkeypatch.setattr(os, "replace", cut)
         with pytest.raises(KeyboardInterrupt):
@@ -268,7 +275,7 @@ def test_a_damaged_state_falls_back_to_the_one_before(tmp_path, caplog):
     assert find_state(tmp_path)["step"] == 0
     assert "state.pth.tar" in caplog.text
     assert "The one before is taken" in caplog.text
-    (tmp_path / FILES[0]).write_bytes(b"PK")
+    (tmp_path / STATE_FILES[0]).write_bytes(b"PK")
     with pytest.raises(CheckpointError, match="found 2 damaged"):
         find_state(tmp_path)
 
@@ -407,4 +414,4 @@ def test_a_rank_that_is_killed_ends_the_others_and_the_run_goes_on(words, tmp_pa
 
 
 def test_the_names_of_states_are_marks_of_a_run():
-    assert set(runstate.FILES) < set(training.RUN_FILES)
+    assert set(runstate.STATE_FILES) < set(training.RUN_FILES)

@@ -16,7 +16,8 @@ import ns_easyrobust.training.trainer as module
 from ns_easyrobust.data.transforms import Preprocessing
 from ns_easyrobust.errors import DataError, NoiseError, OptionError, OutputError, TrainingError
 from ns_easyrobust.evaluation.easyrobust_api import evaluate_imagenet_val
-from ns_easyrobust.models.checkpoints import read_checkpoint, save_model
+from ns_easyrobust.models.checkpoint_save import save_model
+from ns_easyrobust.models.checkpoints import read_checkpoint
 from ns_easyrobust.models.vit import unwrap
 from ns_easyrobust.nullspace.noise import Noise
 from ns_easyrobust.training.options import parse_args
@@ -315,7 +316,7 @@ def test_out_of_memory_says_which_and_what_to_lower(flags, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr("ns_easyrobust.training.augmentations.nullspace.synthesize", full)
+        patch.setattr("ns_easyrobust.nullspace.synthesize", full)
         with pytest.raises(NoiseError, match=r"synthesis at step 0: .*Lower the loader's batch size"):
             train(parse_args([*flags, "--aug", "nullspace"]))
     monkeypatch.setattr(module, "_train_step", full)

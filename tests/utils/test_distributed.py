@@ -10,8 +10,9 @@ import pytest
 import torch
 from helpers.processes import in_a_fork, torchrun
 
-from ns_easyrobust.evaluation.records import read_records
-from ns_easyrobust.models.checkpoints import read_checkpoint, save_model
+from ns_easyrobust.evaluation.results_file import read_records
+from ns_easyrobust.models.checkpoint_save import save_model
+from ns_easyrobust.models.checkpoints import read_checkpoint
 from ns_easyrobust.utils import distributed
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "run_rank.py"
@@ -19,7 +20,7 @@ SCRIPT = Path(__file__).parents[1] / "helpers" / "run_rank.py"
 
 def test_one_process_is_a_no_op():
     value = torch.arange(3.0)
-    assert (distributed.rank(), distributed.world_size(), distributed.active()) == (0, 1, False)
+    assert (distributed.rank(), distributed.world_size(), distributed.is_distributed()) == (0, 1, False)
     for collective in (distributed.broadcast, distributed.sum_over_ranks, distributed.mean_over_ranks):
         assert torch.equal(collective(value), torch.arange(3.0))
     with distributed.process_group(torch.device("cpu")) as device:

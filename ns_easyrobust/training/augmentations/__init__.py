@@ -1,1 +1,1 @@
-"""Companion losses, a file a method."""
+"""Companion losses: the methods that ``--aug`` offers."""

@@ -16,11 +16,12 @@ from ns_easyrobust.data.benchmarks import ALEXNET_ERROR
 from ns_easyrobust.data.transforms import Preprocessing, describe_transform
 from ns_easyrobust.errors import DataError, ModelError
 from ns_easyrobust.evaluation import easyrobust_api as evaluate
+from ns_easyrobust.evaluation import folder_evaluation
 from ns_easyrobust.evaluation.recorder import Recorder
-from ns_easyrobust.evaluation.records import read_records
+from ns_easyrobust.evaluation.results_file import read_records
 from ns_easyrobust.evaluation.task import Outcome
 from ns_easyrobust.integration.companion_loss import nullspace_augmented
-from ns_easyrobust.integration.registration import ADDED, HOOKS, register
+from ns_easyrobust.integration.registration import ADDED_EVALUATIONS, TRAINING_HOOKS, register
 
 PLAIN = Preprocessing(32, 1.0).transform()
 OURS = {"workers": 0}
@@ -106,8 +107,13 @@ def test_a_bare_model_is_refused_where_theirs_guesses_the_normalisation(tree, re
 
 def test_objectnet_is_resized_like_photographs_where_theirs_is_not_cropped(tree, reads_pixels, monkeypatch):
     seen = []
-    monkeypatch.setattr(evaluate, "_judge", lambda model, parts, dist, how: seen.append(parts) or [[Outcome(1, 1)]])
-    monkeypatch.setattr(evaluate, "outputs_on", lambda *_: 1000)
+
+    def judged(model, tasks, dist, how):
+        seen.append(tasks)
+        return [[Outcome(1, 1)]]
+
+    monkeypatch.setattr(folder_evaluation, "judge_tasks", judged)
+    monkeypatch.setattr(folder_evaluation, "number_of_outputs", lambda *_: 1000)
     evaluate.evaluate_objectnet(reads_pixels, tree[0] / "ObjectNet" / "images")
     assert describe_transform(seen[0][0].transform)["resize"] == 256
     used = []
@@ -160,10 +166,10 @@ def test_register_adds_and_replaces_nothing():
         names: dict[str, object] = {}
         exec("from easyrobust.benchmarks import *", names)
         assert {name: names[name] for name in before} == before
-        assert all(names[name] is getattr(evaluate, name) for name in ADDED)
-        assert "evaluate_imagenet_patchfool" in ADDED
+        assert all(names[name] is getattr(evaluate, name) for name in ADDED_EVALUATIONS)
+        assert "evaluate_imagenet_patchfool" in ADDED_EVALUATIONS
     finally:
-        for name in ADDED:
+        for name in ADDED_EVALUATIONS:
             if name not in before:
                 delattr(host, name)
 
@@ -171,8 +177,8 @@ def test_register_adds_and_replaces_nothing():
 def test_register_puts_the_hook_beside_easyrobusts_augmentations():
     import easyrobust.augmentations as augmentations
 
-    before = {name for name in vars(augmentations) if not name.startswith("_")} - set(HOOKS)
-    for name in HOOKS:
+    before = {name for name in vars(augmentations) if not name.startswith("_")} - set(TRAINING_HOOKS)
+    for name in TRAINING_HOOKS:
         vars(augmentations).pop(name, None)  # of an earlier test
     register()
     register()
@@ -180,7 +186,7 @@ def test_register_puts_the_hook_beside_easyrobusts_augmentations():
         names: dict[str, object] = {}
         exec("from easyrobust.augmentations import *", names)
         assert names["nullspace_augmented"] is nullspace_augmented
-        assert {name for name in names if not name.startswith("_")} - before == set(HOOKS)
+        assert {name for name in names if not name.startswith("_")} - before == set(TRAINING_HOOKS)
     finally:
-        for name in HOOKS:
+        for name in TRAINING_HOOKS:
             delattr(augmentations, name)

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from ns_easyrobust.errors import OutputError
-from ns_easyrobust.evaluation.journal import Journal
+from ns_easyrobust.evaluation.recorder import Journal
 
 BATCH = ([1, 0, 1], [0.0, 0.1, 1 / 3])
 

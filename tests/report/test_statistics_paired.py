@@ -13,17 +13,22 @@ from helpers.records import make
 from scipy.stats import binomtest
 
 from ns_easyrobust.errors import DataError
-from ns_easyrobust.evaluation.per_image import images_digest, save_right
+from ns_easyrobust.evaluation.per_image import images_digest, save_correctness
 from ns_easyrobust.evaluation.records import Record
-from ns_easyrobust.report.paired import Difference, combined_interval, difference, right_of
-from ns_easyrobust.report.statistics import bootstrap_difference
-from ns_easyrobust.report.table import mismatch
+from ns_easyrobust.report.columns import mismatch
+from ns_easyrobust.report.statistics import (
+    Difference,
+    bootstrap_difference,
+    combined_interval,
+    correctness_of,
+    difference,
+)
 
 
 def kept(folder: Path, label: str, right: np.ndarray, paths: list[str] | None = None, **changes: Any) -> Record:
     """A record with its bits."""
     paths = [f"c/{index:03d}.png" for index in range(len(right))] if paths is None else paths
-    name = save_right(folder, label, paths, right)
+    name = save_correctness(folder, label, paths, right)
     record = make(label, correct=int(right.sum()), n=len(right), images=images_digest(paths), right=name, **changes)
     return replace(record, folder=folder)
 
@@ -50,7 +55,7 @@ def test_images_are_matched_by_path_whatever_their_order(tmp_path: Path) -> None
     right = np.arange(9) < 4
     record = kept(tmp_path, "a", right, paths)
     shuffled = kept(tmp_path, "b", right[order], [paths[i] for i in order])
-    np.testing.assert_array_equal(right_of(record), right_of(shuffled))
+    np.testing.assert_array_equal(correctness_of(record), correctness_of(shuffled))
     assert difference(record, shuffled) == Difference(0.0, 0.0, 0.0, 1.0)
 
 
@@ -81,7 +86,7 @@ def test_bits_that_are_gone_or_anothers_are_named(tmp_path: Path, caplog: pytest
     assert "gone.npz" in caplog.messages[0]
     assert "found other ones" in caplog.messages[1]
     with pytest.raises(DataError, match="expected per-image bits, found none"):
-        right_of(replace(record, right=None))
+        correctness_of(replace(record, right=None))
 
 
 def test_combination_over_one_set_resamples_images_together(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ import torch
 from helpers.models import small_vit
 from timm.models.vision_transformer import Attention
 
-from ns_easyrobust.models.fused import fused_attention
-from ns_easyrobust.models.vit import encoder_noise, frozen
-from ns_easyrobust.nullspace.noise import NoiseConfig
+from ns_easyrobust.models.attention import fused_attention
+from ns_easyrobust.models.hooks import encoder_noise, frozen
+from ns_easyrobust.nullspace.config import NoiseConfig
 from ns_easyrobust.nullspace.synthesis import synthesize
 
 OLD = timm.__version__.startswith("0.")

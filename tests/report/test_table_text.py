@@ -14,9 +14,9 @@ from helpers.records import make, mce, parsed
 from scipy.stats import binomtest
 
 from ns_easyrobust.errors import OptionError
-from ns_easyrobust.evaluation.per_image import images_digest, save_right
+from ns_easyrobust.evaluation.per_image import images_digest, save_correctness
 from ns_easyrobust.evaluation.records import Record
-from ns_easyrobust.report.views import Table
+from ns_easyrobust.report.table import ResultsTable
 
 
 def markdown_rows(text: str) -> list[list[str]]:
@@ -28,7 +28,7 @@ def markdown_rows(text: str) -> list[list[str]]:
 
 def test_csv_gives_the_records_back() -> None:
     records = [make('a, "b" | c', correct=7), make("b", correct=93), make("b", "fgsm", 12), mce("b", 61.25)]
-    rows = parsed(Table(records))
+    rows = parsed(ResultsTable(records))
     assert [(row["label"], row["suite"], row["metric"]) for row in rows] == [
         (record.label, record.suite, record.metric) for record in records
     ]
@@ -45,7 +45,9 @@ def test_csv_gives_the_records_back() -> None:
 
 
 def test_text_is_aligned_and_says_what_was_not_run() -> None:
-    text = Table([make("short", correct=5), make("a longer label", correct=100), make("short", "fgsm")]).to_text()
+    text = ResultsTable(
+        [make("short", correct=5), make("a longer label", correct=100), make("short", "fgsm")]
+    ).to_text()
     lines = text.splitlines()
     head, count, rule, first, second = lines[:5]
     assert "imagenet-val top1" in head
@@ -59,7 +61,7 @@ def test_text_is_aligned_and_says_what_was_not_run() -> None:
 
 
 def test_every_cell_has_a_value_or_says_not_run() -> None:
-    table = Table([make("a"), make("b", "fgsm"), mce("c", 50)])
+    table = ResultsTable([make("a"), make("b", "fgsm"), mce("c", 50)])
     cells = [row[1:] for row in markdown_rows(table.to_markdown())[2:]]
     interval = "60.00 [50.20, 69.06]"
     assert cells == [
@@ -71,7 +73,7 @@ def test_every_cell_has_a_value_or_says_not_run() -> None:
 
 def test_markdown_escapes_what_would_break_it() -> None:
     labels = ["a | b", "*bold* `code` <b>", "_x_ [link](y) vit_base_16", "back\\slash | #1"]
-    text = Table([make(label) for label in labels]).to_markdown()
+    text = ResultsTable([make(label) for label in labels]).to_markdown()
     rows = markdown_rows(text)
     assert {len(row) for row in rows} == {2}
     assert [row[0] for row in rows[2:]] == labels
@@ -87,7 +89,7 @@ def test_best_is_marked_only_when_asked_and_by_its_direction() -> None:
         mce("a", 50.0),
         mce("b", 60.0),
     ]
-    table = Table([*records, make("a", "cw")])
+    table = ResultsTable([*records, make("a", "cw")])
     assert "*" not in table.to_text()
     assert "**" not in table.to_markdown()
     assert re.findall(r"(\S+)\*(?=[ \n])", table.to_text(best=True).split("[low, high]")[0]) == [
@@ -113,7 +115,7 @@ def test_rows_that_saw_other_images_are_flagged(changes: dict[str, Any], note: s
         same = {"images": "e" * 64}
         return [make("a", **same), make("b", correct=40, **{**same, **changes}), make("c", **same)]
 
-    flagged, plain = Table([*records(**changes), make("a", "fgsm")]), Table(records())
+    flagged, plain = ResultsTable([*records(**changes), make("a", "fgsm")]), ResultsTable(records())
     for text in (flagged.to_text(best=True), flagged.to_markdown(best=True)):
         assert f"(1) imagenet-val top1: {note}" in text
         assert "(2)" not in text
@@ -126,21 +128,21 @@ def test_rows_that_saw_other_images_are_flagged(changes: dict[str, Any], note: s
 
 def test_batch_size_is_a_note_and_no_column() -> None:
     other = {"resize": 256, "crop": 224, "batch_size": 64}
-    table = Table([make("a"), make("b", protocol=other)])
+    table = ResultsTable([make("a"), make("b", protocol=other)])
     assert [column.title for column in table.columns] == ["imagenet-val top1"]
     assert "(1) imagenet-val top1: batch_size differs: 128 (a); 64 (b)." in table.to_text()
     newer = make("a", correct=61, protocol=other, created="2026-02-01T00:00:00+00:00")
     for records in ([make("a"), newer], [newer, make("a")]):
-        assert [row["value"] for row in parsed(Table(records))] == ["61.0"]
+        assert [row["value"] for row in parsed(ResultsTable(records))] == ["61.0"]
 
 
 def test_a_metric_of_many_variants_is_left_to_the_csv() -> None:
     corruptions = [make("a", "imagenet-c", protocol={"severity": severity}) for severity in range(75)]
-    table = Table([make("a"), *corruptions])
+    table = ResultsTable([make("a"), *corruptions])
     assert len(parsed(table)) == 76
     assert [column.suite for column in table.shown] == ["imagenet-val"]
     assert "imagenet-c top1: 75 variants, each in the CSV." in table.to_text()
-    assert len(Table(corruptions).shown) == 75, "but never an empty table"
+    assert len(ResultsTable(corruptions).shown) == 75, "but never an empty table"
 
 
 def test_baseline_gives_differences_in_points() -> None:
@@ -151,7 +153,7 @@ def test_baseline_gives_differences_in_points() -> None:
         mce("base", 60),
         mce("x", 58.5),
     ]
-    table = Table(records, baseline="base")
+    table = ResultsTable(records, baseline="base")
     assert [(row["label"], row["suite"], row["delta"]) for row in parsed(table)] == [
         ("base", "imagenet-val", ""),
         ("base", "imagenet-c", ""),
@@ -164,12 +166,12 @@ def test_baseline_gives_differences_in_points() -> None:
     assert rows["base (baseline)"][0].startswith("50.00 [")
     assert "difference to base, in points" in table.to_text()
     with pytest.raises(OptionError, match="unknown baseline: expected one of 'base', 'x', 'y', found 'z'"):
-        Table(records, baseline="z")
+        ResultsTable(records, baseline="z")
 
 
 def with_bits(folder: Path, label: str, right: list[bool], images: str = "") -> Record:
     paths = [f"{images}{index}.png" for index in range(len(right))]
-    name = save_right(folder, label, paths, np.array(right))
+    name = save_correctness(folder, label, paths, np.array(right))
     record = make(label, correct=sum(right), n=len(right), images=images_digest(paths), right=name)
     return replace(record, folder=folder)
 
@@ -178,7 +180,7 @@ def test_paired_differences_stand_in_every_form(tmp_path: Path) -> None:
     base = with_bits(tmp_path, "base", [True] * 20 + [False] * 30)
     mine = with_bits(tmp_path, "mine", [False] * 2 + [True] * 33 + [False] * 15)
     moved = with_bits(tmp_path, "moved", [True] * 35 + [False] * 15, "elsewhere/")
-    table = Table([base, mine, moved], baseline="base")
+    table = ResultsTable([base, mine, moved], baseline="base")
     p = binomtest(2, 17).pvalue
     rows = {row["label"]: row for row in parsed(table)}
     assert float(rows["mine"]["delta"]) == pytest.approx(26)
@@ -195,13 +197,13 @@ def test_paired_differences_stand_in_every_form(tmp_path: Path) -> None:
     assert cells["moved"].startswith("70.00 (+30.00) [")
     assert re.search(re.escape(written), re.sub(" +", " ", table.to_text()))
     assert "McNemar's exact p" in table.to_text()
-    assert "McNemar" not in Table([base, moved], baseline="base").to_text()
-    assert "mcnemar_p" not in Table([base, mine]).to_csv()
+    assert "McNemar" not in ResultsTable([base, moved], baseline="base").to_text()
+    assert "mcnemar_p" not in ResultsTable([base, mine]).to_csv()
 
 
 def test_tiny_p_values_need_no_zeros(tmp_path: Path) -> None:
     base, mine = with_bits(tmp_path, "base", [False] * 40), with_bits(tmp_path, "mine", [True] * 40)
-    table = Table([base, mine], baseline="base")
+    table = ResultsTable([base, mine], baseline="base")
     assert "(+100.00 [100.00, 100.00], p<0.001)" in table.to_text()
     assert r"p\<0.001" in table.to_markdown()
 
@@ -223,7 +225,7 @@ def test_what_stands_below_the_table_lets_one_measure_again() -> None:
             "masked": False,
         },
     )
-    table = Table([first, make("b", versions={"torch": "1.0"}, machine="", created="2026-02-03T00:00:00+00:00")])
+    table = ResultsTable([first, make("b", versions={"torch": "1.0"}, machine="", created="2026-02-03T00:00:00+00:00")])
     for text in (table.to_text(), table.to_markdown().replace("\\", "")):
         assert "fgsm top1: resize=256, epsilon=2/255, masked=no, batch_size=16" in text
         assert (
@@ -240,7 +242,7 @@ def test_what_stands_below_the_table_lets_one_measure_again() -> None:
 @pytest.mark.parametrize("width", [40, 80, 120])
 def test_text_folds_into_groups_that_fit(width: int) -> None:
     suites = [f"suite-{index}" for index in range(9)]
-    text = Table([make("label", suite) for suite in suites]).to_text(width=width)
+    text = ResultsTable([make("label", suite) for suite in suites]).to_text(width=width)
     assert max(map(len, text.splitlines())) <= width
     assert re.findall(r"suite-\d(?= top1 )|suite-\d(?= top1$)", text.split("[low")[0], re.MULTILINE) == suites
     assert text.split("[low")[0].count("60.00 [50.20, 69.06]") == 9

@@ -12,7 +12,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from ns_easyrobust.data import image_list as images
+from ns_easyrobust.data import benchmarks
+from ns_easyrobust.data.image_list import Subset
 from ns_easyrobust.data.transforms import Preprocessing
 
 script = load_script("make_benchmark_tree")
@@ -67,11 +68,11 @@ def test_the_plan_is_what_lies_there(tree, reads_pixels):
     assert len(planted) == 9 + 75
     thousands = [right for n, right, _ in planted.values() if n == 1000]
     assert len(set(thousands)) == len(thousands) == 6
-    for name, load in {"imagenet-r": images.imagenet_r, "imagenet-c/fog/2": images.class_folders}.items():
+    for name, load in {"imagenet-r": benchmarks.imagenet_r, "imagenet-c/fog/2": benchmarks.class_folders}.items():
         listed = load(root / name, 1000, transforms.ToTensor())
         pixels, labels = next(iter(DataLoader(listed, len(listed))))
         logits = reads_pixels(pixels)
-        right = int(listed.predictions_right(logits, labels).sum())
+        right = int(listed.correct_predictions(logits, labels).sum())
         assert (len(listed), right, int((logits.argmax(-1) == labels).sum())) == planted[name]
     n, right, unmasked = planted["imagenet-r"]
     assert unmasked < right < n
@@ -86,6 +87,6 @@ def test_error_counts_differ_in_all_folders_of_a_whole_tree():
 
 def test_robustbench_files_on_demand(tmp_path):
     script.write_tree(tmp_path / "data", robustbench=True, folders=["imagenet-val"])
-    listed = images.imagenet_val(tmp_path / "data" / "imagenet-val", 1000)
+    listed = benchmarks.imagenet_val(tmp_path / "data" / "imagenet-val", 1000)
     assert len(listed) == 5003
-    assert len(images.Subset("robustbench").of(listed)) == 5000
+    assert len(Subset("robustbench").of(listed)) == 5000

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from ns_easyrobust.cli import main as cli
-from ns_easyrobust.evaluation.per_image import load_right
-from ns_easyrobust.evaluation.records import read_records
-from ns_easyrobust.models.checkpoints import save_model
+from ns_easyrobust.evaluation.per_image import load_correctness
+from ns_easyrobust.evaluation.results_file import read_records
+from ns_easyrobust.models.checkpoint_save import save_model
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def compare(one: Path, other: Path) -> None:
     assert first == second
     for mine, theirs in zip(read_records(one), read_records(other), strict=True):
         if mine.right_path is not None:
-            assert np.array_equal(load_right(mine.right_path)[1], load_right(theirs.right_path)[1])
+            assert np.array_equal(load_correctness(mine.right_path)[1], load_correctness(theirs.right_path)[1])
     assert not list(one.parent.glob("*.unfinished"))
 
 

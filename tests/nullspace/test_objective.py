@@ -7,9 +7,9 @@ import pytest
 import torch
 from helpers.models import small_vit
 
-from ns_easyrobust.models.vit import hollow
-from ns_easyrobust.nullspace.noise import NoiseConfig
-from ns_easyrobust.nullspace.pool import Seen, seen_batches
+from ns_easyrobust.models.hooks import storage_free_zeros
+from ns_easyrobust.nullspace.config import NoiseConfig
+from ns_easyrobust.nullspace.objective import CleanBatch, clean_batches
 from ns_easyrobust.nullspace.synthesis import synthesize
 
 
@@ -19,11 +19,11 @@ def taken(size, reuse, count):
 
     def see(images):
         computed.append(int(images))
-        return Seen(images, None, images * 10)
+        return CleanBatch(images, None, images * 10)
 
     stream = (torch.tensor(float(i)) for i in itertools.count())
     seen = []
-    for batch in itertools.islice(seen_batches(stream, see, size, reuse), count):
+    for batch in itertools.islice(clean_batches(stream, see, size, reuse), count):
         assert batch.logits == batch.images * 10
         seen.append(int(batch.images))
     return seen, computed
@@ -46,8 +46,11 @@ def test_its_memory_is_said(caplog):
     caplog.set_level(logging.INFO)
     stream = (torch.zeros(64, 3, 32, 32) for _ in range(5))
     embedding = (torch.zeros(64, 16, 64), (4, 4))
-    see = {"images": lambda x: Seen(x, None, torch.zeros(64, 10)), "tokens": lambda x: Seen(hollow(x), embedding, x)}
-    list(itertools.islice(seen_batches(stream, see["images"], 2, 0), 3))
+    see = {
+        "images": lambda x: CleanBatch(x, None, torch.zeros(64, 10)),
+        "tokens": lambda x: CleanBatch(storage_free_zeros(x), embedding, x),
+    }
+    list(itertools.islice(clean_batches(stream, see["images"], 2, 0), 3))
     assert "keeps 2 batches with their clean logits: 1.5 MiB" in caplog.text
     assert see["tokens"](torch.zeros(1)).memory == 4 + 4 + 64 * 16 * 64 * 4
 

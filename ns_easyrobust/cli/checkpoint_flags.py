@@ -1,0 +1,63 @@
+"""Flags shared by the verbs that load weights and read images, and the model that these flags name."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from ..data import INTERPOLATIONS
+from ..errors import OptionError
+from ..utils import float_in, int_from
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..models import Checkpoint, NormalizedModel
+
+
+def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that verbs need, beside :func:`add_model_arguments`, to load weights and read images."""
+    parser.add_argument("--ckpt-path", required=True, metavar="FILE_OR_URL", help="checkpoint, any form")
+    parser.add_argument("--sha256", metavar="HASH", help="refuse any other file")
+    parser.add_argument("--use-ema", action="store_true", help="take the checkpoint's moving average")
+    parser.add_argument("--img-size", type=int_from(1), metavar="N", help="build the model for images of this size")
+    parser.add_argument("--input-size", type=int_from(1), metavar="N", help="image side (default: the model's)")
+    parser.add_argument("--crop-pct", type=float_in(0.01, 1), default=0.875, metavar="F", help="crop (default: 0.875)")
+    parser.add_argument(
+        "--interpolation", type=_interpolation, default="bicubic", metavar="NAME", help="default: bicubic"
+    )
+
+
+def _interpolation(text: str) -> str:
+    name = {"2": "bilinear", "3": "bicubic"}.get(text, text)  # EasyRobust passes PIL's numbers
+    if name not in INTERPOLATIONS:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(INTERPOLATIONS)}, found {text!r}")
+    return name
+
+
+def checkpoint_model(args: argparse.Namespace, device: torch.device) -> tuple[NormalizedModel, Checkpoint]:
+    """The model of ``--model``, ``--ckpt-path`` and ``--use-ema`` on ``device``, and the checkpoint it was loaded from.
+
+    Without ``--input-size``, ``args.input_size`` is set to the model's own image size.
+
+    Raises:
+        OptionError: an ``--input-size`` that the architecture cannot take.
+    """
+    from timm.data import resolve_data_config
+
+    from ..models import load_model, read_checkpoint, required_image_size
+
+    checkpoint = read_checkpoint(args.ckpt_path, sha256=args.sha256)
+    options = {"num_classes": args.num_classes, "mean": args.mean, "std": args.std}
+    if args.img_size is not None:
+        options["img_size"] = args.img_size
+    model = load_model(args.model, checkpoint, ema=args.use_ema, **options)
+    default_size = args.img_size or int(resolve_data_config({}, model=model[1])["input_size"][-1])
+    required_size = required_image_size(model)
+    if args.input_size is not None and required_size is not None and required_size[-1] != args.input_size:
+        raise OptionError(
+            f"--input-size {args.input_size}: expected {required_size[-1]}, the size {args.model} is built for. "
+            "Leave it out, or build the model for it with --img-size."
+        )
+    args.input_size = args.input_size or default_size
+    return model.to(device), checkpoint

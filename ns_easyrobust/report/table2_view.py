@@ -1,0 +1,121 @@
+"""Table 2 as a sheet: measured rows with their differences, published rows beneath them, and notes on both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..data import ROBUSTBENCH, released_images
+from . import published
+from .published import PAPER, Published
+from .sheet import NOT_RUN, Cell, Sheet, describe_difference, format_number, measured_cell, significance
+from .statistics import DRAWS
+from .table2 import COLUMN_SPECS, Table2, Table2Column
+
+NOT_GIVEN = "not given"
+
+
+def table2_sheet(summary: Table2, rows: Sequence[Published] = ()) -> Sheet:
+    """The rows of ``summary.table``, then the published ``rows``; the notes name columns that no measured row has."""
+    names = [name for name in COLUMN_SPECS if name in summary.columns or any(name in row.columns for row in rows)]
+    headings = [_head(summary, name) for name in names]
+    measured = [
+        (summary.table.row_name(row), [*(_cell(summary, row, name) for name in names), _average_cell(summary, row)])
+        for row in summary.table.rows
+    ]
+    copied = [(f"{row.label} (published, {row.source})", _published_cells(row, names)) for row in rows]
+    protocols = [f"{column.title}: {column.protocol()}" for column in summary.columns.values()]
+    return Sheet(
+        headings=[*headings, ("Average", "of the 11 columns")],
+        rows=[*measured, *copied],
+        notes=_notes(summary, names, rows),
+        lists=[("Protocol of each column", protocols)],
+    )
+
+
+def _head(summary: Table2, name: str) -> tuple[str, str]:
+    column = summary.columns.get(name)
+    if column is None:
+        return COLUMN_SPECS[name].title, NOT_RUN
+    counts = {record.n for record in column.records.values()}
+    n = f"n={counts.pop()}" if len(counts) == 1 else "n differs"
+    return column.title, f"%, {n}" + (", lower is better" if column.lower_is_better else "")
+
+
+def _cell(summary: Table2, row: str, name: str) -> Cell:
+    record = summary.record(row, name)
+    if record is None:
+        return Cell(NOT_RUN, is_number=False)
+    column, difference = summary.columns[name], summary.difference(row, name)
+    same_n = len({other.n for other in column.records.values()}) == 1
+    return measured_cell(record, difference, same_n, summary.table.confidence, column.lower_is_better)
+
+
+def _average_cell(summary: Table2, row: str) -> Cell:
+    value = summary.average(row)
+    if value is None:
+        return Cell(f"needs {len(summary.missing(row))} more", is_number=False)
+    difference = summary.average_difference(row)
+    rest = ("" if difference is None else describe_difference(difference, "%"), "", "")
+    return Cell(format_number(value, "%"), rest, significance=significance(difference))
+
+
+def _published_cells(row: Published, names: Sequence[str]) -> list[Cell]:
+    values = [row.columns.get(name) for name in names]
+    return [
+        Cell(NOT_GIVEN, is_number=False) if value is None else Cell(format_number(value, "%"), ("", "", ""))
+        for value in (*values, row.average)
+    ]
+
+
+def _notes(summary: Table2, names: Sequence[str], rows: Sequence[Published]) -> list[str]:
+    table, percent = summary.table, f"{100 * summary.table.confidence:g}%"
+    notes = [
+        f"Columns of Table 2 of {PAPER}, protocol {summary.preset or 'without a preset'}. "
+        "Average: plain mean of the eleven, 100 - mCE for C."
+    ]
+    if any(r.correct is not None for column in summary.columns.values() for r in column.records.values()):
+        notes.append(f"[low, high]: {percent} Wilson interval; n: images.")
+    if table.baseline is not None:
+        notes.append(
+            f"(+x [low, high], p): difference to {table.baseline} in points, {percent} paired bootstrap interval, "
+            f"McNemar's exact p; without the two where both rows' verdicts on the same images were not kept. "
+            f"mCE and Average have no p; {DRAWS} draws of images, sets of images that differ drawn independently. "
+            "An interval of [0, 0] means no verdict differed. No correction for the number of columns."
+        )
+    unrun = [COLUMN_SPECS[name].title for name in COLUMN_SPECS if name not in summary.columns]
+    if unrun:
+        notes.append(f"Not run for any row: {', '.join(unrun)}.")
+    for column in summary.columns.values():
+        notes += _column_notes(column)
+    return notes + ([*_fewer_images_note(summary), *published.NOTES] if rows else [])
+
+
+def _fewer_images_note(summary: Table2) -> list[str]:
+    """A note naming the columns measured on too few images to be compared with published rows; [] if there are none."""
+    columns = []
+    for name, column in summary.columns.items():
+        whole = ROBUSTBENCH if name == "patchfool" else released_images(COLUMN_SPECS[name].suite)
+        fewer = {f"{record.n}" for record in column.records.values() if record.n < whole}
+        if fewer:
+            columns.append(f"{column.title} (n={', '.join(sorted(fewer, key=int))} of {whole})")
+    if not columns:
+        return []
+    return [
+        f"Not to be set beside the published rows, as measured on fewer images than the released sets hold: "
+        f"{', '.join(columns)}."
+    ]
+
+
+def _column_notes(column: Table2Column) -> list[str]:
+    reason = column.mismatch()
+    notes = [f"{column.title}: {reason}; not comparable image by image."] if reason else []
+    if not column.standard:
+        notes.append(f"{column.title}: another radius than the paper's 1/255, so it does not enter the Average.")
+    if column.partial:
+        rows = ", ".join(column.partial)
+        notes.append(f"{column.title}: {rows}: of another part of the images than the column, so without an Average.")
+    if column.left_out:
+        notes.append(
+            f"{column.title}: also measured as {'; '.join(column.left_out)}; see the table of all measurements."
+        )
+    return notes

@@ -1,0 +1,31 @@
+"""Controls for nullspace noise: Gaussian noise under the same threshold, and nullspace noise in another order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ... import nullspace
+from ...nullspace import Noise
+from ...utils import torch
+from .nullspace import _PERMUTE, NullspaceAugmentation
+from .registry import register_augmentation
+
+
+@register_augmentation("random")
+class RandomNoiseAugmentation(NullspaceAugmentation):
+    """Baseline of Table 4: Gaussian noise, scaled down until its mse_probability is under eps."""
+
+    solver = "random"
+
+
+@register_augmentation("permuted")
+class PermutedNoiseAugmentation(NullspaceAugmentation):
+    """Norm-matched control: nullspace noise with its elements permuted, which keeps the norm but not the direction."""
+
+    def _make_noise(self) -> Noise:
+        seed = self._seed_for(_PERMUTE, len(self.history))
+        noise = super()._make_noise().permuted(torch.Generator().manual_seed(seed))
+        if self._held_out is None:
+            return noise
+        influence = nullspace.measure(self.model, self._held_out, noise.value)
+        return replace(noise, mse_probability=influence.mse_probability, held_out=influence)
