@@ -3,6 +3,13 @@
 Each carries one line: what was expected, what was found, what to do. The
 command line prints that line and exits with code 2; a library user catches
 :class:`UserError` or one of its subclasses.
+
+Example:
+    >>> try:
+    ...     load_model("vit_micro_patch8_32", "nowhere.pth.tar")
+    ... except errors.UserError as error:
+    ...     print(type(error).__name__, error.exit_code)
+    CheckpointError 2
 """
 
 from __future__ import annotations

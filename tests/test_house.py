@@ -45,6 +45,9 @@ def imports(path: Path, types: bool = True) -> Iterator[Import]:
             above = package[: len(package) - node.level + 1]
             for alias in node.names:
                 yield Import((*above, *(node.module or "").split(".")) if node.module else above, alias.name)
+        modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        assert not any(module.split(".")[0] == PACKAGE.name for module in modules), f"{path}: import it relatively"
 
 
 def is_for_types(node: ast.AST) -> bool:
@@ -54,14 +57,17 @@ def is_for_types(node: ast.AST) -> bool:
 def names_taken(path: Path) -> Iterator[Import]:
     """What the file takes from other folders: by name, or as an attribute of a folder."""
     own, folders = path.relative_to(PACKAGE).parts[0], {}
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    aliases = [alias for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names]
     for found in imports(path):
         if not found.module and found.name in STOREY:
-            folders[found.name] = found.name  # from .. import data
+            used_as = {alias.asname or alias.name for alias in aliases if alias.name == found.name}
+            folders |= dict.fromkeys(used_as, found.name)  # from .. import data
         elif found.module and found.module[0] in STOREY and found.module[0] != own:
             yield found
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in folders:
-            yield Import((node.value.id,), node.attr)
+            yield Import((folders[node.value.id],), node.attr)
 
 
 def folder_of(found: Import) -> str:
@@ -76,6 +82,12 @@ def test_a_file_imports_from_lower_storeys_and_only_what_they_offer(path):
     for found in names_taken(path):
         assert len(found.module) == 1, f"{'.'.join(found.module)}: take {found.name} from its folder"
         assert found.name in importlib.import_module(f"ns_easyrobust.{found.module[0]}").__all__
+
+
+def test_files_beside_the_folders_import_nothing_of_them():
+    for path in PACKAGE.glob("*.py"):
+        if path.name not in ("__init__.py", "__main__.py"):
+            assert list(imports(path)) == [], path
 
 
 def test_every_folder_has_a_storey():
@@ -97,7 +109,9 @@ def test_a_folder_offers_what_it_says_and_no_name_of_a_file(folder):
     package = importlib.import_module(f"ns_easyrobust.{folder}".rstrip("."))
     files = {path.stem for path in (PACKAGE / folder).iterdir()} - {"errors"}
     if folder != "cli":  # from which nobody imports
-        assert set(dir(package)) == set(package.__all__)
+        tree = ast.parse(Path(package.__file__).read_text(encoding="utf-8"))
+        stated = {n.name for block in tree.body if is_for_types(block) for line in block.body for n in line.names}
+        assert stated | ({"errors"} if not folder else set()) == set(package.__all__) == set(dir(package))
     assert not files & set(package.__all__), "import of the file would hide the name"
     for name in package.__all__:
         assert getattr(package, name) is getattr(package, name)
@@ -107,8 +121,9 @@ def test_a_folder_offers_what_it_says_and_no_name_of_a_file(folder):
 
 def test_tests_lie_as_the_code_does():
     tests = Path(__file__).parent
-    for path in tests.glob("*/test_*.py"):
-        folder = tests.parent / "benchmarks" if path.parent.name == "benchmarks" else PACKAGE / path.parent.name
+    for path in tests.glob("*/**/test_*.py"):
+        place = path.parent.relative_to(tests)
+        folder = tests.parent / place if place.parts[0] == "benchmarks" else PACKAGE / place
         modules = [file.stem for file in folder.iterdir() if file.stem != "__init__"]
         about = path.stem.removeprefix("test_")
         assert any(about == name or about.startswith(f"{name}_") for name in modules), f"{path}: no such module"

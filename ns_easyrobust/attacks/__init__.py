@@ -3,10 +3,9 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .base import Attack, SecondVerdict
-    from .gradient import CW, FGSM, PGD, AutoAttack, require_ten_outputs
-    from .patch_fool import PatchFool, patchfool
-    from .patch_fool_config import PatchFoolConfig
+    from .base import Attack, Quantity, SecondVerdict, known_attacks, register_attack
+    from .gradient import CW, FGSM, PGD, AutoAttack
+    from .patch_fool import PatchFool, PatchFoolConfig, patchfool
 
 __all__ = [
     "CW",
@@ -16,9 +15,11 @@ __all__ = [
     "AutoAttack",
     "PatchFool",
     "PatchFoolConfig",
+    "Quantity",
     "SecondVerdict",
+    "known_attacks",
     "patchfool",
-    "require_ten_outputs",
+    "register_attack",
 ]
 
 if not TYPE_CHECKING:

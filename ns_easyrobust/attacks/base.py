@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
-
-import torch
-from torch import nn
+from typing import Any, ClassVar, TypeVar
 
 from ..errors import DataError, OptionError
+from ..utils import Registry, nn, torch
 
 
 @dataclass(frozen=True)
@@ -48,15 +46,38 @@ class Attack:
     """An attack with its settings, which are the fields of a subclass that is a frozen dataclass.
 
     Attributes:
-        name: its name in records.
+        name: its suite, and its name in records.
         draws: whether it draws random numbers, so that the seed is part of a measurement.
         clean_first: whether its first forward pass is on the unmodified images, so that their
             logits need not be computed again.
+        slowness: 0 for attacks that share a pass over the images with others; those that take hours on ImageNet
+            are measured afterwards, one at a time, the slowest last.
+        sampled: whether RobustBench's 5000 images stand for ImageNet's validation set by default.
+        published_resizing: (crop_pct, interpolation) of its authors, for the preset "paper"; None: as photographs.
+        verdict_settings: those settings of a protocol that say only which perturbations count. Results of one
+            run may differ in them or lack them; in all others they agree.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Brighter(Attack):
+        ...     name = "brighter"
+        ...     by: float = 0.1
+        ...     def __call__(self, model, pixels, labels, seeds):
+        ...         return (pixels + self.by).clamp(0, 1)
+        >>> bool(Brighter(by=0.5)(model, images, labels, seeds=range(8)).min() == 0.5)
+        True
+        >>> Brighter().protocol()
+        {'by': 0.1}
     """
 
     name: ClassVar[str]
     draws: ClassVar[bool] = False
     clean_first: ClassVar[bool] = False
+    slowness: ClassVar[int] = 0
+    sampled: ClassVar[bool] = False
+    published_resizing: ClassVar[tuple[float, str] | None] = None
+    verdict_settings: ClassVar[tuple[str, ...]] = ()
 
     def __call__(
         self, model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, seeds: Sequence[int]
@@ -79,6 +100,13 @@ class Attack:
         """Its name in a progress bar."""
         return self.name
 
+    def require_applicable(self, model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> None:
+        """Raise the error that would end a long evaluation at its first batch; by default nothing is tried.
+
+        Args:
+            pixels: (1, C, H, W), an image of the evaluation. labels: (1,).
+        """
+
     def other_protocols(self) -> Sequence[Mapping[str, Any]]:
         """The protocols of the :class:`SecondVerdict` objects that :meth:`extra_results` will return, in order."""
         return ()
@@ -91,6 +119,35 @@ class Attack:
             l2: (n,) L2 norm of each perturbation, in pixels of [0, 1].
         """
         return ()
+
+
+_ATTACKS: Registry[type[Attack]] = Registry("attack", __package__)
+AnyAttack = TypeVar("AnyAttack", bound=type[Attack])
+
+
+def register_attack(kind: AnyAttack) -> AnyAttack:
+    """Class decorator: make an attack a suite of ``benchmark``, with a flag for each :func:`setting` of it.
+
+    Raises:
+        OptionError: its name is taken.
+
+    Example:
+        >>> @register_attack
+        ... class Inverted(Attack):
+        ...     name = "inverted"
+        ...     def __call__(self, model, pixels, labels, seeds):
+        ...         return 1 - pixels
+        >>> from ns_easyrobust.attacks import known_attacks
+        >>> known_attacks()["inverted"]()(model, images, labels, seeds=range(8)).equal(1 - images)
+        True
+    """
+    _ATTACKS.add(kind.name, kind, kind.__module__)
+    return kind
+
+
+def known_attacks() -> dict[str, type[Attack]]:
+    """Every attack by name: those of this folder's files, and others that were registered."""
+    return _ATTACKS.complete()
 
 
 def checked_pixels(pixels: torch.Tensor) -> torch.Tensor:

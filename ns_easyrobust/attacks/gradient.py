@@ -12,12 +12,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-from torch import nn
-
 from ..errors import OptionError
 from ..models import frozen
-from .base import Attack, Quantity, SecondVerdict, checked_pixels, require_radius
+from ..utils import nn, setting, torch
+from .base import Attack, Quantity, SecondVerdict, checked_pixels, register_attack, require_radius
 
 
 def fgsm(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, *, epsilon: float = 1 / 255) -> torch.Tensor:
@@ -137,6 +135,7 @@ def autoattack(
     return adversarial
 
 
+@register_attack
 @dataclass(frozen=True)
 class FGSM(Attack):
     """:func:`fgsm` with radius ``epsilon``."""
@@ -144,7 +143,7 @@ class FGSM(Attack):
     name = "fgsm"
     clean_first = True
 
-    epsilon: float = 1 / 255
+    epsilon: float = setting(1 / 255, "FGSM's L-infinity radii", least=0, flag="epsilon", each=True, metavar="E")
 
     def __post_init__(self) -> None:
         require_radius("fgsm", self.epsilon)
@@ -162,15 +161,17 @@ class FGSM(Attack):
         return f"fgsm {255 * self.epsilon:g}/255"
 
 
+@register_attack
 @dataclass(frozen=True)
 class PGD(Attack):
     """:func:`pgd` from a random start, with step size ``epsilon`` / 4."""
 
     name = "pgd"
     draws = True
+    slowness = 1
 
-    epsilon: float = 1 / 255
-    steps: int = 10
+    epsilon: float = setting(1 / 255, "L-infinity radii", least=0, each=True, metavar="E")
+    steps: int = setting(10, "iterations, each of epsilon / 4", least=1, metavar="N")
 
     def __post_init__(self) -> None:
         require_radius("pgd", self.epsilon)
@@ -189,6 +190,7 @@ class PGD(Attack):
         return f"pgd-{self.steps} {255 * self.epsilon:g}/255"
 
 
+@register_attack
 @dataclass(frozen=True)
 class CW(Attack):
     """:func:`cw`, with the mean L2 norm of its unbounded perturbations, and top-1 if only those within a radius count.
@@ -198,12 +200,19 @@ class CW(Attack):
     """
 
     name = "cw"
+    slowness = 2
+    verdict_settings = ("radius",)
 
-    radii: Sequence[float] = ()
-    c: float = 1.0
-    kappa: float = 0.0
-    steps: int = 50
-    lr: float = 0.01
+    radii: Sequence[float] = setting(
+        (), "L2 radii within which accuracies are told too", least=0, flag="cw-radius", metavar="R"
+    )
+    c: float = setting(1.0, "weight of being misclassified against the perturbation's size", least=0)
+    kappa: float = setting(0.0, "margin of the misclassification", least=0)
+    steps: int = setting(50, "iterations", least=1, metavar="N")
+    lr: float = setting(0.01, "Adam's step size", least=0)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "radii", tuple(self.radii))  # hashable, as the settings of others are
 
     def __call__(
         self, model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, seeds: Sequence[int]
@@ -234,26 +243,41 @@ class CW(Attack):
         return results
 
 
+@register_attack
 @dataclass(frozen=True)
 class AutoAttack(Attack):
     """:func:`autoattack` with ``norm``, "Linf" or "L2", and radius ``epsilon``."""
 
     name = "autoattack"
     draws = True
+    slowness = 4
+    sampled = True
 
-    norm: str = "Linf"
-    epsilon: float = 4 / 255
+    norm: str = setting("Linf", "norm of the radius", choices=("Linf", "L2"))
+    epsilon: float | None = setting(None, "radius; by default 4/255 for Linf", least=0, metavar="E")
 
     def __post_init__(self) -> None:
-        require_radius("autoattack", self.epsilon, self.norm)
+        if self.epsilon is None and self.norm != "Linf":
+            raise OptionError(f"autoattack: expected an epsilon for the norm {self.norm}, found none. Give a radius.")
+        require_radius("autoattack", self.radius, self.norm)
+
+    @property
+    def radius(self) -> float:
+        """``epsilon``, or the default of the L-infinity norm."""
+        return 4 / 255 if self.epsilon is None else self.epsilon
+
+    def require_applicable(self, model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> None:
+        """Raise OptionError for a model of fewer than 10 outputs."""
+        with frozen(model) as inner, torch.no_grad():
+            require_ten_outputs(inner(pixels).shape[-1])
 
     def __call__(
         self, model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, seeds: Sequence[int]
     ) -> torch.Tensor:
-        return autoattack(model, pixels, labels, norm=self.norm, epsilon=self.epsilon, seed=seeds[0] % 2**31)
+        return autoattack(model, pixels, labels, norm=self.norm, epsilon=self.radius, seed=seeds[0] % 2**31)
 
     def protocol(self) -> dict[str, Any]:
-        return {"epsilon": self.epsilon, "norm": self.norm.lower(), "version": "standard"}
+        return {"epsilon": self.radius, "norm": self.norm.lower(), "version": "standard"}
 
     @property
     def title(self) -> str:

@@ -8,28 +8,121 @@ opposed to the gradient of the cross-entropy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from typing import Any
-
-import torch
-import torch.nn.functional as F
-from torch import nn
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 from ..errors import ModelError, OptionError
 from ..models import attention_blocks, attention_maps, bare_vit, frozen, prefix_tokens
-from ..utils import draw_seed
-from .base import Attack, checked_pixels
-from .patch_fool_config import PatchFoolConfig
-from .patch_forward import ForwardFunction, NormalisedSpace, Patches, patch_forward, patch_grid
+from ..utils import choices_of, draw_seed, nn, setting, torch
+from .base import Attack, checked_pixels, register_attack
+from .patch_fool_ascent import ascend, first_patch_token
+from .patch_forward import NormalisedSpace, Patches, patch_grid
+
+
+@register_attack
+@dataclass(frozen=True)
+class PatchFool(Attack):
+    """:func:`patchfool` with its settings; the defaults are the published program's, with its attention loss.
+
+    Attributes:
+        patches: how many patches of an image are attacked.
+        select: how they are chosen. "attention": those that receive the most attention in block
+            ``layer`` (mean over heads and queries); "saliency": those with the largest sum of
+            \\|dCE/dx\\|; "random".
+        layer: index of that block, from 0.
+        loss: "ce", or "attention": the cross-entropy plus ``alpha`` times the log-attention of
+            blocks 1 to L // 2 - 1, L being the number of blocks.
+        mode: "official": as published: the cross-entropy is the batch mean and the projection
+            divides by the gradient's norm, so that the result depends on the batch, and only
+            attention to the first patch counts. "exact": every image independently, a true
+            projection (norm squared), and mean attention to all chosen patches.
+        norm: "none": any patch content with pixels in [0, 1]; "linf", "l2": within ``epsilon`` of
+            the image's own content, for "l2" in each channel separately, as published.
+        epsilon: that radius, in pixels of [0, 1]; 0 for "none".
+        steps: number of iterations.
+        lr, decay_steps, decay: Adam's step size in normalised values, multiplied by ``decay`` every
+            ``decay_steps`` iterations.
+
+    Raises:
+        OptionError: a value is out of range, or a radius and no norm, or a norm and no radius.
+
+    Example:
+        >>> attack = PatchFoolConfig(patches=4, layer=1, loss="ce", norm="linf", epsilon=0.1, steps=2)
+        >>> adversarial = attack(model, images, labels, seeds=range(8))
+        >>> round(float((adversarial - images).abs().max()), 3)
+        0.1
+    """
+
+    name = "patchfool"
+    draws = True
+    slowness = 3
+    sampled = True
+    published_resizing = (1.0, "bilinear")
+
+    patches: int = setting(1, "patches of an image that are attacked", least=1, metavar="N")
+    select: str = setting("attention", "how they are chosen", choices=("attention", "saliency", "random"))
+    layer: int = setting(4, "block of that attention, from 0", least=0, metavar="L")
+    loss: str = setting("attention", "what is raised beside the cross-entropy", choices=("attention", "ce"))
+    alpha: float = setting(0.002, "weight of the attention's loss", least=0)
+    mode: str = setting(
+        "official", "as published, or each image by itself with a true projection", choices=("official", "exact")
+    )
+    norm: str = setting("none", "norm of the radius", choices=("none", "linf", "l2"))
+    epsilon: float = setting(0.0, "radius of that norm, in pixels of [0, 1]", least=0, metavar="E")
+    steps: int = setting(250, "iterations", least=1, metavar="N")
+    lr: float = setting(0.22, "Adam's step size, in normalised values", least=0)
+    decay_steps: int = setting(10, "iterations between two decays of it", least=1, metavar="N")
+    decay: float = setting(0.95, "factor of a decay", least=0)
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            choices, value = choices_of(type(self), field.name), getattr(self, field.name)
+            if choices and value not in choices:
+                raise OptionError(f"patchfool {field.name}: expected one of {', '.join(choices)}, found {value!r}.")
+            least = field.metadata["least"]
+            if isinstance(field.default, int) and (value != int(value) or value < least):
+                raise OptionError(
+                    f"patchfool {field.name}: expected a whole number of at least {least}, found {value}."
+                )
+        if not (0 <= self.alpha < math.inf and 0 < self.lr < math.inf and 0 < self.decay <= 1):
+            raise OptionError(
+                "patchfool: expected alpha >= 0, lr > 0 and decay in (0, 1], "
+                f"found {self.alpha}, {self.lr} and {self.decay}."
+            )
+        if self.norm == "none" and self.epsilon != 0:
+            raise OptionError(
+                f"patchfool: expected epsilon 0 with norm 'none', found {self.epsilon}. Choose norm 'linf' or 'l2'."
+            )
+        if self.norm != "none" and not 0 < self.epsilon < math.inf:
+            raise OptionError(
+                f"patchfool: expected epsilon > 0 with norm {self.norm!r}, found {self.epsilon}. Give a radius."
+            )
+        if self.norm == "linf" and self.epsilon > 1:
+            raise OptionError(f"patchfool: expected epsilon in pixels of [0, 1], found {self.epsilon}. Divide by 255.")
+
+    def __call__(
+        self, model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, seeds: Sequence[int]
+    ) -> torch.Tensor:
+        return patchfool(model, pixels, labels, self, seeds=seeds)
+
+    @property
+    def title(self) -> str:
+        return f"patchfool {self.mode}"
+
+    def require_applicable(self, model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> None:
+        """Run one step: raises ModelError if these settings need attention that cannot be read."""
+        patchfool(model, pixels, labels, replace(self, steps=1))
+
+
+PatchFoolConfig = PatchFool  # its settings' name before the attack had a class
 
 
 def patchfool(
     model: nn.Module,
     pixels: torch.Tensor,
     labels: torch.Tensor,
-    config: PatchFoolConfig | None = None,
+    config: PatchFool | None = None,
     *,
     generator: torch.Generator | None = None,
     seeds: Sequence[int] | None = None,
@@ -45,7 +138,7 @@ def patchfool(
         model: maps pixels in [0, 1] to logits, with the normalisation inside; without one,
             normalised space is pixel space. The model is left unchanged.
         pixels: (B, 3, H, W) in [0, 1]. labels: (B,).
-        config: by default ``PatchFoolConfig()``.
+        config: by default ``PatchFool()``.
         generator: draws one seed per image; by default a generator with seed 0.
         seeds: one per image, instead of ``generator``. An image starts from ``torch.rand(3, H, W)``
             of a CPU generator with its seed, which then also draws the patches for
@@ -55,8 +148,14 @@ def patchfool(
         DataError: pixels outside [0, 1]. OptionError: more patches than the image has, or not one
             seed per image. ModelError: attention is needed and cannot be read (Swin, ResNet), the
             model has too few blocks, or its tokens do not form a grid of patches.
+
+    Example:
+        >>> config = PatchFoolConfig(patches=1, layer=1, loss="ce", steps=2)
+        >>> changed = (patchfool(model, images, labels, config) != images).any(1)  # (8, 32, 32)
+        >>> all(0 < count <= 8 * 8 for count in changed.sum((1, 2)))  # pixels of one patch
+        True
     """
-    config = config or PatchFoolConfig()
+    config = config or PatchFool()
     if seeds is None:
         generator = generator if generator is not None else torch.Generator().manual_seed(0)
         seeds = [draw_seed(generator) for _ in pixels]
@@ -69,7 +168,7 @@ def patchfool(
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         uniform = torch.stack([torch.rand(pixels.shape[1:], generator=rng) for rng in generators]).to(pixels)
         patches = _choose_patches(inner, clean, labels, config, generators)
-        content = _ascend(inner, clean, labels, patches, uniform, space, config)
+        content = ascend(inner, clean, labels, patches, uniform, space, config)
     return patches.paste(pixels, space.pixels(content))
 
 
@@ -77,7 +176,7 @@ def _choose_patches(
     model: nn.Module,
     clean: torch.Tensor,
     labels: torch.Tensor,
-    config: PatchFoolConfig,
+    config: PatchFool,
     generators: Sequence[torch.Generator],
 ) -> Patches:
     """The patches to attack, those with the highest score first."""
@@ -91,7 +190,7 @@ def _choose_patches(
         score = _saliency(bare_vit(model), clean, labels, size)
     else:
         received = _attention_received(model, clean, config.layer)
-        score = received[:, _first_patch_token(received.shape[1], prefix_tokens(model), number) :]
+        score = received[:, first_patch_token(received.shape[1], prefix_tokens(model), number) :]
     return Patches(size, number, score.topk(config.patches, dim=1).indices)
 
 
@@ -108,190 +207,8 @@ def _attention_received(model: nn.Module, clean: torch.Tensor, layer: int) -> to
     return maps[layer].mean((1, 2))
 
 
-def _first_patch_token(tokens: int, prefix: int, number: int) -> int:
-    """Index of the first patch token, which is ``prefix``; ModelError unless ``tokens`` = ``prefix`` + ``number``."""
-    if tokens != prefix + number:
-        raise ModelError(
-            f"patchfool: expected attention among {prefix} prefix tokens and {number} patches, found {tokens} tokens. "
-            "Choose patches by saliency or at random, and the loss 'ce'."
-        )
-    return prefix
-
-
 def _saliency(vit: nn.Module, clean: torch.Tensor, labels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Absolute gradient of the cross-entropy, summed over the values of each patch: (B, n)."""
     leaf = clean.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(F.cross_entropy(vit(leaf), labels, reduction="sum"), leaf)
-    return F.avg_pool2d(gradient.abs().sum(1, keepdim=True), size, divisor_override=1).flatten(1)
-
-
-def _attended_layers(model: nn.Module, config: PatchFoolConfig) -> range:
-    """The blocks whose attention to the patches is maximised; none for the loss "ce"."""
-    if config.loss == "ce":
-        return range(0)
-    layers = range(1, (depth := len(attention_blocks(model))) // 2)
-    if not layers:
-        raise ModelError(
-            f"patchfool: expected at least 4 blocks for the attention loss, found {depth}. Choose the loss 'ce'."
-        )
-    return layers
-
-
-def _blocks_and_prefix(model: nn.Module) -> tuple[list[nn.Module], int]:
-    """The model's blocks and the number of tokens before the patches'; ([], 0) where attention cannot be read."""
-    try:
-        return attention_blocks(model), prefix_tokens(model)
-    except ModelError:
-        return [], 0
-
-
-@contextmanager
-def _read_attention(model: nn.Module, layers: range) -> Iterator[tuple[Mapping[int, torch.Tensor], list[torch.Tensor]]]:
-    """The newest forward's attention maps, and the tokens entering the last but one of ``layers`` (or the only one)."""
-    if not layers:
-        yield {}, []
-        return
-    tokens: list[torch.Tensor] = []
-
-    def record(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        tokens[:] = args[:1]
-
-    handle = attention_blocks(model)[max(layers[-1] - 1, 1)].register_forward_pre_hook(record)
-    try:
-        # Block 0 is read too, because a fused kernel has no second derivative.
-        with attention_maps(model, range(layers.stop)) as maps:
-            yield maps, tokens
-    finally:
-        handle.remove()
-
-
-def _ascend(
-    model: nn.Module,
-    clean: torch.Tensor,
-    labels: torch.Tensor,
-    patches: Patches,
-    uniform: torch.Tensor,
-    space: NormalisedSpace,
-    config: PatchFoolConfig,
-) -> torch.Tensor:
-    """The patches' normalised content (B, P, C, h, w) after the last iteration.
-
-    Args:
-        clean: (B, C, H, W), the normalised images. uniform: of the same shape, drawn from [0, 1).
-    """
-    layers, (blocks, prefix) = _attended_layers(model, config), _blocks_and_prefix(model)
-    forward = patch_forward(model, clean, patches, blocks, prefix)
-    original, uniform = patches.cut(clean), patches.cut(uniform)
-    start = space.normalised(uniform)
-    if config.norm == "linf":
-        start = original + (2 * uniform - 1) * config.epsilon / space.std
-    content = space.boxed(start).requires_grad_()
-    optimizer = torch.optim.Adam([content], lr=config.lr)
-    schedule = torch.optim.lr_scheduler.StepLR(optimizer, config.decay_steps, config.decay)
-    with _read_attention(model, layers) as (attention, middle):
-        for _ in range(config.steps):
-            gradient = _ce_gradient(forward, content, labels, config.mode, retain=bool(layers))
-            if layers:
-                gradient = gradient + config.alpha * _attention_gradient(
-                    [attention[layer] for layer in layers],  # not in a variable, which would keep the graph alive
-                    middle.pop(),
-                    patches,
-                    prefix,
-                    content,
-                    gradient,
-                    config.mode,
-                )
-            content.grad = -gradient
-            optimizer.step()
-            schedule.step()
-            with torch.no_grad():
-                content.copy_(space.boxed(space.project(content, original, config.epsilon, config.norm)))
-    return content.detach()
-
-
-def _ce_gradient(
-    forward: ForwardFunction, content: torch.Tensor, labels: torch.Tensor, mode: str, *, retain: bool
-) -> torch.Tensor:
-    """Gradient of the cross-entropy; ``retain`` keeps the attention maps' graph, and no more, for their gradient."""
-    loss = F.cross_entropy(forward(content), labels, reduction="sum" if mode == "exact" else "mean")
-    return torch.autograd.grad(loss, content, retain_graph=retain)[0]
-
-
-def _attention_gradient(
-    maps: Sequence[torch.Tensor],
-    middle: torch.Tensor,
-    patches: Patches,
-    prefix: int,
-    content: torch.Tensor,
-    g: torch.Tensor,
-    mode: str,
-) -> torch.Tensor:
-    """The attention's gradients summed over blocks, each without its component opposed to the cross-entropy's, ``g``.
-
-    With J_l the log-attention that block l pays to the patches, g_l its gradient and u = g / |g|,
-    it is the sum over l of g_l - min(<g_l, u>, 0) e, where e = u is a projection and e = g the
-    published form. The sum of the g_l takes one backward pass. It is linear in the cotangents that
-    start the pass, so the derivatives of <sum, u> with respect to them are the directional
-    derivatives along u: a forward-mode pass, which gives every <g_l, u>. For the last two blocks
-    it stops before them, at ``middle``, where their cotangents are known.
-
-    Args:
-        maps: (B, H, N, N), the attention of each block.
-        middle: (B, N, D), the tokens that enter the last but one of the blocks.
-        content, g: (B, P, C, h, w).
-    """
-    exact = mode == "exact"
-    weight = 1 if exact else 1 / len(g)
-    attacked = patches.chosen if exact else patches.chosen[:, :1]
-    first = _first_patch_token(middle.shape[1], prefix, patches.number)
-    terms = [weight * _log_attention(attention, first + attacked) for attention in maps]
-    early, late = terms[:-2], terms[-2:]
-    late_cotangents = [torch.autograd.grad(term.sum(), middle, retain_graph=True)[0] for term in late]
-    cotangents = [torch.ones_like(term) for term in early] + [torch.stack(late_cotangents).sum(0)]
-    for cotangent in cotangents:
-        cotangent.requires_grad_()
-    (total,) = torch.autograd.grad([*early, middle], content, cotangents, create_graph=True)
-    u = _unit(g)
-    *products, middle_tangent = torch.autograd.grad(total, cotangents, u)
-    products += [(cotangent * middle_tangent).flatten(1).sum(1) for cotangent in late_cotangents]
-    opposed = torch.stack(products).clamp(max=0).sum(0)
-    return total.detach() - opposed.view(-1, 1, 1, 1, 1) * (u if exact else g)
-
-
-def _log_attention(attention: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """Log of the head-mean ``attention`` (B, H, N, N) to tokens ``keys`` (B, K), mean over queries and keys: (B,)."""
-    index = keys[:, None, None, :].expand(-1, *attention.shape[1:3], -1)
-    paid = attention.gather(3, index).mean(1)  # (B, N, K)
-    return paid.clamp_min(torch.finfo(paid.dtype).tiny).log().mean((1, 2))  # log(0) after underflow would give nan
-
-
-def _unit(g: torch.Tensor) -> torch.Tensor:
-    """``g`` (B, ...) divided by its norm, image by image; zero stays zero.
-
-    It is divided by its largest value first, because the squares of a confident model's gradient underflow.
-    """
-    tiny, flat = torch.finfo(g.dtype).tiny, g.flatten(1)
-    flat = flat / flat.abs().amax(1, keepdim=True).clamp_min(tiny)
-    return (flat / flat.norm(dim=1, keepdim=True).clamp_min(tiny)).view_as(g)
-
-
-@dataclass(frozen=True)
-class PatchFool(Attack):
-    """:func:`patchfool` with its settings."""
-
-    name = "patchfool"
-    draws = True
-
-    config: PatchFoolConfig = field(default_factory=PatchFoolConfig)
-
-    def __call__(
-        self, model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, seeds: Sequence[int]
-    ) -> torch.Tensor:
-        return patchfool(model, pixels, labels, self.config, seeds=seeds)
-
-    def protocol(self) -> dict[str, Any]:
-        return asdict(self.config)
-
-    @property
-    def title(self) -> str:
-        return f"patchfool {self.config.mode}"
+    (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(vit(leaf), labels, reduction="sum"), leaf)
+    return nn.functional.avg_pool2d(gradient.abs().sum(1, keepdim=True), size, divisor_override=1).flatten(1)

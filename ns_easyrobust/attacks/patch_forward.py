@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, cast
 
-import torch
-from timm.models.vision_transformer import Attention, Block, Mlp
-from torch import nn
-
 from ..errors import ModelError
-from ..models import bare_vit, find_normalize, find_patch_embed
+from ..models import bare_vit, find_normalize, find_patch_embed, replaced_forward
+from ..utils import nn, timm, torch
 
-ForwardFunction = Callable[[torch.Tensor], torch.Tensor]
+ForwardFunction = Callable[["torch.Tensor"], "torch.Tensor"]
 
 
 @dataclass(frozen=True)
@@ -161,9 +158,9 @@ def patch_forward(
     def forward(content: torch.Tensor) -> torch.Tensor:
         embedded = tokens.index_put(index, _embed_patches(patch_embed, content))
         with ExitStack() as undo:
-            undo.enter_context(_replaced_forward(patch_embed, lambda images: embedded))
+            undo.enter_context(replaced_forward(patch_embed, lambda images: embedded))
             for module, partial_forward in partial:
-                undo.enter_context(_replaced_forward(module, partial_forward))
+                undo.enter_context(replaced_forward(module, partial_forward))
             logits: torch.Tensor = encoder(images)
         return logits
 
@@ -200,7 +197,7 @@ def _skippable_tokens(
     with ExitStack() as undo, torch.no_grad():
         undo.callback(blocks[0].register_forward_pre_hook(before_first).remove)
         undo.callback(blocks[-1].register_forward_hook(after_last).remove)
-        undo.enter_context(_replaced_forward(find_patch_embed(model), lambda images: nan_tokens))
+        undo.enter_context(replaced_forward(find_patch_embed(model), lambda images: nan_tokens))
         logits = bare_vit(model)(image)
     expected = torch.zeros_like(varying[0]).scatter(1, prefix + chosen, True)
     return torch.equal(varying[0], expected), bool(logits.isfinite().all())
@@ -208,7 +205,8 @@ def _skippable_tokens(
 
 def _is_timm_block(block: Any) -> bool:
     """Whether ``block`` is timm's own, in which everything but the attention processes each token separately."""
-    return type(block) is Block and type(block.attn) is Attention and type(block.mlp) is Mlp
+    kinds = timm.models.vision_transformer
+    return type(block) is kinds.Block and type(block.attn) is kinds.Attention and type(block.mlp) is kinds.Mlp
 
 
 def _on_tokens(module: nn.Module, batch: torch.Tensor, index: torch.Tensor) -> ForwardFunction:
@@ -251,17 +249,3 @@ def _embeds_separately(patch_embed: Any, tokens: torch.Tensor, images: torch.Ten
         separate = _embed_patches(patch_embed, patches.cut(images))
     expected = tokens[patches.batch, patches.chosen]
     return torch.allclose(separate, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max()))
-
-
-@contextmanager
-def _replaced_forward(module: nn.Module, forward: ForwardFunction) -> Iterator[None]:
-    """While the body runs, ``module`` computes ``forward`` instead; its hooks still run."""
-    previous = vars(module).get("forward")
-    vars(module)["forward"] = forward
-    try:
-        yield
-    finally:
-        if previous is None:
-            del vars(module)["forward"]
-        else:
-            vars(module)["forward"] = previous

@@ -8,29 +8,31 @@ import os
 import shutil
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..attacks import PatchFoolConfig
+from ..attacks import known_attacks
 from ..data import Subset
 from ..errors import DataError, OptionError
-from ..evaluation import GROUPS, PRESETS, SUITES, describe_machine, latest, read_records
+from ..evaluation import PRESETS, describe_machine, expand_groups, latest, read_records, suite_groups, suites
 from ..report import ResultsTable
 from ..utils import (
     add_machine_arguments,
     add_model_arguments,
-    float_in,
+    add_settings,
     int_from,
     os_errors_as_output_errors,
     pick_device,
     process_group,
     rank,
+    settings_from,
 )
 from .checkpoint_flags import add_checkpoint_arguments, checkpoint_model
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..evaluation import Attacks, Protocol
+    from ..attacks import Attack
+    from ..evaluation import Protocol
 
 _logger = logging.getLogger(__name__)
 
@@ -39,8 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of EasyRobust's benchmark.py, the choice of suites, and the attacks' settings."""
     add_model_arguments(parser)
     add_machine_arguments(parser)
-    add_checkpoint_arguments(parser)
-    parser.set_defaults(crop_pct=None, interpolation=None)  # None: as the protocol says
+    add_checkpoint_arguments(parser, crop_pct=None, interpolation=None)
     parser.add_argument("--data-dir", required=True, metavar="DIR", help="folder with imagenet-val/, imagenet-c/, ...")
     parser.add_argument("-b", "--batch-size", type=int_from(1), default=64, metavar="N", help="default: 64")
     parser.add_argument(
@@ -48,8 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["table2"],
         metavar="NAME",
-        choices=(*GROUPS, *(name for name in SUITES if name not in GROUPS)),
-        help=f"of {', '.join(SUITES)}, or a group: {', '.join(GROUPS)} (default: table2, the paper's columns)",
+        choices=(*suite_groups(), *suites()),
+        help=f"of {', '.join(suites())}, or a group: {', '.join(suite_groups())} "
+        "(default: table2, the paper's columns)",
     )
     parser.add_argument("--adv", action="store_true", help="EasyRobust's flag: AutoAttack alone")
     parser.add_argument("--protocol", default="paper", choices=PRESETS, help=_preset_help(PRESETS))
@@ -67,43 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--again", action="store_true", help="measure anew what the file holds already")
     parser.add_argument("--label", metavar="NAME", help="the row's name in tables (default: the checkpoint's path)")
     group = parser.add_argument_group("attacks (radii in pixels of [0, 1])")
-    radius_options: dict[str, Any] = {"type": float_in(0), "nargs": "+", "metavar": "E"}
-    group.add_argument("--epsilon", default=[1 / 255], **radius_options, help="FGSM's (default: 1/255)")
-    group.add_argument("--pgd-epsilon", default=[1 / 255], **radius_options, help="PGD's (default: 1/255)")
-    group.add_argument("--pgd-steps", type=int_from(1), default=10, metavar="N", help="default: 10")
-    group.add_argument("--cw-radius", nargs="*", type=float_in(0), default=[], metavar="R", help="CW's L2 radii")
-    group.add_argument("--autoattack-epsilon", type=float_in(0), metavar="E", help="default: 4/255 for Linf")
-    group.add_argument("--autoattack-norm", default="Linf", choices=("Linf", "L2"))
-    _add_patchfool_arguments(group)
-
-
-def _add_patchfool_arguments(group: Any) -> None:
-    group.add_argument(
-        "--patchfool-mode",
-        default="official",
-        choices=("official", "exact"),
-        help="as published, or each image by itself with a true projection (default: official)",
-    )
-    group.add_argument("--patchfool-loss", default="attention", choices=("attention", "ce"), help="default: attention")
-    group.add_argument(
-        "--patchfool-select",
-        default="attention",
-        choices=("attention", "saliency", "random"),
-        help="how the patch is chosen (default: attention)",
-    )
-    group.add_argument("--patchfool-layer", type=int_from(0), default=4, metavar="L", help="of that attention, from 0")
-    group.add_argument("--patchfool-patches", type=int_from(1), default=1, metavar="N", help="default: 1")
-    group.add_argument("--patchfool-norm", default="none", choices=("none", "linf", "l2"), help="default: none")
-    group.add_argument("--patchfool-epsilon", type=float_in(0), default=0.0, metavar="E", help="radius of that norm")
-    group.add_argument("--patchfool-steps", type=int_from(1), default=250, metavar="N", help="default: 250")
+    for name, attack in known_attacks().items():
+        add_settings(group, attack, f"{name}-")
 
 
 def _preset_help(presets: dict[str, str]) -> str:
     return "; ".join(f"{name}: {summary}" for name, summary in presets.items()) + " (default: paper)"
-
-
-def _expand_groups(names: list[str]) -> list[str]:
-    return list(dict.fromkeys(suite for name in names for suite in GROUPS.get(name, (name,))))
 
 
 def _parse_subsets(texts: list[str]) -> dict[str, Subset]:
@@ -111,8 +82,8 @@ def _parse_subsets(texts: list[str]) -> dict[str, Subset]:
     subsets = {}
     for text in texts:
         suite, equals, subset = text.rpartition("=")
-        if equals and suite not in SUITES:
-            raise OptionError(f"--subset {text}: expected one of {', '.join(SUITES)} before '=', found {suite!r}.")
+        if equals and suite not in suites():
+            raise OptionError(f"--subset {text}: expected one of {', '.join(suites())} before '=', found {suite!r}.")
         subsets[suite] = Subset.parse(subset)
         if subsets[suite].kind == "first":
             _logger.warning("--subset %s: the first folders' images, so of few classes; random:N draws from all", text)
@@ -135,34 +106,12 @@ def _protocol(args: argparse.Namespace, model: nn.Module) -> Protocol:
     )
 
 
-def _attacks(args: argparse.Namespace) -> Attacks:
-    from ..evaluation import Attacks
-
-    return Attacks(
-        fgsm=args.epsilon,
-        cw_radii=args.cw_radius,
-        pgd=args.pgd_epsilon,
-        pgd_steps=args.pgd_steps,
-        patchfool=PatchFoolConfig(
-            mode=args.patchfool_mode,
-            loss=args.patchfool_loss,
-            select=args.patchfool_select,
-            layer=args.patchfool_layer,
-            patches=args.patchfool_patches,
-            norm=args.patchfool_norm,
-            epsilon=args.patchfool_epsilon,
-            steps=args.patchfool_steps,
-        ),
-        autoattack=_autoattack_radius(args),
-        autoattack_norm=args.autoattack_norm,
-    )
-
-
-def _autoattack_radius(args: argparse.Namespace) -> float:
-    radius: float | None = args.autoattack_epsilon
-    if radius is None and args.autoattack_norm != "Linf":
-        raise OptionError("--autoattack-norm L2: expected --autoattack-epsilon, the L2 radius, beside it; found none.")
-    return 4 / 255 if radius is None else radius
+def _attacks(args: argparse.Namespace) -> dict[str, list[Attack]]:
+    """Every attack with the settings of its flags: one instance for each combination of those that take several."""
+    return {
+        name: [kind(**settings) for settings in settings_from(args, kind, f"{name}-")]
+        for name, kind in known_attacks().items()
+    }
 
 
 def _results_file(args: argparse.Namespace) -> Path:
@@ -187,7 +136,7 @@ def run(args: argparse.Namespace) -> None:
             f"--data-dir {args.data_dir}: expected a folder with imagenet-val/ and others, found none. "
             "Nothing was evaluated."
         )
-    suites = _expand_groups(["autoattack"] if args.adv else args.suite)
+    chosen = expand_groups(["autoattack"] if args.adv else args.suite)
     subsets, attacks, path = _parse_subsets(args.subset), _attacks(args), _results_file(args)
     # Ranks that share the images of slow attacks may wait for each other for hours.
     with process_group(pick_device(args.device), timedelta(days=7)) as device:
@@ -212,16 +161,16 @@ def run(args: argparse.Namespace) -> None:
             remeasure=args.again,
         )
         plan = EvaluationPlan(
-            Path(args.data_dir), suites, _protocol(args, model[1]), attacks, subsets, batch_size=args.batch_size
+            Path(args.data_dir), chosen, _protocol(args, model[1]), attacks, subsets, batch_size=args.batch_size
         )
-        for suite in suites:
+        for suite in chosen:
             _logger.info("%s: %s: %s", suite, plan.folder(suite), plan.protocol.preprocessing(suite))
         suites_run = run_suites(
             model, plan, records=recorder, workers=args.workers, seed=args.seed, dtype=getattr(torch, args.dtype)
         )
         if not suites_run:
             raise DataError(
-                f"{args.data_dir}: expected the folders of --suite {' '.join(suites)}, found none. "
+                f"{args.data_dir}: expected the folders of --suite {' '.join(chosen)}, found none. "
                 "Nothing was evaluated; check --data-dir (ns-easyrobust doctor says what is there)."
             )
         if rank() == 0:

@@ -15,17 +15,22 @@ if TYPE_CHECKING:
     from ..models import Checkpoint, NormalizedModel
 
 
-def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that verbs need, beside :func:`add_model_arguments`, to load weights and read images."""
+def add_checkpoint_arguments(
+    parser: argparse.ArgumentParser, crop_pct: float | None = 0.875, interpolation: str | None = "bicubic"
+) -> None:
+    """Add the flags that verbs need, beside :func:`add_model_arguments`, to load weights and read images.
+
+    ``crop_pct`` and ``interpolation`` are defaults; None where a verb's ``--protocol`` decides.
+    """
     parser.add_argument("--ckpt-path", required=True, metavar="FILE_OR_URL", help="checkpoint, any form")
     parser.add_argument("--sha256", metavar="HASH", help="refuse any other file")
     parser.add_argument("--use-ema", action="store_true", help="take the checkpoint's moving average")
     parser.add_argument("--img-size", type=int_from(1), metavar="N", help="build the model for images of this size")
     parser.add_argument("--input-size", type=int_from(1), metavar="N", help="image side (default: the model's)")
-    parser.add_argument("--crop-pct", type=float_in(0.01, 1), default=0.875, metavar="F", help="crop (default: 0.875)")
-    parser.add_argument(
-        "--interpolation", type=_interpolation, default="bicubic", metavar="NAME", help="default: bicubic"
-    )
+    parser.add_argument("--crop-pct", type=float_in(0.01, 1), default=crop_pct, metavar="F",
+                        help=f"crop (default: {crop_pct or 'as --protocol says'})")  # fmt: skip
+    parser.add_argument("--interpolation", type=_interpolation, default=interpolation, metavar="NAME",
+                        help=f"default: {interpolation or 'as --protocol says'}")  # fmt: skip
 
 
 def _interpolation(text: str) -> str:

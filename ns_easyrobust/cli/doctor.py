@@ -6,7 +6,7 @@ import argparse
 from collections import Counter
 from collections.abc import Sequence
 
-from ..data import BENCHMARKS, LEVELS, Finding, examine
+from ..data import LEVELS, Finding, examine, known_benchmarks
 from ..errors import DataError
 from ..utils import int_from
 
@@ -14,8 +14,9 @@ from ..utils import int_from
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``ns-easyrobust doctor``."""
     parser.add_argument("data_dir", metavar="DATA_DIR", help="folder that holds imagenet-val, imagenet-c, ...")
-    parser.add_argument("--suite", nargs="+", choices=tuple(BENCHMARKS), default=list(BENCHMARKS), metavar="NAME",
-                        help=f"of {', '.join(BENCHMARKS)} (default: all)")  # fmt: skip
+    names = list(known_benchmarks())
+    parser.add_argument("--suite", nargs="+", choices=names, default=names, metavar="NAME",
+                        help=f"of {', '.join(names)} (default: all)")  # fmt: skip
     parser.add_argument("--images", type=_sample_size, default=200, metavar="N",
                         help="images to decode of each suite, or all (default: 200)")  # fmt: skip
     parser.add_argument("--num-classes", type=int_from(1), default=1000, metavar="N", help="outputs of the model")
@@ -33,10 +34,10 @@ _sample_size.__name__ = "whole number or 'all'"
 
 def report(findings: Sequence[Finding]) -> str:
     """The findings as aligned lines, followed by their number at each level."""
-    width = max(len(BENCHMARKS[finding.suite].name) for finding in findings)
+    width = max(len(known_benchmarks()[finding.suite].folder) for finding in findings)
     lines = []
     for finding in findings:
-        lines.append(f"{BENCHMARKS[finding.suite].name:{width}}  {finding.level:7}  {finding.text}")
+        lines.append(f"{known_benchmarks()[finding.suite].folder:{width}}  {finding.level:7}  {finding.text}")
         if finding.effect:
             lines.append(f"{'':{width}}  {'':7}  -> {finding.effect}")
     counts = Counter(finding.level for finding in findings)

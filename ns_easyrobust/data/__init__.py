@@ -3,20 +3,22 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .batches import CountingIterator, cycle, images_of
     from .benchmarks import (
         ALEXNET_ERROR,
-        BENCHMARKS,
         ROBUSTBENCH,
         SEVERITIES,
         Benchmark,
+        Loader,
         class_folders,
         class_labels,
         damagenet,
         imagenet_a,
         imagenet_r,
         imagenet_val,
+        known_benchmarks,
         objectnet,
-        released_images,
+        register_benchmark,
     )
     from .corruptions import CORRUPTIONS
     from .demo_data import write_digits
@@ -32,14 +34,11 @@ if TYPE_CHECKING:
     from .image_list import ImageList, MissingImages, Subset
     from .integrity import LEVELS, Finding, examine
     from .sampling import (
-        CountingIterator,
         EndlessBatchSampler,
         ParentSigtermOnly,
         SeededSamples,
-        cycle,
         endless_batches,
         fixed_batches,
-        images_of,
         inspect_loader,
         split_indices,
     )
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALEXNET_ERROR",
-    "BENCHMARKS",
     "CORRUPTIONS",
     "INTERPOLATIONS",
     "LEVELS",
@@ -59,6 +57,7 @@ __all__ = [
     "Finding",
     "FolderView",
     "ImageList",
+    "Loader",
     "MissingImages",
     "ParentSigtermOnly",
     "Preprocessing",
@@ -81,11 +80,12 @@ __all__ = [
     "inspect_loader",
     "is_described",
     "is_image",
+    "known_benchmarks",
     "list_folder",
     "objectnet",
     "open_image_folder",
     "read_image",
-    "released_images",
+    "register_benchmark",
     "split_indices",
     "training_transform",
     "write_digits",

@@ -10,15 +10,36 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import DataError
+from ..utils import Registry
 from . import imagenet
 from .image_folder import IMAGE_ENDINGS, find_labels, images_below, is_flat, is_image, list_folder, stem
 from .image_list import ImageList
 
+ROBUSTBENCH = 5000  # images of the validation set, for attacks that are too slow for all of it
+SEVERITIES = range(1, 6)
+# Top-1 error of AlexNet on each corruption, the denominators of mCE (Hendrycks and Dietterich 2019).
+ALEXNET_ERROR = {
+    "gaussian_noise": 0.886428,
+    "shot_noise": 0.894468,
+    "impulse_noise": 0.922640,
+    "defocus_blur": 0.819880,
+    "glass_blur": 0.826268,
+    "motion_blur": 0.785948,
+    "zoom_blur": 0.798360,
+    "snow": 0.866816,
+    "frost": 0.826572,
+    "fog": 0.819324,
+    "brightness": 0.564592,
+    "contrast": 0.853204,
+    "elastic_transform": 0.646056,
+    "pixelate": 0.717840,
+    "jpeg_compression": 0.606500,
+}
 _logger = logging.getLogger(__name__)
 
 
@@ -53,8 +74,7 @@ def folder_labels(root: Path, names: Sequence[str], outputs: int) -> dict[str, i
 def class_labels(root: Path, outputs: int) -> tuple[list[str], dict[str, int] | None]:
     """The class folders in ``root``, and the label of each if their names identify it, else None.
 
-    Raises:
-        DataError: no such folder, no class folders, or not one for each output where only their order counts.
+    Raises DataError for no such folder, no class folders, or not one for each output where only their order counts.
     """
     names, _ = list_folder(root)
     if not names:
@@ -71,9 +91,8 @@ def class_labels(root: Path, outputs: int) -> tuple[list[str], dict[str, int] | 
 def class_folders(root: str | Path, outputs: int, transform: Any = None) -> ImageList:
     """The images ``root/<class>/**/<image>``, in ImageFolder's order.
 
-    With 1000 outputs, folders named by WordNet id or class index ("7" or "0007") are labelled
-    by name, so some classes may be absent. Other folders are labelled by their sorted order, as
-    in training, and there must be one for each output.
+    With 1000 outputs, folders named by WordNet id or class index ("7" or "0007") are labelled by name, so some
+    classes may be absent. Other folders are labelled by their sorted order, as in training, one for each output.
 
     Raises:
         DataError: there is no such folder, it has no images, or the labels cannot be determined.
@@ -131,9 +150,7 @@ def objectnet(root: str | Path, outputs: int, transform: Any = None) -> ImageLis
     """ObjectNet's images of ImageNet classes, with their 2-pixel red border cropped, as EasyRobust does.
 
     A label is the folder's position among all 313; a prediction may be any of the 1000 outputs.
-
-    Raises:
-        DataError: some of the 313 folders are missing, there are no images, or the model's outputs are not 1000.
+    Raises DataError if some of the folders are missing, there are no images, or the model's outputs are not 1000.
     """
     root = Path(root)
     _require_imagenet(root, outputs)
@@ -158,12 +175,9 @@ def objectnet(root: str | Path, outputs: int, transform: Any = None) -> ImageLis
 def imagenet_val(root: str | Path, outputs: int, transform: Any = None) -> ImageList:
     """The validation set: class folders, or a flat folder with a label file in it or next to it.
 
-    The label file is val.txt, Kaggle's LOC_val_solution.csv, or a CSV of file and class (index
-    or WordNet id).
-
-    Raises:
-        DataError: as for :func:`class_folders`; for a flat folder: there is no label file, an
-            image has no label, or a label is not one of the outputs.
+    The label file is val.txt, Kaggle's LOC_val_solution.csv, or a CSV of file and class (index or WordNet id).
+    Raises the errors of :func:`class_folders`; for a flat folder, DataError if there is no label file, an image
+    has no label, or a label is not one of the outputs.
     """
     return _folders_or_flat(Path(root), Path(root), outputs, transform)
 
@@ -201,61 +215,85 @@ def _folders_or_flat(root: Path, folder: Path, outputs: int, transform: Any) -> 
 Loader = Callable[[str | Path, int, Any], ImageList]  # (root, number of the model's outputs, transform)
 
 
-class Benchmark(NamedTuple):
+@dataclass(frozen=True)
+class Benchmark:
     """One evaluation set as released.
 
     Attributes:
-        name: path of its folder, relative to the data folder.
+        name: of its suite.
+        folder: path of its folder, relative to the data folder.
         load: reads that folder; for ImageNet-C, each of its ``<corruption>/<severity>`` folders.
         title: its name in papers.
         classes: number of class folders; 313 for ObjectNet, of which 113 are evaluated.
         images: number of images; for ImageNet-C, in each of the 75 folders.
         side: side of its square images in pixels; None where sizes differ.
+        taken_as_is: presets under which its images are not resized and cropped, if they have the model's size.
+        record: its name in records; "" for ``name``.
+        metric: of its column in Table 2.
+
+    Example:
+        >>> from ns_easyrobust.data import imagenet_val
+        >>> len(Benchmark("digits", "val", imagenet_val, "Digits").load(data_dir / "val", 10, None))
+        40
     """
 
     name: str
+    folder: str
     load: Loader
     title: str
     classes: int = 1000
     images: int = 50000
     side: int | None = None
+    taken_as_is: tuple[str, ...] = ()
+    record: str = ""
+    metric: str = "top1"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "record", self.record or self.name)
+
+    @property
+    def released_images(self) -> int:
+        """How many images the whole set has."""
+        return self.images * (len(ALEXNET_ERROR) * len(SEVERITIES) if self.metric == "mce" else 1)
 
 
-BENCHMARKS = {
-    "val": Benchmark("imagenet-val", imagenet_val, "ImageNet validation"),
-    "a": Benchmark("imagenet-a", imagenet_a, "ImageNet-A", 200, 7500),
-    "r": Benchmark("imagenet-r", imagenet_r, "ImageNet-R", 200, 30000),
-    "sketch": Benchmark("imagenet-sketch", class_folders, "ImageNet-Sketch", images=50889),
-    "v2": Benchmark("imagenetv2", class_folders, "ImageNet-V2", images=10000),
-    "stylized": Benchmark("imagenet-style", class_folders, "Stylized-ImageNet", side=224),
-    "c": Benchmark("imagenet-c", class_folders, "ImageNet-C", side=224),
-    "objectnet": Benchmark("ObjectNet/images", objectnet, "ObjectNet", 313, 18574),
-    "damagenet": Benchmark("damagenet", damagenet, "DamageNet", side=224),
-}
-ROBUSTBENCH = 5000  # images of the validation set, for attacks that are too slow for all of it
-SEVERITIES = range(1, 6)
-# Top-1 error of AlexNet on each corruption, the denominators of mCE (Hendrycks and Dietterich 2019).
-ALEXNET_ERROR = {
-    "gaussian_noise": 0.886428,
-    "shot_noise": 0.894468,
-    "impulse_noise": 0.922640,
-    "defocus_blur": 0.819880,
-    "glass_blur": 0.826268,
-    "motion_blur": 0.785948,
-    "zoom_blur": 0.798360,
-    "snow": 0.866816,
-    "frost": 0.826572,
-    "fog": 0.819324,
-    "brightness": 0.564592,
-    "contrast": 0.853204,
-    "elastic_transform": 0.646056,
-    "pixelate": 0.717840,
-    "jpeg_compression": 0.606500,
-}
+_BENCHMARKS: Registry[Benchmark] = Registry("benchmark")
 
 
-def released_images(suite: str) -> int:
-    """The number of images in the full set of ``suite``, by its name in records; attacks use the validation set."""
-    if suite == "imagenet-c":
-        return BENCHMARKS["c"].images * len(ALEXNET_ERROR) * len(SEVERITIES)
-    return BENCHMARKS.get(suite.removeprefix("imagenet-"), BENCHMARKS["val"]).images
+def register_benchmark(benchmark: Benchmark) -> Benchmark:
+    """Make an evaluation set a suite of ``benchmark``, and known to ``doctor``; OptionError if its name is taken.
+
+    Example:
+        >>> from ns_easyrobust.data import imagenet_val, known_benchmarks
+        >>> digits = register_benchmark(Benchmark("digits", "val", imagenet_val, "Handwritten digits"))
+        >>> known_benchmarks()["digits"] is digits
+        True
+    """
+    _BENCHMARKS.add(benchmark.name, benchmark, __name__)
+    return benchmark
+
+
+def known_benchmarks() -> dict[str, Benchmark]:
+    """Every evaluation set by name: those below, and others that were registered."""
+    return _BENCHMARKS.complete()
+
+
+_AT_224 = ("paper", "native")  # presets that leave sets made at 224 pixels as they are
+for _benchmark in (
+    Benchmark("val", "imagenet-val", imagenet_val, "ImageNet validation", record="imagenet-val"),
+    Benchmark("a", "imagenet-a", imagenet_a, "ImageNet-A", 200, 7500, record="imagenet-a"),
+    Benchmark("r", "imagenet-r", imagenet_r, "ImageNet-R", 200, 30000, record="imagenet-r"),
+    Benchmark("sketch", "imagenet-sketch", class_folders, "ImageNet-Sketch", images=50889, record="imagenet-sketch"),
+    Benchmark("v2", "imagenetv2", class_folders, "ImageNet-V2", images=10000, record="imagenet-v2"),
+    Benchmark(
+        "stylized", "imagenet-style", class_folders, "Stylized-ImageNet",
+        side=224, taken_as_is=_AT_224, record="imagenet-stylized",
+    ),
+    Benchmark(
+        "c", "imagenet-c", class_folders, "ImageNet-C",
+        side=224, taken_as_is=_AT_224, record="imagenet-c", metric="mce",
+    ),
+    Benchmark("objectnet", "ObjectNet/images", objectnet, "ObjectNet", 313, 18574),
+    Benchmark("damagenet", "damagenet", damagenet, "DamageNet", side=224, taken_as_is=("native",)),
+):  # fmt: skip
+    register_benchmark(_benchmark)

@@ -47,9 +47,9 @@ def write_digits(root: str | Path, seed: int = 0) -> Path:
                 continue
             _write(image, root / "val" / path)
             _write(image, root / "imagenet-val" / path)
-            for name, corrupt in CORRUPTIONS.items():
+            for name, strength in STRENGTHS.items():
                 generator = np.random.default_rng((seed, int(index)))
-                _write(corrupt(image, generator, STRENGTHS[name]), root / "imagenet-c" / name / str(SEVERITY) / path)
+                _write(CORRUPTIONS[name](image, generator, strength), root / "imagenet-c" / name / str(SEVERITY) / path)
     return root
 
 

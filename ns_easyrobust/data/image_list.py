@@ -129,7 +129,7 @@ class Subset:
         """This subset of ``images``: RobustBench's in the order of its list, any other in the order of ``images``.
 
         Raises:
-            NotAllThere: some of RobustBench's images are missing.
+            MissingImages: some of RobustBench's images are missing.
         """
         if self.kind == "robustbench":
             return images.take(_robustbench(images))

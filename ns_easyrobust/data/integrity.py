@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ..errors import DataError
 from . import imagenet
-from .benchmarks import ALEXNET_ERROR, BENCHMARKS, SEVERITIES, Benchmark
+from .benchmarks import ALEXNET_ERROR, SEVERITIES, Benchmark, known_benchmarks
 from .image_folder import IMAGE_ENDINGS, images_below, is_image, list_folder, read_image
 from .image_list import ImageList, Subset
 
@@ -29,7 +29,7 @@ class Finding:
     """One result of the checks.
 
     Attributes:
-        suite: key of :data:`~ns_easyrobust.data.benchmarks.BENCHMARKS`.
+        suite: key of :func:`~ns_easyrobust.data.benchmarks.known_benchmarks`.
         level: one of :data:`LEVELS`; a problem prevents a result, a warning changes what it means.
         text: what was found.
         effect: how it affects the result, or would in EasyRobust; "" for not at all.
@@ -103,16 +103,16 @@ def _stray_findings(suite: str, root: Path, flat: bool) -> Iterator[Finding]:
         yield Finding(suite, "warning", text, f"ignored here; {difference}")
 
 
-def _count_findings(suite: str, folder: Benchmark, images: ImageList) -> Iterator[Finding]:
+def _count_findings(suite: str, benchmark: Benchmark, images: ImageList) -> Iterator[Finding]:
     if images.outputs != imagenet.CLASSES:
         return
-    count, expected = len(images), folder.images
+    count, expected = len(images), benchmark.images
     if suite == "damagenet" and count == DAMAGENET_2019:
         text = f"{count} images: the withdrawn edition of 2019; the released one has {expected}"
         yield Finding(suite, "warning", text, "no number to set beside published ones")
     elif count != expected:
         text = f"{count} images, expected {expected}"
-        yield Finding(suite, "warning", text, f"the number is of a subset, not {folder.title}'s")
+        yield Finding(suite, "warning", text, f"the number is of a subset, not {benchmark.title}'s")
     if suite == "val":
         try:
             Subset("robustbench").of(images)
@@ -127,10 +127,12 @@ def _count_findings(suite: str, folder: Benchmark, images: ImageList) -> Iterato
             yield Finding(suite, "warning", text, "none, if only classes that ImageNet lacks are short of images")
 
 
-def examine_folder(suite: str, folder: Benchmark, root: Path, outputs: int) -> tuple[list[Finding], ImageList | None]:
+def examine_folder(
+    suite: str, benchmark: Benchmark, root: Path, outputs: int
+) -> tuple[list[Finding], ImageList | None]:
     """The findings on one folder, and its images as the loader lists them; None where the loader refuses it."""
     try:
-        images = folder.load(root, outputs, None)
+        images = benchmark.load(root, outputs, None)
     except DataError as error:
         folders, _ = list_folder(root) if root.is_dir() else ([], [])
         easyrobust_action = "label by the sorted folders, right or wrong" if folders else "stop"
@@ -144,21 +146,21 @@ def examine_folder(suite: str, folder: Benchmark, root: Path, outputs: int) -> t
         findings[0] = Finding(suite, "ok", findings[0].text, "EasyRobust's ImageFolder would stop: no class folders")
     if not flat:
         findings += _class_findings(suite, images)
-    findings += _count_findings(suite, folder, images)
+    findings += _count_findings(suite, benchmark, images)
     findings += _stray_findings(suite, images.root, flat)
     return findings, images
 
 
 def examine_c(
-    suite: str, folder: Benchmark, root: Path, outputs: int, sample: int | None
+    suite: str, benchmark: Benchmark, root: Path, outputs: int, sample: int | None
 ) -> tuple[list[Finding], list[ImageList]]:
     """The findings on ImageNet-C's 75 folders, identical ones merged, and from each folder its share of ``sample``."""
     names = [f"{corruption}/{severity}" for corruption in ALEXNET_ERROR for severity in SEVERITIES]
     missing = [name for name in names if not (root / name).is_dir()]
     lists: list[ImageList] = []
     folders_by_finding: dict[Finding, list[str]] = {}
-    for name in tqdm([n for n in names if n not in missing], f"listing {folder.name}", disable=None, leave=False):
-        folder_findings, images = examine_folder(suite, folder, root / name, outputs)
+    for name in tqdm([n for n in names if n not in missing], f"listing {benchmark.folder}", disable=None, leave=False):
+        folder_findings, images = examine_folder(suite, benchmark, root / name, outputs)
         # Cut each list at once: all of them together would hold 3.75 million paths.
         images_per_folder = None if sample is None else -(-sample // len(names))
         lists += [images.take(evenly_spaced(len(images), images_per_folder))] if images is not None else []
@@ -191,7 +193,7 @@ def _image_size(path: str) -> tuple[int, int] | DataError:
         return error
 
 
-def decode_findings(suite: str, folder: Benchmark, lists: Sequence[ImageList], workers: int) -> Iterator[Finding]:
+def decode_findings(suite: str, benchmark: Benchmark, lists: Sequence[ImageList], workers: int) -> Iterator[Finding]:
     """Decode every image of ``lists``; report those that fail and those that differ in size from the released set."""
     total = sum(map(len, lists))
     paths = (str(images.root / path) for images in lists for path in images.paths)
@@ -199,20 +201,20 @@ def decode_findings(suite: str, folder: Benchmark, lists: Sequence[ImageList], w
     odd: list[str] = []
     # read_image changes warning filters, which threads share: restore them once all threads have ended.
     with warnings.catch_warnings(), ThreadPoolExecutor(max(1, workers)) as pool:
-        bar = tqdm(total=total, desc=f"decoding {folder.name}", disable=None, leave=False)
+        bar = tqdm(total=total, desc=f"decoding {benchmark.folder}", disable=None, leave=False)
         while batch := list(islice(paths, 1024)):  # queueing millions of paths at once would not fit in memory
             for path, size in zip(batch, pool.map(_image_size, batch), strict=True):
                 bar.update()
                 if isinstance(size, DataError):
                     broken.append(path)
-                elif folder.side is not None and size != (folder.side, folder.side):
+                elif benchmark.side is not None and size != (benchmark.side, benchmark.side):
                     odd.append(f"{path} ({size[0]}x{size[1]})")
         bar.close()
     if broken:
         text = f"{len(broken)} of {total} images decoded are unreadable: {first_few(broken)}"
         yield Finding(suite, "problem", text, "the evaluation would stop at the first of them")
     if odd:
-        text = f"{len(odd)} of {total} images decoded are not {folder.side}x{folder.side}: {first_few(odd, 1)}"
+        text = f"{len(odd)} of {total} images decoded are not {benchmark.side}x{benchmark.side}: {first_few(odd, 1)}"
         yield Finding(suite, "warning", text, _RESIZED)
 
 
@@ -220,13 +222,14 @@ def examine(
     data_dir: str | Path,
     outputs: int = imagenet.CLASSES,
     *,
-    suites: Iterable[str] = BENCHMARKS,
+    suites: Iterable[str] | None = None,
     sample: int | None = 200,
     workers: int = 4,
 ) -> list[Finding]:
     """Check ``suites`` in ``data_dir`` before a model with ``outputs`` outputs is evaluated on them.
 
     Args:
+        suites: keys of :func:`~ns_easyrobust.data.benchmarks.known_benchmarks`; None: all.
         sample: images to decode from each suite, evenly spaced; None: all.
         workers: number of decoding threads.
 
@@ -235,31 +238,33 @@ def examine(
     """
     data_dir = Path(data_dir)
     present, _ = list_folder(data_dir)
-    if not any((data_dir / folder.name).is_dir() for folder in BENCHMARKS.values()):
-        expected = ", ".join(folder.name for folder in BENCHMARKS.values())
+    if not any((data_dir / benchmark.folder).is_dir() for benchmark in known_benchmarks().values()):
+        expected = ", ".join(benchmark.folder for benchmark in known_benchmarks().values())
         raise DataError(f"{data_dir}: expected some of {expected}, found none of them. Check the folder's name.")
     findings = []
-    for suite in suites:
-        folder = BENCHMARKS[suite]
-        root = data_dir / folder.name
+    for suite in known_benchmarks() if suites is None else suites:
+        benchmark = known_benchmarks()[suite]
+        root = data_dir / benchmark.folder
         if not root.is_dir():
-            findings.append(Finding(suite, "absent", f"no folder {folder.name}{_similar(folder, present)}", "skipped"))
+            findings.append(
+                Finding(suite, "absent", f"no folder {benchmark.folder}{_similar(benchmark, present)}", "skipped")
+            )
             continue
         if suite == "c":
-            suite_findings, lists = examine_c(suite, folder, root, outputs, sample)
+            suite_findings, lists = examine_c(suite, benchmark, root, outputs, sample)
         else:
-            suite_findings, images = examine_folder(suite, folder, root, outputs)
+            suite_findings, images = examine_folder(suite, benchmark, root, outputs)
             lists = [images.take(evenly_spaced(len(images), sample))] if images is not None else []
         findings += suite_findings
         if lists:
-            findings += decode_findings(suite, folder, lists, workers)
+            findings += decode_findings(suite, benchmark, lists, workers)
     return findings
 
 
-def _similar(folder: Benchmark, present: Sequence[str]) -> str:
+def _similar(benchmark: Benchmark, present: Sequence[str]) -> str:
     """A hint at folders whose names begin the same way, such as ``imagenetv2-matched-frequency-format-val``."""
-    start = _alphanumeric(folder.name.split("/")[0])
-    taken = {other.name for other in BENCHMARKS.values()}
+    start = _alphanumeric(benchmark.folder.split("/")[0])
+    taken = {other.folder for other in known_benchmarks().values()}
     alike = [name for name in present if _alphanumeric(name).startswith(start) and name not in taken]
     return f"; is it {first_few(alike)}?" if alike else ""
 

@@ -19,25 +19,25 @@ if TYPE_CHECKING:
         evaluate_objectnet,
         evaluate_stylized_imagenet,
     )
+    from .mce import corruption_error, mean_corruption_error
     from .per_image import images_digest, load_correctness
     from .recorder import Recorder
     from .records import MODEL_SETTINGS, RUN_SETTINGS, Record, column_settings, describe_machine
     from .results_file import latest, read_records
-    from .suite import GROUPS, PRESETS, SUITES, Protocol
-    from .suite_run import Attacks, EvaluationPlan, run_suites
+    from .suite import PRESETS, Protocol, Suite, expand_groups, released_images, suite_groups, suites, table2_suites
+    from .suite_run import EvaluationPlan, run_suites
 
 __all__ = [
-    "GROUPS",
     "MODEL_SETTINGS",
     "PRESETS",
     "RUN_SETTINGS",
-    "SUITES",
-    "Attacks",
     "EvaluationPlan",
     "Protocol",
     "Record",
     "Recorder",
+    "Suite",
     "column_settings",
+    "corruption_error",
     "describe_machine",
     "evaluate_damagenet",
     "evaluate_imagenet_a",
@@ -53,11 +53,17 @@ __all__ = [
     "evaluate_imagenet_val",
     "evaluate_objectnet",
     "evaluate_stylized_imagenet",
+    "expand_groups",
     "images_digest",
     "latest",
     "load_correctness",
+    "mean_corruption_error",
     "read_records",
+    "released_images",
     "run_suites",
+    "suite_groups",
+    "suites",
+    "table2_suites",
 ]
 
 if not TYPE_CHECKING:

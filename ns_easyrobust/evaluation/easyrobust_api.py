@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..attacks import CW, FGSM, PGD, AutoAttack, PatchFool, PatchFoolConfig
+from ..attacks import CW, FGSM, PGD, AutoAttack, PatchFool
 from ..data import (
     Subset,
     class_folders,
@@ -65,6 +65,10 @@ def evaluate_imagenet_val(
         how: keywords of all evaluations: ``records`` (a :class:`~ns_easyrobust.evaluation.recorder.Recorder`; None),
             ``workers`` (4), ``seed`` (0), ``subset`` ("all", "first:N", "random:N[:SEED]", "robustbench"),
             ``dtype`` (torch.float32; another one: autocast).
+
+    Example:
+        >>> evaluate_imagenet_val(imagenet_model, data_dir / "imagenet-val", subset="first:20", workers=0)
+        15.0
     """
     measurement = Measurement("imagenet-val")
     return evaluate_folder(model, data_dir, test_batchsize, test_transform, dist, imagenet_val, measurement, how)
@@ -78,7 +82,12 @@ def evaluate_imagenet_a(
     dist: bool = False,
     **how: Unpack[EvaluateOptions],
 ) -> float | None:
-    """Top-1 in percent among ImageNet-A's 200 classes; otherwise as :func:`evaluate_imagenet_val`."""
+    """Top-1 in percent among ImageNet-A's 200 classes; otherwise as :func:`evaluate_imagenet_val`.
+
+    Example:
+        >>> evaluate_imagenet_a(imagenet_model, data_dir / "imagenet-a", subset="first:100", workers=0)
+        99.0
+    """
     measurement = Measurement("imagenet-a")
     return evaluate_folder(model, data_dir, test_batchsize, test_transform, dist, imagenet_a, measurement, how)
 
@@ -91,7 +100,12 @@ def evaluate_imagenet_r(
     dist: bool = False,
     **how: Unpack[EvaluateOptions],
 ) -> float | None:
-    """Top-1 in percent among ImageNet-R's 200 classes; otherwise as :func:`evaluate_imagenet_val`."""
+    """Top-1 in percent among ImageNet-R's 200 classes; otherwise as :func:`evaluate_imagenet_val`.
+
+    Example:
+        >>> evaluate_imagenet_r(imagenet_model, data_dir / "imagenet-r", subset="first:100", workers=0)
+        98.0
+    """
     measurement = Measurement("imagenet-r")
     return evaluate_folder(model, data_dir, test_batchsize, test_transform, dist, imagenet_r, measurement, how)
 
@@ -104,7 +118,12 @@ def evaluate_imagenet_sketch(
     dist: bool = False,
     **how: Unpack[EvaluateOptions],
 ) -> float | None:
-    """Top-1 in percent on ImageNet-Sketch, as :func:`evaluate_imagenet_val`."""
+    """Top-1 in percent on ImageNet-Sketch, as :func:`evaluate_imagenet_val`.
+
+    Example:
+        >>> evaluate_imagenet_sketch(imagenet_model, data_dir / "imagenet-sketch", subset="first:50", workers=0)
+        100.0
+    """
     measurement = Measurement("imagenet-sketch")
     return evaluate_folder(model, data_dir, test_batchsize, test_transform, dist, class_folders, measurement, how)
 
@@ -117,7 +136,12 @@ def evaluate_imagenet_v2(
     dist: bool = False,
     **how: Unpack[EvaluateOptions],
 ) -> float | None:
-    """Top-1 in percent on ImageNet-V2, folder names zero-padded or not; otherwise as :func:`evaluate_imagenet_val`."""
+    """Top-1 in percent on ImageNet-V2, folder names zero-padded or not; otherwise as :func:`evaluate_imagenet_val`.
+
+    Example:
+        >>> evaluate_imagenet_v2(imagenet_model, data_dir / "imagenetv2", subset="first:50", workers=0)
+        100.0
+    """
     measurement = Measurement("imagenet-v2")
     return evaluate_folder(model, data_dir, test_batchsize, test_transform, dist, class_folders, measurement, how)
 
@@ -130,7 +154,12 @@ def evaluate_stylized_imagenet(
     dist: bool = False,
     **how: Unpack[EvaluateOptions],
 ) -> float | None:
-    """Top-1 in percent on Stylized-ImageNet, images not resized; otherwise as :func:`evaluate_imagenet_val`."""
+    """Top-1 in percent on Stylized-ImageNet, images not resized; otherwise as :func:`evaluate_imagenet_val`.
+
+    Example:
+        >>> evaluate_stylized_imagenet(imagenet_model, data_dir / "imagenet-style", subset="first:200", workers=0)
+        98.5
+    """
     measurement = Measurement("imagenet-stylized")
     return evaluate_folder(
         model, data_dir, test_batchsize, test_transform, dist, class_folders, measurement, how, default=as_they_are
@@ -148,6 +177,10 @@ def evaluate_objectnet(
     """Top-1 in percent on the ObjectNet classes that ImageNet has (EasyRobust's mapping), red border cut off.
 
     Otherwise as :func:`evaluate_imagenet_val`.
+
+    Example:
+        >>> evaluate_objectnet(imagenet_model, data_dir / "ObjectNet" / "images", subset="first:50", workers=0)
+        26.0
     """
     measurement = Measurement("objectnet")
     return evaluate_folder(model, data_dir, test_batchsize, test_transform, dist, objectnet, measurement, how)
@@ -165,6 +198,10 @@ def evaluate_damagenet(
 
     The default resizes to 256 and crops, as the paper did; DamageNet's authors advise against any
     resizing (``test_transform=transforms.ToTensor()``). Otherwise as :func:`evaluate_imagenet_val`.
+
+    Example:
+        >>> evaluate_damagenet(imagenet_model, data_dir / "damagenet", subset="first:50", workers=0)
+        14.0
     """
     measurement = Measurement("damagenet")
     return evaluate_folder(model, data_dir, test_batchsize, test_transform, dist, damagenet, measurement, how)
@@ -183,6 +220,12 @@ def evaluate_imagenet_fgsm(
     """Top-1 in percent under FGSM of L-infinity radius ``epsilon`` (pixels in [0, 1]; the paper's is 1/255).
 
     Otherwise as :func:`evaluate_imagenet_val`; also raises DataError for pixels outside [0, 1].
+
+    Example:
+        >>> clean = evaluate_imagenet_val(model, data_dir / "val", workers=0)
+        >>> attacked = evaluate_imagenet_fgsm(model, data_dir / "val", epsilon=16 / 255, workers=0)
+        >>> attacked < clean
+        True
     """
     measurement = Measurement.under(FGSM(epsilon))
     return evaluate_folder(model, data_dir, test_batchsize, test_transform, dist, imagenet_val, measurement, how)
@@ -199,7 +242,14 @@ def evaluate_imagenet_pgd(
     steps: int = 10,
     **how: Unpack[EvaluateOptions],
 ) -> float | None:
-    """Top-1 in percent under torchattacks' PGD; otherwise as :func:`evaluate_imagenet_fgsm`."""
+    """Top-1 in percent under torchattacks' PGD; otherwise as :func:`evaluate_imagenet_fgsm`.
+
+    Example:
+        >>> clean = evaluate_imagenet_val(model, data_dir / "val", workers=0)
+        >>> attacked = evaluate_imagenet_pgd(model, data_dir / "val", epsilon=16 / 255, steps=5, workers=0)
+        >>> attacked < clean
+        True
+    """
     measurement = Measurement.under(PGD(epsilon, steps))
     return evaluate_folder(model, data_dir, test_batchsize, test_transform, dist, imagenet_val, measurement, how)
 
@@ -223,6 +273,12 @@ def evaluate_imagenet_cw(
     The records also get the mean L2 norm over the fooled images and, for each of ``radii`` (L2, pixels in
     [0, 1]), the accuracy if only perturbations up to that radius count as fooling the model.
     Otherwise as :func:`evaluate_imagenet_fgsm`.
+
+    Example:
+        >>> recorder = Recorder("results.jsonl", {"label": "ViT", "model": "vit_micro_patch8_32"})
+        >>> top1 = evaluate_imagenet_cw(model, data_dir / "val", radii=[0.5], steps=10, records=recorder, workers=0)
+        >>> [(record.metric, record.protocol.get("radius")) for record in read_records("results.jsonl")]
+        [('top1', 0.5), ('mean_l2', None), ('top1', 'unbounded')]
     """
     measurement = Measurement.under(CW(radii, c=c, kappa=kappa, steps=steps, lr=lr))
     return evaluate_folder(model, data_dir, test_batchsize, test_transform, dist, imagenet_val, measurement, how)
@@ -235,15 +291,22 @@ def evaluate_imagenet_patchfool(
     test_transform: Any = None,
     dist: bool = False,
     *,
-    config: PatchFoolConfig | None = None,
+    config: PatchFool | None = None,
     **how: Unpack[EvaluateOptions],
 ) -> float | None:
     """Top-1 in percent under PatchFool (Fu et al. 2022); images that were already misclassified count too.
 
     The defaults are the published code's: shorter side to 224 bilinear, batches of 64 and, for a
     model with ImageNet's 1000 classes, RobustBench's 5000 images. Otherwise as :func:`evaluate_imagenet_fgsm`.
+
+    Example:
+        >>> clean = evaluate_imagenet_val(model, data_dir / "val", workers=0)
+        >>> config = PatchFoolConfig(patches=4, layer=1, loss="ce", steps=10)
+        >>> attacked = evaluate_imagenet_patchfool(model, data_dir / "val", config=config, workers=0)
+        >>> attacked < clean
+        True
     """
-    measurement = Measurement.under(PatchFool(config or PatchFoolConfig()))
+    measurement = Measurement.under(config or PatchFool())
     return evaluate_folder(
         model,
         data_dir,
@@ -275,6 +338,10 @@ def evaluate_imagenet_autoattack(
         epsilon: radius, for pixels in [0, 1].
 
     EasyRobust's function of this name returns nothing. Otherwise as :func:`evaluate_imagenet_fgsm`.
+
+    Example:
+        >>> evaluate_imagenet_autoattack(model, data_dir / "val", epsilon=64 / 255, subset="first:2", workers=0)
+        0.0
     """
     measurement = Measurement.under(AutoAttack(attack_type, epsilon))
     return evaluate_folder(
@@ -295,6 +362,11 @@ def evaluate_imagenet_c(
     mCE is None unless all 75 folders ``<corruption>/<severity>`` are present; the records hold it in
     percent. Images are not resized (ImageNet-C has 224 x 224 pixels) unless ``test_transform`` is given
     or the model has another image size. Otherwise as :func:`evaluate_imagenet_val`.
+
+    Example:
+        >>> top1, mce = evaluate_imagenet_c(imagenet_model, data_dir / "imagenet-c", subset="first:5", workers=0)
+        >>> f"top-1 {top1:.1f}%, mCE {100 * mce:.1f}%"
+        'top-1 50.7%, mCE 62.5%'
     """
     root, how = Path(data_dir), require_known(how)
     if not warn_if_missing(root):

@@ -10,12 +10,11 @@ import torch
 from torch import nn
 from torchvision import transforms
 
-from ..data import Preprocessing, Subset
+from ..data import Loader, Preprocessing, Subset
 from .judging import judge
 from .recorder import Recorder
 from .task import (
     EvaluationTask,
-    Load,
     Measurement,
     Outcome,
     number_of_outputs,
@@ -59,7 +58,7 @@ def evaluate_folder(
     batch_size: int,
     transform: Any,
     dist: bool,
-    load: Load,
+    load: Loader,
     measurement: Measurement,
     how: EvaluateOptions,
     *,

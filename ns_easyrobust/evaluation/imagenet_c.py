@@ -1,4 +1,4 @@
-"""ImageNet-C: its folders, and the mean corruption error (Hendrycks and Dietterich 2019)."""
+"""ImageNet-C: a task for each of its folders, and the records of them all."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from ..data import ALEXNET_ERROR, SEVERITIES, Subset, class_folders
 from ..errors import DataError
+from .mce import mean_corruption_error
 from .recorder import Recorder
 from .task import EvaluationTask, Measurement, Outcome, task_for
 
@@ -44,12 +45,6 @@ def corruption_tasks(
     }
 
 
-def mean_corruption_error(accuracy: dict[str, float]) -> float:
-    """mCE as a fraction, from the mean accuracy in percent of each of the fifteen corruptions."""
-    errors = [(100 - accuracy[name]) / (100 * alexnet) for name, alexnet in ALEXNET_ERROR.items()]
-    return sum(errors) / len(errors)
-
-
 def sum_up_corruptions(
     outcomes: dict[tuple[str, int], Outcome], recorder: Recorder | None, protocol: dict[str, Any]
 ) -> tuple[float, float | None]:
@@ -57,15 +52,16 @@ def sum_up_corruptions(
 
     Without all 75 folders, mCE is None and neither is recorded.
     """
-    accuracy: dict[str, float] = {}
-    for name in dict.fromkeys(name for name, _ in outcomes):
-        severity_top1 = [outcome.top1 for (other, _), outcome in outcomes.items() if other == name]
-        accuracy[name] = sum(severity_top1) / len(severity_top1)
-    mean, n = sum(accuracy.values()) / len(accuracy), sum(outcome.n for outcome in outcomes.values())
+    by_corruption = [
+        [outcome.top1 for (other, _), outcome in outcomes.items() if other == name]
+        for name in dict.fromkeys(name for name, _ in outcomes)
+    ]
+    mean = sum(sum(top1) / len(top1) for top1 in by_corruption) / len(by_corruption)
+    n = sum(outcome.n for outcome in outcomes.values())
     if len(outcomes) < len(ALEXNET_ERROR) * len(SEVERITIES):
         _logger.warning("ImageNet-C: %d of 75 folders; no mCE from a part", len(outcomes))
         return mean, None
-    mce = mean_corruption_error(accuracy)
+    mce = mean_corruption_error({folder: outcome.top1 for folder, outcome in outcomes.items()})
     if recorder is not None:
         recorder.add_value("imagenet-c", "top1_mean", mean, n=n, protocol=protocol)
         recorder.add_value("imagenet-c", "mce", 100 * mce, n=n, protocol=protocol)

@@ -8,16 +8,18 @@ and each image has its own seed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from ..attacks import SecondVerdict
+from ..attacks import Attack
 from ..data import ImageList
 from ..errors import DataError, ModelError, OptionError
 from ..models import frozen, required_image_size
@@ -28,14 +30,23 @@ from .task import EvaluationTask, Measurement, Outcome, TaskState, device_of
 _logger = logging.getLogger(__name__)
 
 
+class _Batch(NamedTuple):
+    """A decoded batch: the index of its task, its number there, pixels (B, C, H, W) and labels (B,)."""
+
+    task: int
+    number: int
+    pixels: torch.Tensor
+    labels: torch.Tensor
+
+
 class _Decoder(Dataset[Any]):
-    """Runs in the loader's workers: from (task index, batch number, images) to the same with pixels and labels."""
+    """Runs in the loader's workers: from (task, number, images) to the decoded batch; one transform a task."""
 
     def __init__(self, transforms: Sequence[Any]) -> None:
         self.transforms = transforms
 
-    def __getitem__(self, request: tuple[int, int, ImageList]) -> tuple[int, int, torch.Tensor, torch.Tensor]:
-        task, batch, images = request
+    def __getitem__(self, request: tuple[int, int, ImageList]) -> _Batch:
+        task, number, images = request
         images = images.with_transform(self.transforms[task])
         items = [images[i] for i in range(len(images))]
         shapes = {tuple(item[0].shape): path for item, path in zip(items, images.paths, strict=True)}
@@ -43,7 +54,7 @@ class _Decoder(Dataset[Any]):
             sizes = ", ".join(f"{shape} ({path})" for shape, path in list(shapes.items())[:2])
             raise DataError(f"{images.root}: expected images of one size, found {sizes}. Use a transform that crops.")
         pixels, labels = default_collate(items)  # in a worker, collates directly into shared memory
-        return task, batch, pixels, labels
+        return _Batch(task, number, pixels, labels)
 
 
 class _FirstLogitsTap(nn.Module):
@@ -100,52 +111,155 @@ def judge(
     require_gradients(dtype, [measurement for task in tasks for measurement in task.measurements])
     if seed < 0:
         raise OptionError(f"seed: expected a whole number >= 0, found {seed}.")
-    earlier_results: tuple[Any, Any] = ({}, {})  # finished, unfinished
     if recorder is not None:
         recorder = recorder.for_run(model, dtype, seed, share)
-        earlier_results = (recorder.finished(), recorder.unfinished())
-    states: dict[int, TaskState] = {}
-    this_rank, ranks = (rank(), world_size()) if share else (0, 1)
+    with frozen(model) as inner, closing(Progress(len(tasks), shown=rank() == 0)) as progress:
+        return _Run(inner, device_of(inner), tasks, share, seed, dtype, recorder, progress).judge_all(workers)
 
-    def requests() -> Iterator[tuple[int, int, ImageList]]:
-        for index, task in enumerate(tasks):
-            state = states[index] = TaskState(task, recorder, *earlier_results)
-            for number in state.left()[this_rank::ranks]:
+
+@dataclass
+class _Run:
+    """One call of :func:`judge` in one process.
+
+    A task is opened when its batches are requested, some time before they arrive from the loader's workers, and
+    finished when the first batch of a later task has arrived; both in the order of the tasks.
+    """
+
+    model: nn.Module
+    device: torch.device
+    tasks: Sequence[EvaluationTask]
+    share: bool
+    seed: int
+    dtype: torch.dtype
+    recorder: Recorder | None
+    progress: Progress
+    opened: deque[TaskState] = field(default_factory=deque)  # not finished; the first is the one that is judged
+    outcomes: list[list[Outcome]] = field(default_factory=list)  # of the finished tasks
+
+    def judge_all(self, workers: int) -> list[list[Outcome]]:
+        """The outcomes of all tasks."""
+        loader: DataLoader[_Batch] = DataLoader(
+            _Decoder([task.transform for task in self.tasks]),
+            sampler=self._requests(),
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+        for task, batches in groupby(loader, key=lambda batch: batch.task):
+            self._finish_tasks(before=task)
+            self._judge_task(self.opened[0], batches)
+        self._finish_tasks(before=len(self.tasks))
+        return self.outcomes
+
+    def _requests(self) -> Iterator[tuple[int, int, ImageList]]:
+        """Open each task and request its batches; a task of which nothing is left has none."""
+        finished = self.recorder.finished() if self.recorder is not None else {}
+        unfinished = self.recorder.unfinished() if self.recorder is not None else {}
+        for index, task in enumerate(self.tasks):
+            state = TaskState(task, self.recorder, finished, unfinished)
+            self.opened.append(state)
+            for number in self._own_batches(state):
                 images = state.images.take(state.batches[number])
                 yield index, number, replace(images, transform=None, classes=None, answers=None)
 
-    device = device_of(model)
-    outcomes: list[list[Outcome]] = []
-    progress, current = Progress(len(tasks), shown=rank() == 0), -1
+    def _own_batches(self, state: TaskState) -> list[int]:
+        """The numbers of the batches that this rank judges."""
+        return state.left()[rank() :: world_size()] if self.share else state.left()
 
-    def finish_tasks_before(index: int) -> None:
-        while len(outcomes) < index:
-            outcomes.append(_finish_task(states.pop(len(outcomes)), share, recorder, device))
-            progress.next_part()
+    def _judge_task(self, state: TaskState, batches: Iterable[_Batch]) -> None:
+        titles = ", ".join(dict.fromkeys(measurement.title for measurement in state.task.measurements))
+        resumed = len(set().union(*state.done))
+        if resumed and rank() == 0:
+            _logger.info("%s: goes on after %d batches of an unfinished run", titles, resumed)
+        self.progress.start(titles, len(self._own_batches(state)))
+        for batch in batches:
+            _require_image_size(self.model, batch.pixels)
+            pixels, labels = batch.pixels.to(self.device), batch.labels.to(self.device)
+            self._judge_batch(state, batch._replace(pixels=pixels, labels=labels))
+            self.progress.batch()
 
-    with frozen(model) as inner, closing(progress):
-        loader: DataLoader[Any] = DataLoader(
-            _Decoder([task.transform for task in tasks]),
-            sampler=requests(),
-            batch_size=None,
-            num_workers=workers,
-            pin_memory=device.type == "cuda",
-            generator=torch.Generator().manual_seed(seed),
-        )
-        for index, number, pixels, labels in loader:
-            finish_tasks_before(index)
-            state = states[index]
-            if index != current:
-                _require_image_size(inner, pixels)
-                current, titles = index, dict.fromkeys(measurement.title for measurement in state.task.measurements)
-                resumed = len(set().union(*state.done))
-                if resumed and rank() == 0:
-                    _logger.info("%s: goes on after %d batches of an unfinished run", ", ".join(titles), resumed)
-                progress.start(", ".join(titles), len(state.left()[this_rank::ranks]))
-            _judge_batch(inner, state, number, pixels.to(device), labels.to(device), seed, dtype, recorder)
-            progress.batch()
-        finish_tasks_before(len(tasks))
-    return outcomes
+    def _judge_batch(self, state: TaskState, batch: _Batch) -> None:
+        """Judge ``batch`` under every measurement that still needs it."""
+        left = {index: state.task.measurements[index].attack for index in state.measurements_left(batch.number)}
+        attacks = {index: attack for index, attack in left.items() if attack is not None}
+        positions = state.batches[batch.number]
+        adversarial: dict[int, torch.Tensor] = {}
+        if unattacked := [index for index in left if index not in attacks]:
+            clean_logits, adversarial = self._clean_logits(attacks, batch, positions)
+            for index in unattacked:
+                self._keep(state, index, batch, clean_logits, l2=[0.0] * len(positions))
+        for index, attack in attacks.items():
+            if index not in adversarial:
+                adversarial[index] = self._attacked(self.model, attack, batch, positions)
+            attacked = adversarial.pop(index)
+            l2 = (attacked - batch.pixels).double().flatten(1).norm(dim=1).tolist()
+            self._keep(state, index, batch, self._logits(attacked), l2)
+
+    def _clean_logits(
+        self, attacks: Mapping[int, Attack], batch: _Batch, positions: range
+    ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+        """The logits of the unmodified images, and by index the result of the attack whose own forward gave them."""
+        for index, attack in attacks.items():
+            if attack.clean_first:
+                tap = _FirstLogitsTap(self.model)
+                adversarial = self._attacked(tap, attack, batch, positions)
+                if tap.first is not None:
+                    return tap.first, {index: adversarial}
+        return self._logits(batch.pixels), {}
+
+    def _attacked(self, model: nn.Module, attack: Attack, batch: _Batch, positions: range) -> torch.Tensor:
+        """Adversarial pixels (B, C, H, W); random numbers depend on ``positions``, the images' places in their task."""
+        seeds = [derive_seed(self.seed, position) for position in positions]
+        with self._autocast(), fork_rng(derive_seed(self.seed, positions.start), self.device):
+            return attack(model, batch.pixels, batch.labels, seeds)
+
+    def _logits(self, pixels: torch.Tensor) -> torch.Tensor:
+        with self._autocast(), torch.no_grad():
+            logits: torch.Tensor = self.model(pixels)
+        return logits
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def _keep(self, state: TaskState, index: int, batch: _Batch, logits: torch.Tensor, l2: list[float]) -> None:
+        """Enter which images of ``batch`` are classified correctly under measurement ``index``."""
+        _require_sound(logits, state.images.outputs, state.task.measurements[index].title)
+        correct = state.images.correct_predictions(logits, batch.labels).int().tolist()
+        state.keep(index, batch.number, correct, l2)
+        if self.recorder is not None and state.keys[index]:
+            self.recorder.keep(state.keys[index], batch.number, correct, l2)
+
+    def _finish_tasks(self, before: int) -> None:
+        """Finish the tasks of lower indices than ``before``."""
+        while len(self.outcomes) < before:
+            self.outcomes.append(self._finish_task(self.opened.popleft()))
+            self.progress.next_part()
+
+    def _finish_task(self, state: TaskState) -> list[Outcome]:
+        """Merge the ranks' results, record them and return the outcome of each measurement."""
+        if self.share:
+            per_image = torch.stack([state.right, state.l2]).to(self.device)
+            state.right, state.l2 = sum_over_ranks(per_image).cpu()  # a rank has zeros where another judged
+        return [self._finish_measurement(state, index) for index in range(len(state.task.measurements))]
+
+    def _finish_measurement(self, state: TaskState, index: int) -> Outcome:
+        measurement, record = state.task.measurements[index], state.records[index]
+        if record is None:
+            judged = state.judged(index)
+            outcome, origin = Outcome(judged.n, judged.correct), ""
+            if self.recorder is not None:
+                _write_records(self.recorder, measurement, state.protocol, judged)
+        else:
+            outcome = Outcome(record.n, record.correct or 0)
+            origin = f" (measured {record.created[:10]}, taken from the records)"
+            if self.recorder is not None:
+                self.recorder.renew(record, measurement.attack)
+        if self.recorder is not None and state.keys[index]:
+            self.recorder.forget(state.keys[index])
+        if rank() == 0:
+            _logger.info("%s: %.2f%% of %d%s", measurement.title, outcome.top1, outcome.n, origin)
+        return outcome
 
 
 def _require_image_size(model: nn.Module, pixels: torch.Tensor) -> None:
@@ -158,96 +272,25 @@ def _require_image_size(model: nn.Module, pixels: torch.Tensor) -> None:
         )
 
 
-def _judge_batch(
-    model: nn.Module,
-    state: TaskState,
-    number: int,
-    pixels: torch.Tensor,
-    labels: torch.Tensor,
-    seed: int,
-    dtype: torch.dtype,
-    recorder: Recorder | None,
-) -> None:
-    """Judge batch ``number`` under every measurement that still needs it."""
-    measurements, positions = state.task.measurements, state.batches[number]
-    clean_logits: torch.Tensor | None = None
-    # Attacks whose first forward is the clean one go first, so that clean accuracy can reuse its logits.
-    for index in sorted(
-        state.measurements_left(number), key=lambda index: not _yields_clean_logits(measurements[index])
-    ):
-        attack, attacked, logits = measurements[index].attack, pixels, None
-        with torch.autocast(pixels.device.type, dtype, enabled=dtype != torch.float32):
-            if attack is not None:
-                tap = _FirstLogitsTap(model)
-                with fork_rng(derive_seed(seed, positions.start), pixels.device):
-                    seeds = [derive_seed(seed, position) for position in positions]
-                    attacked = attack(tap if attack.clean_first else model, pixels, labels, seeds)
-                clean_logits = tap.first if tap.first is not None else clean_logits
-            else:
-                logits = clean_logits
-            if logits is None:
-                with torch.no_grad():
-                    logits = model(attacked)
-        if logits.shape[-1] != state.images.outputs:
-            raise ModelError(
-                f"{measurements[index].title}: expected {state.images.outputs} logits, found {logits.shape[-1]}. "
-                "The model's num_classes is not what it gives."
-            )
-        if not torch.isfinite(logits).all():
-            raise ModelError(
-                f"{measurements[index].title}: expected finite logits, found nan or inf. Check the checkpoint."
-            )
-        correct = state.images.correct_predictions(logits, labels).int().tolist()
-        l2 = (
-            (attacked - pixels).double().flatten(1).norm(dim=1).tolist() if attack is not None else [0.0] * len(correct)
+def _require_sound(logits: torch.Tensor, outputs: int, title: str) -> None:
+    """Raise ModelError unless ``logits`` (B, K) are finite and K is ``outputs``."""
+    if logits.shape[-1] != outputs:
+        raise ModelError(
+            f"{title}: expected {outputs} logits, found {logits.shape[-1]}. "
+            "The model's num_classes is not what it gives."
         )
-        state.keep(index, number, correct, l2)
-        if recorder is not None and state.keys[index]:
-            recorder.keep(state.keys[index], number, correct, l2)
-
-
-def _yields_clean_logits(measurement: Measurement) -> bool:
-    return measurement.attack is not None and measurement.attack.clean_first
+    if not torch.isfinite(logits).all():
+        raise ModelError(f"{title}: expected finite logits, found nan or inf. Check the checkpoint.")
 
 
 def _write_records(
     recorder: Recorder, measurement: Measurement, protocol: dict[str, Any], judged: PerImageResult
 ) -> None:
     """Record top-1 and the attack's further results."""
-    results = [] if measurement.attack is None else measurement.attack.extra_results(judged.right, judged.l2)
-    for result in results:
-        settings = {**protocol, **result.protocol}
-        if isinstance(result, SecondVerdict):
-            recorder.add(measurement.suite, settings, replace(judged, right=result.correct))
-        else:
-            recorder.add_value(
-                measurement.suite, result.metric, result.value, unit=result.unit, n=result.n, protocol=settings
-            )
+    if not measurement.draws:
+        recorder = replace(recorder, seed=None)
+    if measurement.attack is not None:
+        extra = measurement.attack.extra_results(judged.right, judged.l2)
+        recorder.add_extra(measurement.suite, protocol, judged, extra)
     # Last, because this record marks the measurement as done.
     recorder.add(measurement.suite, {**protocol, **measurement.protocol}, judged)
-
-
-def _finish_task(state: TaskState, share: bool, recorder: Recorder | None, device: torch.device) -> list[Outcome]:
-    """Merge the ranks' results, record them and return the outcome of each measurement."""
-    if share:
-        per_image = torch.stack([state.right, state.l2]).to(device)
-        state.right, state.l2 = sum_over_ranks(per_image).cpu()  # a rank has zeros where another judged
-    outcomes = []
-    for index, measurement in enumerate(state.task.measurements):
-        record = state.records[index]
-        if record is not None:
-            outcomes.append(Outcome(record.n, record.correct or 0))
-            if recorder is not None:
-                recorder.renew(record)
-            origin = f" (measured {record.created[:10]}, taken from the records)"
-        else:
-            judged, origin = state.judged(index), ""
-            outcomes.append(Outcome(judged.n, judged.correct))
-            if recorder is not None:
-                measurement_recorder = recorder if measurement.draws else replace(recorder, seed=None)
-                _write_records(measurement_recorder, measurement, state.protocol, judged)
-        if recorder is not None and state.keys[index]:
-            recorder.forget(state.keys[index])
-        if rank() == 0:
-            _logger.info("%s: %.2f%% of %d%s", measurement.title, outcomes[-1].top1, outcomes[-1].n, origin)
-    return outcomes

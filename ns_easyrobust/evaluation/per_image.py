@@ -31,13 +31,18 @@ def _checked_paths(paths: Sequence[str]) -> list[str]:
     paths = [str(path) for path in paths]
     repeated = len(paths) - len(set(paths))
     invalid = [path for path in paths if not path or path.startswith("/") or "\0" in path]
-    if not paths or repeated or invalid:
-        found = f"{invalid[0]!r}" if invalid else f"{repeated} repeated" if repeated else "none"
-        raise OptionError(
-            f"image paths: expected distinct paths relative to the data folder, found {found}. "
-            "Give each image once, as n01440764/ILSVRC2012_val_00000293.JPEG."
-        )
-    return paths
+    if invalid:
+        found = repr(invalid[0])
+    elif repeated:
+        found = f"{repeated} repeated"
+    elif not paths:
+        found = "none"
+    else:
+        return paths
+    raise OptionError(
+        f"image paths: expected distinct paths relative to the data folder, found {found}. "
+        "Give each image once, as n01440764/ILSVRC2012_val_00000293.JPEG."
+    )
 
 
 def _encoded(paths: Sequence[str]) -> bytes:

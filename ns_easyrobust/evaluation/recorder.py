@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,12 +14,13 @@ from typing import IO, Any
 import torch
 from torch import nn
 
+from ..attacks import Attack, Quantity, SecondVerdict
 from ..errors import OutputError
 from ..models import unwrap
 from ..utils import broadcast_object, os_errors_as_output_errors, rank
 from .per_image import images_digest, save_correctness
 from .records import Record, now
-from .results_file import append_record, read_records
+from .results_file import ResultsFile, append_record
 
 Batch = tuple[list[int], list[float]]  # per image: 1 if correct, else 0; L2 norm of the attack's perturbation
 
@@ -128,6 +129,12 @@ class Recorder:
         remeasure: measure again what is in the file already.
         seed: of the attacks' random numbers; None if none are drawn. :meth:`for_run` sets it, ``share`` and the dtype.
         share: whether the ranks divide each evaluation among them.
+
+    Example:
+        >>> recorder = Recorder("results.jsonl", {"label": "ViT", "model": "vit_micro_patch8_32"})
+        >>> top1 = evaluate_imagenet_val(model, data_dir / "val", records=recorder, workers=0)
+        >>> [(record.label, record.suite, record.n) for record in read_records("results.jsonl")]
+        [('ViT', 'imagenet-val', 40)]
     """
 
     path: Path
@@ -136,10 +143,16 @@ class Recorder:
     remeasure: bool = False
     seed: int | None = None
     share: bool = False
+    # Both by path; copies made by for_run and replace share them.
+    _files: dict[Path, ResultsFile] = field(default_factory=dict, repr=False, compare=False)
     _journals: dict[Path, Journal] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path))  # a str is accepted too
+
+    @property
+    def _file(self) -> ResultsFile:
+        return self._files.setdefault(self.path, ResultsFile(self.path))
 
     @property
     def _journal(self) -> Journal:
@@ -176,7 +189,7 @@ class Recorder:
         """
         records: dict[str, Record] = {}
         if not self.remeasure and (rank() == 0 or not self.share):
-            records = {_identity(record): record for record in self._read() if record.metric == "top1"}
+            records = {_identity(record): record for record in self._file.records() if record.metric == "top1"}
         return broadcast_object(records) if self.share else records
 
     def unfinished(self) -> dict[str, dict[int, Batch]]:
@@ -208,22 +221,35 @@ class Recorder:
 
     def add_value(self, suite: str, metric: str, value: float, *, protocol: dict[str, Any], **rest: Any) -> None:
         """Append a record of any metric, unless the newest of its table cell is equal (left by a killed run)."""
-        self._append(self.record(suite, metric, value, protocol=protocol, **rest), self._read())
+        self._append(self.record(suite, metric, value, protocol=protocol, **rest))
 
-    def _append(self, record: Record, existing: list[Record]) -> None:
-        newest = next((other for other in reversed(existing) if other.cell == record.cell), None)
+    def add_extra(
+        self,
+        suite: str,
+        protocol: dict[str, Any],
+        judged: PerImageResult,
+        results: Iterable[SecondVerdict | Quantity],
+    ) -> None:
+        """Append what an attack gave besides ``judged``; its results' settings are added to ``protocol``."""
+        for result in results:
+            settings = {**protocol, **result.protocol}
+            if isinstance(result, SecondVerdict):
+                self.add(suite, settings, replace(judged, right=result.correct))
+            else:
+                self.add_value(suite, result.metric, result.value, unit=result.unit, n=result.n, protocol=settings)
+
+    def _append(self, record: Record) -> None:
+        newest = self._file.newest(record.cell)
         if rank() == 0 and (self.remeasure or newest is None or not _same_but_for_time(record, newest)):
             append_record(self.path, record)
 
-    def renew(self, record: Record) -> None:
+    def renew(self, record: Record, attack: Attack | None) -> None:
         """Make ``record``, reused for this run, and the records written with it the newest of their table cells."""
-        existing = self._read()
-        newest_by_cell = {other.cell: other for other in existing if _written_together(other, record)}
+        ignored = () if attack is None else attack.verdict_settings
+        together = [other for other in self._file.records() if _written_together(other, record, ignored)]
+        newest_by_cell = {other.cell: other for other in together}
         for other in newest_by_cell.values():
-            self._append(replace(other, created=now()), existing)
-
-    def _read(self) -> list[Record]:
-        return read_records(self.path) if self.path.exists() else []
+            self._append(replace(other, created=now()))
 
 
 def state_digest(model: nn.Module) -> str:
@@ -236,11 +262,11 @@ def state_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _written_together(other: Record, top1: Record) -> bool:
-    """Whether ``other`` comes from the measurement of ``top1``, as CW's accuracies within radii and its mean L2 do."""
+def _written_together(other: Record, top1: Record, ignored: Collection[str]) -> bool:
+    """Whether ``other`` comes from the measurement of ``top1``: their settings agree but for the ``ignored`` ones."""
 
     def measured(record: Record) -> tuple[object, ...]:
-        settings = {name: value for name, value in record.protocol.items() if name != "radius"}
+        settings = {name: value for name, value in record.protocol.items() if name not in ignored}
         return (record.row, record.suite, settings, record.seed, record.versions)
 
     return measured(other) == measured(top1) and other.images in (None, top1.images) and other.task in (None, top1.task)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -81,20 +81,72 @@ def read_records(path: str | Path) -> list[Record]:
 
     Raises:
         DataError: the file cannot be read, or a line is not a record; the message gives the line's number.
+
+    Example:
+        >>> recorder = Recorder("results.jsonl", {"label": "ViT", "model": "vit_micro_patch8_32"})
+        >>> top1 = evaluate_imagenet_val(model, data_dir / "val", records=recorder, workers=0)
+        >>> (record,) = read_records("results.jsonl")
+        >>> record.value == top1, 100 * record.correct / record.n == top1
+        (True, True)
     """
     path = Path(path)
+    return _parse(_read(path), path)
+
+
+class ResultsFile:
+    """A results file for many reads: what it held at the last one is not parsed again.
+
+    Each read finds what any process has appended since; a file that was changed otherwise is parsed anew.
+
+    Raises:
+        DataError: by each read, as by :func:`read_records`; but a missing file holds no records.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._parsed = b""
+        self._records: list[Record] = []
+        self._newest: dict[str, Record] = {}  # by Record.cell
+
+    def records(self) -> Sequence[Record]:
+        """All records, in the order they were added."""
+        self._update()
+        return self._records
+
+    def newest(self, cell: str) -> Record | None:
+        """The record of a table's ``cell`` (:attr:`Record.cell`) that was added last; None if there is none."""
+        self._update()
+        return self._newest.get(cell)
+
+    def _update(self) -> None:
+        content = _read(self.path) if self.path.exists() else b""
+        # A last line without its end may be cut off or completed by the next append.
+        if not (self._parsed.endswith(b"\n") and content.startswith(self._parsed)):
+            self._parsed, self._records, self._newest = b"", [], {}
+        added = _parse(content[len(self._parsed) :], self.path, lines_before=self._parsed.count(b"\n"))
+        self._parsed = content
+        self._records.extend(added)
+        self._newest.update((record.cell, record) for record in added)
+
+
+def _read(path: Path) -> bytes:
     try:
-        lines = path.read_bytes().split(b"\n")
+        return path.read_bytes()
     except OSError as error:
         raise DataError(
             f"cannot read {path}: expected a results file (.jsonl), found: {error.strerror or error}. "
             "Give the file that a benchmark wrote."
         ) from error
+
+
+def _parse(content: bytes, path: Path, lines_before: int = 0) -> list[Record]:
+    """The records in ``content``, the end of the file ``path`` after ``lines_before`` lines."""
     records = []
-    for number, line in enumerate(lines, start=1):
+    lines = content.split(b"\n")
+    for number, line in enumerate(lines, start=lines_before + 1):
         if not line.strip():
             continue
-        if number == len(lines) and _is_torn(line) and not _is_json(line):
+        if number == lines_before + len(lines) and _is_torn(line) and not _is_json(line):
             _logger.warning("%s: skipped line %d, the torn end of a killed run", path, number)
             continue
         try:

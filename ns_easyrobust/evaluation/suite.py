@@ -1,26 +1,110 @@
-"""Suites by name, and how each one's images are preprocessed: three presets, whose settings the records spell out."""
+"""The suites of ``benchmark``, each a benchmark's images as they are or under an attack, and their preprocessing."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..data import Preprocessing, Subset
+from ..attacks import Attack, known_attacks
+from ..data import Benchmark, Preprocessing, Subset, known_benchmarks
 from ..errors import OptionError
 
-TABLE2 = ("val", "patchfool", "cw", "fgsm", "damagenet", "a", "c", "v2", "r", "sketch", "stylized")
-EASYROBUST = ("val", "a", "r", "sketch", "v2", "stylized", "c")
-GROUPS = {"table2": TABLE2, "easyrobust": EASYROBUST, "all": (*TABLE2, "objectnet", "pgd", "autoattack")}
-SUITES = GROUPS["all"]
-ON_VAL = ("val", "fgsm", "pgd", "cw", "patchfool", "autoattack")
-SLOW = ("pgd", "cw", "patchfool", "autoattack")  # hours on ImageNet: run last, one at a time
+# The columns of the paper's Table 2, left to right: suite, and heading.
+_TABLE2 = {
+    "val": "Clean",
+    "patchfool": "PatchFool",
+    "cw": "CW",
+    "fgsm": "FGSM",
+    "damagenet": "DamageNet",
+    "a": "A",
+    "c": "C (mCE)",
+    "v2": "V2",
+    "r": "R",
+    "sketch": "Sketch",
+    "stylized": "Stylized",
+}
 PRESETS = {
     "paper": "what the paper's authors ran: photographs to 256 bicubic and cropped, ImageNet-C and Stylized as "
     "they are, PatchFool on RobustBench's 5000 images at 224 bilinear",
     "easyrobust": "as EasyRobust's benchmark.py: everything to 256 bicubic and cropped, ImageNet-C and Stylized too",
     "native": "the model's own resizing from timm's config; ImageNet-C, Stylized and DamageNet as they are",
 }
-AS_THEY_ARE = ("c", "stylized")  # made at 224 pixels
-SAMPLED = ("patchfool", "autoattack")  # too slow for 50,000 images
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What ``--suite NAME`` measures, and its column in tables.
+
+    Attributes:
+        name: on the command line, and of its column among published rows.
+        benchmark: whose images; the validation set's for an attack.
+        attack: None: the images are not attacked.
+        heading: in the paper's Table 2; "" if that has no such column.
+    """
+
+    name: str
+    benchmark: Benchmark
+    attack: type[Attack] | None = None
+    heading: str = ""
+
+    @property
+    def record(self) -> str:
+        """Its name in records."""
+        return self.benchmark.record if self.attack is None else self.attack.name
+
+    @property
+    def metric(self) -> str:
+        """The metric of its column."""
+        return self.benchmark.metric if self.attack is None else "top1"
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self.metric == "mce"
+
+    @property
+    def slowness(self) -> int:
+        """That of its attack; 0 without one."""
+        return 0 if self.attack is None else self.attack.slowness
+
+    @property
+    def released_images(self) -> int:
+        """Images of the whole released set that a published number is of."""
+        return self.benchmark.released_images
+
+
+def suites() -> dict[str, Suite]:
+    """Every suite by name: the columns of Table 2, then the other benchmarks, then the other attacks."""
+    benchmarks, attacks = known_benchmarks(), known_attacks()
+    if both := benchmarks.keys() & attacks.keys():
+        raise OptionError(f"suites: expected one of each name, found a benchmark and an attack named {min(both)!r}.")
+    names = dict.fromkeys([*_TABLE2, *benchmarks, *attacks])
+    return {
+        name: Suite(name, benchmarks.get(name) or benchmarks["val"], attacks.get(name), _TABLE2.get(name, ""))
+        for name in names
+    }
+
+
+def released_images(record_suite: str) -> int:
+    """Images of the set that a record's suite is of; the validation set's for a suite that is not known."""
+    found = (suite for suite in suites().values() if suite.record == record_suite)
+    return next(found, suites()["val"]).released_images
+
+
+def table2_suites() -> tuple[Suite, ...]:
+    """The columns of the paper's Table 2, left to right."""
+    return tuple(suites()[name] for name in _TABLE2)
+
+
+def suite_groups() -> dict[str, tuple[str, ...]]:
+    """Suites by the name of a group: the paper's columns, EasyRobust's benchmark.py's, and all."""
+    easyrobust = ("val", "a", "r", "sketch", "v2", "stylized", "c")
+    return {"table2": tuple(_TABLE2), "easyrobust": easyrobust, "all": tuple(suites())}
+
+
+def expand_groups(names: Iterable[str]) -> list[str]:
+    """The suites of ``names``, which may be names of groups, each once."""
+    groups = suite_groups()
+    return list(dict.fromkeys(suite for name in names for suite in groups.get(name, (name,))))
 
 
 @dataclass(frozen=True)
@@ -50,19 +134,20 @@ class Protocol:
         """The preset's name, or "custom" if ``crop_pct`` or ``interpolation`` overrides it."""
         return self.preset if self.crop_pct is None and self.interpolation is None else "custom"
 
-    def preprocessing(self, suite: str) -> Preprocessing:
+    def preprocessing(self, name: str) -> Preprocessing:
         """The preprocessing of one suite; a crop_pct of 1 leaves images that have the model's size unchanged."""
-        native = self.preset == "native"
-        uncropped = suite in AS_THEY_ARE if not native else suite in (*AS_THEY_ARE, "damagenet")
-        if self.preset == "paper" and suite == "patchfool":
-            return Preprocessing(self.size, self.crop_pct or 1.0, self.interpolation or "bilinear")
-        if uncropped and self.preset != "easyrobust":
+        suite, native = suites()[name], self.preset == "native"
+        if self.preset == "paper" and suite.attack is not None and suite.attack.published_resizing is not None:
+            crop_pct, interpolation = suite.attack.published_resizing
+            return Preprocessing(self.size, self.crop_pct or crop_pct, self.interpolation or interpolation)
+        if self.preset in suite.benchmark.taken_as_is:
             return Preprocessing(self.size, 1.0, self.interpolation or "bicubic")
         crop_pct = self.crop_pct or (self.own_crop_pct if native else 0.875)
         return Preprocessing(
             self.size, crop_pct, self.interpolation or (self.own_interpolation if native else "bicubic")
         )
 
-    def subset(self, suite: str, outputs: int) -> Subset:
-        """All images; for PatchFool and AutoAttack on a model of 1000 outputs, RobustBench's 5000."""
-        return Subset("robustbench" if suite in SAMPLED and outputs == 1000 else "all")
+    def subset(self, name: str, outputs: int) -> Subset:
+        """All images; for the slowest attacks on a model of 1000 outputs, RobustBench's 5000."""
+        attack = suites()[name].attack
+        return Subset("robustbench" if attack is not None and attack.sampled and outputs == 1000 else "all")

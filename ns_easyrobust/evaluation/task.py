@@ -13,11 +13,23 @@ import torch
 from torch import nn
 
 from ..attacks import Attack
-from ..data import ImageList, Subset, describe_transform, images_below, is_described, is_image, list_folder, read_image
+from ..data import (
+    ImageList,
+    Loader,
+    Subset,
+    describe_transform,
+    images_below,
+    is_described,
+    is_image,
+    list_folder,
+    read_image,
+)
 from ..errors import DataError, ModelError, OptionError
 from ..models import bare_vit, find_normalize, frozen, required_image_size, unwrap
 from .recorder import Batch, PerImageResult, Recorder
 from .records import Record
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -26,13 +38,20 @@ class Measurement:
 
     Attributes:
         suite: the suite's name in the records.
-        settings: the measurement's own protocol settings; not used with an attack, which has its own.
+        settings: the measurement's own protocol settings; none with an attack, which has its own.
         attack: None: the images are not attacked.
+
+    Raises:
+        OptionError: both settings and an attack.
     """
 
     suite: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     attack: Attack | None = None
+
+    def __post_init__(self) -> None:
+        if self.attack is not None and self.settings:
+            raise OptionError(f"{self.suite}: expected the settings of an attack in the attack, found {self.settings}.")
 
     @classmethod
     def under(cls, attack: Attack) -> Measurement:
@@ -96,10 +115,6 @@ def outputs_of(model: nn.Module, pixels: torch.Tensor) -> int:
         return int(inner(pixels[None].to(device_of(model))).shape[-1])
 
 
-_logger = logging.getLogger(__name__)
-Load = Callable[[Path, int, Any], ImageList]
-
-
 def warn_if_missing(root: Path) -> bool:
     """Whether ``root`` exists; if not, a logged warning names it."""
     if not root.exists():
@@ -141,11 +156,17 @@ def number_of_outputs(model: nn.Module, root: Path, transform: Any) -> int:
 
 
 def task_for(
-    root: Path, load: Load, outputs: int, transform: Any, batch_size: int, subset: Subset, tried: Sequence[Measurement]
+    root: Path,
+    load: Loader,
+    outputs: int,
+    transform: Any,
+    batch_size: int,
+    subset: Subset,
+    measurements: Sequence[Measurement],
 ) -> EvaluationTask:
-    """The measurements ``tried`` on the images under ``root``, which are listed only when their turn comes."""
+    """A task of the images under ``root``, which are listed only when it is opened."""
     return EvaluationTask(
-        lambda: subset.of(load(root, outputs, None)), transform, batch_size, tried, {"subset": str(subset)}
+        lambda: subset.of(load(root, outputs, None)), transform, batch_size, measurements, {"subset": str(subset)}
     )
 
 

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .companion_loss import nullspace_augmented
     from .launch import run_script
     from .registration import register
+    from .training_function import nullspace_augmented
 
 __all__ = [
     "nullspace_augmented",

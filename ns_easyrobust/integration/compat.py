@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import timm.models.helpers
@@ -32,7 +31,7 @@ from ..models import (
     read_without_objects,
     required_image_size,
 )
-from ..utils import is_distributed, is_first_rank, rank
+from ..utils import is_distributed, is_first_rank, rank, replaced_attributes
 
 _logger = logging.getLogger(__name__)
 _logged_repairs: set[str] = set()
@@ -55,13 +54,17 @@ def script_repairs(downloads: Path | None = None) -> Iterator[None]:
     _logged_repairs.clear()
     with ExitStack() as undo:
         undo.enter_context(torch.serialization.safe_globals(ALLOWED_GLOBALS))  # timm's checkpoints contain a Namespace
-        undo.enter_context(mock.patch.object(data.DataLoader, "__init__", _repair_loader(data.DataLoader.__init__)))
-        for target in (model_zoo, torch.hub, timm.models.helpers):
-            name = "load_url" if target is model_zoo else "load_state_dict_from_url"
-            undo.enter_context(mock.patch.object(target, name, _downloads_first(getattr(target, name), downloads)))
+        undo.enter_context(replaced_attributes(data.DataLoader, __init__=_repair_loader(data.DataLoader.__init__)))
+        for module, name in (
+            (model_zoo, "load_url"),
+            (torch.hub, "load_state_dict_from_url"),
+            (timm.models.helpers, "load_state_dict_from_url"),
+        ):
+            load = _downloads_first(getattr(module, name), downloads)
+            undo.enter_context(replaced_attributes(module, **{name: load}))
         if not hasattr(np, "bool"):  # numpy 1.24 to 1.26
             log_repair("numpy has no np.bool, which timm 0.5.4's Mixup asks for: np.bool_ is its name there")
-            undo.enter_context(mock.patch.object(np, "bool", np.bool_, create=True))
+            undo.enter_context(replaced_attributes(np, bool=np.bool_))
         _repair_imports(undo)
         yield
 
@@ -102,19 +105,21 @@ def _repair_imports(undo: ExitStack) -> None:
     import torchvision.transforms as transforms
 
     if not hasattr(transforms, "RandomSizedCrop"):
-        undo.enter_context(mock.patch.object(transforms, "RandomSizedCrop", _random_sized_crop, create=True))
+        undo.enter_context(replaced_attributes(transforms, RandomSizedCrop=_random_sized_crop))
     try:
         importlib.import_module("tkinter.ttk")
     except ImportError:
         stub: Any = ModuleType("tkinter.ttk")
         stub.Style = object
-        undo.enter_context(mock.patch.dict(sys.modules, {"tkinter": ModuleType("tkinter"), "tkinter.ttk": stub}))
+        for module in (ModuleType("tkinter"), stub):
+            sys.modules[module.__name__] = module
+            undo.callback(sys.modules.pop, module.__name__, None)
         log_repair("tkinter is not installed: adversarial_training imports it and does not use it")
     import easyrobust.datasets as datasets
 
     for name in ("ImageNetDataset", "DeepAugmentDataset", "StylizedImageNetDataset"):
         dataset_class = getattr(datasets, name)
-        undo.enter_context(mock.patch.object(dataset_class, "__init__", _rank_zero_first(dataset_class.__init__)))
+        undo.enter_context(replaced_attributes(dataset_class, __init__=_rank_zero_first(dataset_class.__init__)))
 
 
 def _random_sized_crop(*args: Any, **options: Any) -> Any:

@@ -10,14 +10,14 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import OptionError
 from ..training import add_nullspace_args
-from ..utils import is_first_rank, pick_device
-from .companion_loss import add_script_args, nullspace_augmented
+from ..utils import is_first_rank, pick_device, replaced_attributes
 from .compat import repair_script, script_repairs
 from .registration import register
+from .training_function import add_script_args, nullspace_augmented
 from .without_cuda import without_cuda
 
 _MODULE_NAME = "easyrobust_script"  # the script's name in sys.modules, so that what it defines can be pickled
@@ -72,16 +72,13 @@ def run_script(script: Path, flags: list[str], *, device: str = "auto", download
         UserError: a mistake in the script's path or shape, the device, the model, the noise, or the files that
             its flags name; other errors of the script are raised unchanged.
     """
-    argv, path = sys.argv, list(sys.path)
+    folder = str(script.resolve().parent)
     with ExitStack() as undo:
         if pick_device(device).type == "cpu":
             undo.enter_context(without_cuda())
         undo.enter_context(script_repairs(downloads))
         undo.callback(sys.modules.pop, _MODULE_NAME, None)
-        undo.callback(setattr, sys, "path", path)
-        undo.callback(setattr, sys, "argv", argv)
-        sys.path.insert(0, str(script.resolve().parent))
-        sys.argv = [str(script), *flags]
+        undo.enter_context(replaced_attributes(sys, argv=[str(script), *flags], path=[folder, *sys.path]))
         module: Any = load_script(script)
         register()
         _add_flags(module.parser)
@@ -91,15 +88,25 @@ def run_script(script: Path, flags: list[str], *, device: str = "auto", download
         try:
             module.main()
         except (OSError, RuntimeError, IndexError) as error:
-            if (mistake := _as_user_error(script, error)) is not None:
-                raise mistake from error
-            raise
+            mistake = _as_user_error(script, error)
+            if mistake is None:
+                raise
+            raise mistake from error
 
 
-# Errors of a script that come from mistakes in its flags: type, pattern of the text, message for the user.
-_SCRIPT_ERRORS: tuple[tuple[type[Exception], str, str], ...] = (
-    (RuntimeError, r"^Unknown model \((.*)\)", "--model: expected a name that timm knows, found {0}. Correct it."),
-    (
+class _KnownError(NamedTuple):
+    """An error of a script that comes from a mistake in its flags."""
+
+    error_type: type[Exception]
+    pattern: str  # of its text
+    message: str  # for the user, with the pattern's groups
+
+
+_KNOWN_ERRORS = (
+    _KnownError(
+        RuntimeError, r"^Unknown model \((.*)\)", "--model: expected a name that timm knows, found {0}. Correct it."
+    ),
+    _KnownError(
         IndexError,
         r"^Target (\d+) is out of bounds",
         "--num-classes: expected more classes than the label {0} of the images, found no more. Give their number.",
@@ -109,13 +116,14 @@ _SCRIPT_ERRORS: tuple[tuple[type[Exception], str, str], ...] = (
 
 def _as_user_error(script: Path, error: Exception) -> OptionError | None:
     """The one-line error if the user made a mistake; None if it may be a bug in the script, whose traceback helps."""
-    if isinstance(error, FileNotFoundError) or (isinstance(error, OSError) and error.filename is not None):
+    if isinstance(error, OSError) and (isinstance(error, FileNotFoundError) or error.filename is not None):
         reason = (error.strerror or "no such file or directory").lower()
         found = f"{reason}: {error.filename or 'its log names it above'}"
         return OptionError(f"{script}: expected the files of its flags, found {found}. Correct the flag.")
-    for error_type, pattern, message in _SCRIPT_ERRORS:
-        if type(error) is error_type and (match := re.search(pattern, str(error))):
-            return OptionError(message.format(*match.groups()))
+    for known in _KNOWN_ERRORS:
+        match = re.search(known.pattern, str(error))
+        if match is not None and type(error) is known.error_type:
+            return OptionError(known.message.format(*match.groups()))
     return None
 
 

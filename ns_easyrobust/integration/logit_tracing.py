@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -12,8 +13,8 @@ from torch import nn
 from ..errors import ModelError
 from ..models import unwrap
 
-_BASE = 128  # of the digits; smaller whole numbers are exact in bfloat16 and float16
-_MAX_FORWARDS = 32  # kept in one step: an attack inside a step makes many
+_BASE = 128  # of the digits that number rows; smaller whole numbers are exact in bfloat16 and float16
+_MAX_FORWARDS = 32  # the latest are kept: an attack inside a step makes many
 
 
 class RecordedForward(NamedTuple):
@@ -26,9 +27,20 @@ class RecordedForward(NamedTuple):
 def trace_rows(logits: torch.Tensor, forwards: Sequence[torch.Tensor]) -> list[tuple[int, int]]:
     """Trace each row of ``logits`` to the forward and the row it was split, joined, indexed or cast from.
 
-    The rows of ``logits`` are numbered, and the two digits of a row's number weight its first two columns. The
-    gradient of the weighted sum then shows the number at the row that it came from. It is taken with respect to
-    the outputs of the forwards, so there is no backward pass through the model.
+    The rows of ``logits`` are numbered from 1 and weighted by their numbers. The gradient of the weighted sum then
+    shows each number at the row it came from. Three rows, for example, of two forwards of two images each:
+
+    >>> first, second = torch.rand(2, 10, requires_grad=True), torch.rand(2, 10, requires_grad=True)
+    >>> logits = torch.cat([second[:1], first])
+    >>> weighted_sum = (logits[:, 0] * torch.tensor([1.0, 2.0, 3.0])).sum()
+    >>> gradients = torch.autograd.grad(weighted_sum, [first, second], retain_graph=True)
+    >>> [gradient[:, 0].tolist() for gradient in gradients]  # of each forward's two rows
+    [[2.0, 3.0], [1.0, 0.0]]
+    >>> trace_rows(logits, [first, second])
+    [(1, 0), (0, 0), (0, 1)]
+
+    Half precision would round large numbers; so the first two columns are weighted, by the two digits of the number
+    to base 128. The gradient ends at the outputs of the forwards, so there is no backward pass through the model.
 
     Args:
         logits: (n, K).
@@ -41,26 +53,38 @@ def trace_rows(logits: torch.Tensor, forwards: Sequence[torch.Tensor]) -> list[t
         ModelError: a row came from none of them, or from several at once (an average).
     """
     n = len(logits)
-    numbers = torch.arange(1, n + 1, device=logits.device)
-    digits = torch.stack([numbers % _BASE, numbers // _BASE], dim=1)[:, : logits.shape[1]].to(logits.dtype)
     sources: dict[int, tuple[int, int]] = {}
-    if logits.requires_grad and forwards and n < _BASE ** digits.shape[1]:
-        gradients = torch.autograd.grad(
-            (logits[:, : digits.shape[1]] * digits).sum(), forwards, retain_graph=True, allow_unused=True
-        )
-        for forward, gradient in enumerate(gradients):
-            if gradient is None:
-                continue
-            traced = gradient[:, : digits.shape[1]].double()
-            values = traced @ torch.tensor([1.0, _BASE], dtype=torch.float64, device=traced.device)[: traced.shape[1]]
-            for row, number in enumerate(values.tolist()):
-                if number:
-                    if number in sources or number != int(number):
-                        raise _untraceable("each to be one image's logits, found a mixture of several")
-                    sources[int(number)] = (forward, row)
-    if sorted(sources) != list(range(1, n + 1)):
+    for forward, numbers in enumerate(_numbers_at_sources(logits, forwards)):
+        for row, number in enumerate(numbers):
+            if number == 0:
+                continue  # no row of the logits came from here
+            if number in sources or number != int(number):
+                raise _untraceable("each to be one image's logits, found a mixture of several")
+            sources[int(number)] = (forward, row)
+    if sources.keys() != set(range(1, n + 1)):
         raise _untraceable(f"all {n} rows to come from forwards of the model in this step, found {len(sources)}")
     return [sources[number] for number in range(1, n + 1)]
+
+
+def _numbers_at_sources(logits: torch.Tensor, forwards: Sequence[torch.Tensor]) -> list[list[float]]:
+    """For each forward, the number of the row of ``logits`` that each of its rows became; 0 for none.
+
+    Empty if the logits have no graph, or more rows than their columns can number.
+    """
+    columns = min(2, logits.shape[1])
+    if not (logits.requires_grad and forwards and len(logits) < _BASE**columns):
+        return []
+    numbers = torch.arange(1, len(logits) + 1, device=logits.device)
+    digits = torch.stack([numbers % _BASE, numbers // _BASE], dim=1)[:, :columns].to(logits.dtype)
+    weighted_sum = (logits[:, :columns] * digits).sum()
+    gradients = torch.autograd.grad(weighted_sum, forwards, retain_graph=True, materialize_grads=True)
+    return [_from_digits(gradient[:, :columns]) for gradient in gradients]
+
+
+def _from_digits(digits: torch.Tensor) -> list[float]:
+    """The B numbers with these digits (B, 1 or 2), the ones first."""
+    place_values = torch.tensor([1.0, _BASE], dtype=torch.float64, device=digits.device)[: digits.shape[1]]
+    return (digits.double() @ place_values).tolist()
 
 
 def _untraceable(expected: str) -> ModelError:
@@ -74,7 +98,7 @@ class ForwardRecorder:
     """Records the forwards of a model since the last :meth:`forget`, for :meth:`source_images`."""
 
     def __init__(self) -> None:
-        self.forwards: list[RecordedForward] = []
+        self.forwards: deque[RecordedForward] = deque(maxlen=_MAX_FORWARDS)
         self.active = True
 
     def forget(self) -> None:
@@ -96,7 +120,7 @@ class ForwardRecorder:
         if not (self.active and args and isinstance(args[0], torch.Tensor) and isinstance(logits, torch.Tensor)):
             return
         if logits.requires_grad and logits.ndim == 2 and len(logits) == len(args[0]):
-            self.forwards = [*self.forwards[1 - _MAX_FORWARDS :], RecordedForward(args[0], logits)]
+            self.forwards.append(RecordedForward(args[0], logits))
 
     @contextmanager
     def on(self, model: nn.Module) -> Iterator[ForwardRecorder]:

@@ -6,8 +6,9 @@ from types import ModuleType
 from typing import Any
 
 from .. import evaluation
+from ..models import register_small_models
 from ..training import NullspaceAugmentation, add_nullspace_args
-from .companion_loss import nullspace_augmented
+from .training_function import nullspace_augmented
 
 ADDED_EVALUATIONS = (
     "evaluate_damagenet",
@@ -27,10 +28,17 @@ def register() -> None:
     """Add what EasyRobust lacks to ``easyrobust.benchmarks`` and ``easyrobust.augmentations``; replace nothing.
 
     ``from easyrobust.benchmarks import *`` then imports them too. Calling it again changes nothing.
+
+    Example:
+        >>> register()
+        >>> import easyrobust.benchmarks
+        >>> easyrobust.benchmarks.evaluate_imagenet_fgsm is evaluate_imagenet_fgsm
+        True
     """
     import easyrobust.augmentations as augmentations
     import easyrobust.benchmarks as benchmarks
 
+    register_small_models()
     _add(benchmarks, {name: getattr(evaluation, name) for name in ADDED_EVALUATIONS})
     _add(augmentations, TRAINING_HOOKS)
 

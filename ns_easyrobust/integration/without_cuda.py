@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.distributed as dist
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
+
+from ..utils import replaced_attributes
 
 _NO_OPS = ("set_device", "synchronize", "empty_cache", "reset_peak_memory_stats")
 
@@ -22,6 +23,10 @@ def _on_cpu(value: Any) -> Any:
     if isinstance(value, str) and value.split(":")[0] == "cuda":
         return "cpu"
     return torch.device("cpu") if isinstance(value, torch.device) and value.type == "cuda" else value
+
+
+def _do_nothing(*_: Any, **__: Any) -> None:
+    """Stands in for the functions of :data:`_NO_OPS`."""
 
 
 class OnCpu(TorchFunctionMode):
@@ -52,17 +57,15 @@ def without_cuda() -> Iterator[None]:
     def init_group(backend: str | None = None, *rest: Any, **options: Any) -> None:
         original_init_group("gloo" if backend == "nccl" else backend, *rest, **options)
 
-    with ExitStack() as undo:
-        for name in _NO_OPS:
-            undo.enter_context(mock.patch.object(torch.cuda, name, return_value=None))
-        autocast = functools.partial(torch.autocast, "cpu", dtype=torch.bfloat16)
-        undo.enter_context(
-            mock.patch.object(torch.cuda.amp, "autocast", lambda enabled=True: autocast(enabled=enabled))
-        )
-        undo.enter_context(
-            mock.patch.object(torch.cuda.amp, "GradScaler", functools.partial(GradScaler, "cpu", enabled=False))
-        )
-        undo.enter_context(mock.patch.object(DistributedDataParallel, "__init__", ddp_init))
-        undo.enter_context(mock.patch.object(dist, "init_process_group", init_group))
-        undo.enter_context(OnCpu())
+    def autocast(enabled: bool = True) -> torch.autocast:
+        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled)
+
+    scaler = functools.partial(GradScaler, "cpu", enabled=False)
+    with (
+        replaced_attributes(torch.cuda, **dict.fromkeys(_NO_OPS, _do_nothing)),
+        replaced_attributes(torch.cuda.amp, autocast=autocast, GradScaler=scaler),
+        replaced_attributes(DistributedDataParallel, __init__=ddp_init),
+        replaced_attributes(dist, init_process_group=init_group),
+        OnCpu(),
+    ):
         yield

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .architectures import build
+    from .architectures import build, register_small_models
     from .attention import attention_blocks, attention_maps, fused_attention, prefix_tokens
     from .checkpoint_save import export_checkpoint, save_model
     from .checkpoints import Checkpoint, load_into, load_model, read_checkpoint
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         depends_on_embedding_alone,
         encoder_noise,
         frozen,
+        replaced_forward,
         storage_free_zeros,
         token_shape,
     )
@@ -47,6 +48,8 @@ __all__ = [
     "read_checkpoint",
     "read_file",
     "read_without_objects",
+    "register_small_models",
+    "replaced_forward",
     "required_image_size",
     "resolve_normalization",
     "save_model",

@@ -1,7 +1,7 @@
 """Bare transformers by name: timm's, EasyRobust's, and four small ones for tests and demos.
 
-Importing this module registers the small ones with timm, so that ``timm.create_model``
-in EasyRobust's own scripts finds them too.
+Importing this module registers the small ones with timm; so does :func:`register_small_models`,
+after which ``timm.create_model`` in EasyRobust's own scripts finds them too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ from torch import nn
 
 from ..errors import CheckpointError, ModelError, UserError
 
-__all__ = ["build"]  # register_model appends the small models' names
+__all__ = ["build", "register_small_models"]  # register_model appends the small models' names
+
+
+def register_small_models() -> None:
+    """Make timm know the small models, which importing this module has done."""
 
 
 def build(arch: str, *, num_classes: int = 1000, pretrained: bool = False, **kwargs: Any) -> nn.Module:

@@ -11,17 +11,15 @@ from contextlib import ExitStack, contextmanager
 from types import MethodType
 from typing import Any
 
-import torch
-from timm.models.vision_transformer import Attention
-from torch import nn
-
 from ..errors import ModelError, OptionError
+from ..utils import nn, timm, torch
+from .hooks import replaced_forward
 from .vit import find_patch_embed, unwrap
 
 _SUPPORTED = "attention is read from ViT, DeiT, BEiT and their like: 'blocks' with one 'attn.attn_drop' each"
 
 
-class AttentionMaps(Mapping[int, torch.Tensor]):
+class AttentionMaps(Mapping[int, "torch.Tensor"]):
     """Attention weights (B, H, N, N) of the latest forward, by block index; N includes the prefix tokens.
 
     Attributes:
@@ -156,7 +154,7 @@ def _is_fusible(module: nn.Module) -> bool:
     """Whether this is timm 0.5.4's own attention, unchanged and without hooks inside; timm 1.x fuses its own."""
     has_hooks = any(child._forward_hooks or child._forward_pre_hooks for child in module.children())
     return (
-        type(module) is Attention
+        type(module) is timm.models.vision_transformer.Attention
         and not hasattr(module, "fused_attn")
         and "forward" not in vars(module)
         and not has_hooks
@@ -173,10 +171,7 @@ def fused_attention(model: nn.Module) -> Iterator[int]:
     number of modules that were swapped.
     """
     swapped = [module for module in model.modules() if _is_fusible(module)]
-    for module in swapped:
-        module.forward = MethodType(_fused_forward, module)
-    try:
-        yield len(swapped)
-    finally:
+    with ExitStack() as undo:
         for module in swapped:
-            del module.forward
+            undo.enter_context(replaced_forward(module, MethodType(_fused_forward, module)))
+        yield len(swapped)

@@ -104,6 +104,12 @@ def save_model(
         ModelError: no normalisation in front for layout ``easyrobust``.
         OptionError: unknown layout, or an ``extra`` that is not a plain value or has a reserved name.
         OutputError: the file cannot be written; an existing one is then untouched.
+
+    Example:
+        >>> save_model(model, "vit.pth.tar", arch="vit_micro_patch8_32", epoch=3)
+        >>> content = torch.load("vit.pth.tar", weights_only=True)
+        >>> content["epoch"], content["state_dict"]["0.mean"]
+        (3, tensor([0.5000, 0.5000, 0.5000]))
     """
     weights = weights_of_state_dict(model.state_dict(), "state_dict", type(model).__name__)
     averaged = None if ema is None else weights_of_state_dict(ema.state_dict(), "state_dict_ema", type(ema).__name__)

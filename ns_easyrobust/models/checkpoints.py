@@ -187,6 +187,12 @@ def load_model(
         ModelError: unknown architecture or arguments.
         CheckpointError: nothing to load, unsafe, damaged, or for another model.
         OptionError: mean without std, a wrong number of them, or ``ema`` or ``sha256`` without a checkpoint.
+
+    Example:
+        >>> save_model(model, "vit.pth.tar")
+        >>> loaded = load_model("vit_micro_patch8_32", "vit.pth.tar", num_classes=10)
+        >>> loaded.weights_name, torch.equal(loaded.eval()(images), model(images))
+        ('state_dict', True)
     """
     if path is None and (ema or sha256 is not None):
         raise OptionError("ema and sha256: expected a checkpoint to take them from, found none. Give its path.")

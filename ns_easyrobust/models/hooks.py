@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from ..errors import ModelError, NoiseError
@@ -67,6 +67,13 @@ def encoder_noise(model: nn.Module, value: torch.Tensor, *, embedding: Any = Non
     Raises:
         NoiseError: the shape of ``value`` does not fit the tokens.
         ModelError: no suitable patch embedding, or no forward ran in the body.
+
+    Example:
+        >>> value = torch.ones(1, 16, 64)  # 16 patches, width 64
+        >>> with encoder_noise(model, value) as inner:
+        ...     noisy = inner(images)
+        >>> noisy.shape, torch.equal(noisy, model(images))
+        (torch.Size([8, 10]), False)
     """
 
     def add(tokens: torch.Tensor) -> torch.Tensor:
@@ -95,16 +102,21 @@ def capture_patch_embed(model: nn.Module) -> Iterator[list[Any]]:
 
 
 @contextmanager
-def _fixed_output(patch_embed: nn.Module, output: Any) -> Iterator[None]:
-    """Let ``patch_embed`` return ``output`` for all images while the body runs; its hooks still run."""
-    own_forward = vars(patch_embed).get("forward")
-    patch_embed.forward = lambda *_, **__: output
+def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """While the body runs, ``module`` computes ``forward`` instead; its hooks still run."""
+    previous = vars(module).get("forward")
+    vars(module)["forward"] = forward
     try:
         yield
     finally:
-        del patch_embed.forward
-        if own_forward is not None:
-            patch_embed.forward = own_forward
+        del vars(module)["forward"]
+        if previous is not None:
+            vars(module)["forward"] = previous
+
+
+def _fixed_output(patch_embed: nn.Module, output: Any) -> AbstractContextManager[None]:
+    """Let ``patch_embed`` return ``output`` for all images while the body runs."""
+    return replaced_forward(patch_embed, lambda *_, **__: output)
 
 
 def storage_free_zeros(images: torch.Tensor) -> torch.Tensor:

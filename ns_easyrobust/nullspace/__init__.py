@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from .exact_noise import valid_nullspace_noise
     from .noise import Influence, Noise, Step
     from .objective import OnStep
-    from .sphere import centred
+    from .solvers import SolverResult, centred, known_solvers, register_solver
     from .synthesis import measure, synthesize
 
 __all__ = [
@@ -18,12 +18,15 @@ __all__ = [
     "NoiseConfig",
     "OnStep",
     "PatchSpectrum",
+    "SolverResult",
     "Step",
     "centred",
     "find_projection",
+    "known_solvers",
     "measure",
     "patch_nullspace",
     "patch_spectrum",
+    "register_solver",
     "synthesize",
     "valid_nullspace_noise",
 ]

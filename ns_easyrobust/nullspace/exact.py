@@ -164,6 +164,13 @@ def patch_nullspace(model: nn.Module, *, space: str = "normalised", rtol: float 
         ModelError: the patch embedding is not linear or not finite, or ``space`` is ``"pixel"`` and the
             model has no normalisation.
         OptionError: ``space`` or ``rtol`` is out of range.
+
+    Example:
+        >>> basis = patch_nullspace(model, space="pixel")  # patches of 3 x 8 x 8 pixels, width 64
+        >>> basis.shape
+        torch.Size([128, 192])
+        >>> torch.allclose(basis @ basis.T, torch.eye(128, dtype=torch.float64))
+        True
     """
     return row_and_null_space(model, space, rtol)[1]
 

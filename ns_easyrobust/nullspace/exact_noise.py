@@ -127,6 +127,13 @@ def valid_nullspace_noise(
         ModelError: the patch embedding is not linear, or the model has no normalisation in front.
         DataError: ``images`` are not (B, C, H, W) of pixels in [0, 1].
         OptionError: sides are not multiples of the patch size, or ``iterations`` < 1.
+
+    Example:
+        >>> noise = valid_nullspace_noise(model, images, generator=torch.Generator().manual_seed(0))
+        >>> bool(noise.std() > 0.1), torch.equal((images + noise).clamp(0, 1), images + noise)
+        (True, True)
+        >>> torch.allclose(model(images + noise), model(images), atol=1e-3)
+        True
     """
     _check_pixels(images)
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:

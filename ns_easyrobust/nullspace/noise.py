@@ -31,6 +31,11 @@ class Influence:
         mse_logits: mean over images of the squared L2 distance between logits.
         agreement: share of unchanged predictions, in [0, 1].
         n: number of images, over all ranks.
+
+    Example:
+        >>> influence = measure(model, loader, torch.zeros(1, 16, 64))
+        >>> influence.mse_probability, influence.agreement, influence.n
+        (0.0, 1.0, 40)
     """
 
     mse_probability: float
@@ -54,6 +59,15 @@ class Noise:
         held_out: influence on held-out images, or None if not measured.
         trace: every test, in order.
         config: the settings of the synthesis.
+
+    Example:
+        >>> noise = synthesize(model, loader, NoiseConfig(max_steps=5))
+        >>> path = noise.save("noise.pt")
+        >>> torch.equal(Noise.load(path).value, noise.value)
+        True
+        >>> permuted = noise.permuted(torch.Generator().manual_seed(0))
+        >>> abs(permuted.norm - noise.norm) < 1e-6, torch.equal(permuted.value, noise.value)
+        (True, False)
     """
 
     value: torch.Tensor

@@ -9,17 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
-from torch import nn
-
 from ..data import images_of
 from ..errors import NoiseError
 from ..models import capture_patch_embed, depends_on_embedding_alone, encoder_noise, storage_free_zeros
-from ..utils import mean_over_ranks, sum_over_ranks, world_size
+from ..utils import mean_over_ranks, nn, torch, world_size
 from .config import NoiseConfig
+from .distances import DistanceMeans, DistanceSums, Moments, probability_distance, squared_distance
 from .noise import Step
 
 _logger = logging.getLogger(__name__)
+_GPU_LAG = 8  # steps by which the stop test may trail a GPU
+OnStep = Callable[[Step], object]
 
 
 class CleanBatch(NamedTuple):
@@ -88,38 +88,32 @@ def clean_batches(
             yield pool[index].batch
 
 
-ONE_SIDED_95 = 1.6448536269514722  # 0.95 quantile of the standard normal distribution
-_GPU_LAG = 8  # steps by which the stop test may trail a GPU
-OnStep = Callable[[Step], object]
+class _StepMeans(NamedTuple):
+    """Numbers of one test, 0-dim; stacked, they are averaged over ranks and copied to the host in one go."""
 
-
-def squared_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Squared L2 distance of each pair of rows; (B, K), (B, K) -> (B,)."""
-    return (a - b).square().sum(dim=-1)
-
-
-def probability_distance(clean: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
-    """``squared_distance`` of the softmax outputs (Algorithm 1, line 8); logits (B, K) -> (B,)."""
-    return squared_distance(noisy.softmax(dim=-1), clean.softmax(dim=-1))
+    mse_probability: torch.Tensor
+    mse_logits: torch.Tensor
+    norm: torch.Tensor
+    probability_mean_square: torch.Tensor
 
 
 class StepFuture:
     """The pending result of one test; on a GPU it is copied asynchronously, and reading it waits for that step alone.
 
-    ``numbers`` (4,) are the mse_probability, mse_logits and norm of :class:`Step`, and the second of the ``moments``.
-
     Attributes:
         step: number of the test.
         value: the noise tested.
-        moments: (2,), means over images of the probability distance and of its square, on the device.
+        moments: of the probability distance, on the device.
     """
 
-    def __init__(self, step: int, value: torch.Tensor, numbers: torch.Tensor) -> None:
-        self.step, self.value, self.moments = step, value, numbers[::3]
-        self._on_host, self._copied = numbers, None
-        if numbers.is_cuda:
-            self._on_host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
-            self._on_host.copy_(numbers, non_blocking=True)
+    def __init__(self, step: int, value: torch.Tensor, means: torch.Tensor) -> None:
+        self.step, self.value = step, value
+        on_device = _StepMeans(*means)
+        self.moments = Moments(on_device.mse_probability, on_device.probability_mean_square)
+        self._on_host, self._copied = means, None
+        if means.is_cuda:
+            self._on_host = torch.empty(means.shape, dtype=means.dtype, pin_memory=True)
+            self._on_host.copy_(means, non_blocking=True)
             self._copied = torch.cuda.Event()
             self._copied.record()
 
@@ -131,7 +125,8 @@ class StepFuture:
         """
         if self._copied is not None:
             self._copied.synchronize()
-        tested = Step(self.step, *self._on_host[:3].tolist())
+        means = _StepMeans(*self._on_host)
+        tested = Step(self.step, float(means.mse_probability), float(means.mse_logits), float(means.norm))
         if not math.isfinite(tested.mse_logits):
             raise NoiseError(
                 f"synthesis step {self.step}: expected finite logits, found {tested.mse_logits}. "
@@ -185,15 +180,30 @@ class NoiseObjective:
         with self.precision(), encoder_noise(self.model, value, embedding=batch.embedding):
             return _at_least_float32(self.model(batch.images))
 
+    def next_logits(self, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Clean and noisy logits (B, K) of the next minibatch (Algorithm 1, lines 5-7).
+
+        Of a batch from the pool, the clean logits are known, and where the model allows it the embedding too.
+        """
+        batch = next(self.batches)
+        return batch.logits, self._noisy_forward(batch, value)
+
+    def start_test(self, step: int, value: torch.Tensor, distance: torch.Tensor, loss: torch.Tensor) -> StepFuture:
+        """Queue a test of ``value`` by a minibatch's probability distances (B,) and loss, averaged over all ranks."""
+        means = _StepMeans(
+            mse_probability=distance.mean(),
+            mse_logits=loss.detach(),
+            norm=value.detach().norm().to(loss.dtype),
+            probability_mean_square=distance.square().mean(),
+        )
+        return StepFuture(step, value.detach().clone(), mean_over_ranks(torch.stack(means)))
+
     def evaluate(self, value: torch.Tensor, step: int) -> tuple[StepFuture, torch.Tensor]:
         """Test ``value`` on the next minibatch; also returns this rank's loss (Algorithm 1, lines 5-8 and 12)."""
-        batch = next(self.batches)
-        noisy = self._noisy_forward(batch, value)
-        loss = squared_distance(noisy, batch.logits).mean()
-        distance = probability_distance(batch.logits, noisy.detach())
-        norm = value.detach().norm().to(loss.dtype)
-        numbers = torch.stack([distance.mean(), loss.detach(), norm, distance.square().mean()])
-        return StepFuture(step, value.detach().clone(), mean_over_ranks(numbers)), loss
+        clean, noisy = self.next_logits(value)
+        loss = squared_distance(noisy, clean).mean()
+        distance = probability_distance(clean, noisy.detach())
+        return self.start_test(step, value, distance, loss), loss
 
     def take(self, images: int) -> list[CleanBatch]:
         """The stream's next minibatches, outside the pool: ``images`` images over all ranks, or a few more."""
@@ -202,18 +212,13 @@ class NoiseObjective:
             taken.append(self._clean_forward(next(self.fresh)))
         return taken
 
-    @torch.no_grad()
-    def evaluate_on(self, batches: list[CleanBatch], value: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """Moments as in :class:`StepFuture`, but in float64, and mse_logits; over the ``batches`` of all ranks."""
-        sums = torch.zeros(4, dtype=torch.float64, device=value.device)
-        for batch in batches:
-            noisy = self._noisy_forward(batch, value)
-            distance = probability_distance(batch.logits, noisy).double()
-            logit_distance = squared_distance(noisy, batch.logits).double()
-            count = distance.new_tensor(float(len(distance)))
-            sums += torch.stack([distance.sum(), distance.square().sum(), logit_distance.sum(), count])
-        means = sum_over_ranks(sums)[:3] / sums[3]  # summed in place: sums[3] counts the images of all ranks
-        return means[:2], float(means[2])
+    def evaluate_on(self, batches: list[CleanBatch], value: torch.Tensor) -> DistanceMeans:
+        """Test ``value`` on the ``batches`` of all ranks."""
+        sums = DistanceSums(value.device)
+        with torch.no_grad():
+            for batch in batches:
+                sums.add(batch.logits, self._noisy_forward(batch, value))
+        return sums.means_over_ranks()
 
 
 def _minibatches(images: torch.Tensor, size: int) -> Sequence[torch.Tensor]:
@@ -237,7 +242,7 @@ class StepHistory:
         lag: how many results may be pending.
         on_step: called with each :class:`Step` as its result arrives.
         steps: results that have arrived.
-        begun: number of tests added.
+        num_added: number of tests added.
     """
 
     def __init__(self, lag: int, on_step: OnStep) -> None:
@@ -256,10 +261,14 @@ class StepHistory:
         """Yields the results that are still pending, each with the noise tested."""
         yield from self._read(0)
 
+    def record(self, tested: Step) -> None:
+        """Take in a result that has arrived."""
+        self.steps.append(tested)
+        self.on_step(tested)
+
     def _read(self, max_pending: int) -> Iterator[tuple[Step, torch.Tensor]]:
         while len(self._pending) > max_pending:
             pending = self._pending.popleft()
             tested = pending.read()
-            self.steps.append(tested)
-            self.on_step(tested)
+            self.record(tested)
             yield tested, pending.value

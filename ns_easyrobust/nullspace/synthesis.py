@@ -14,23 +14,12 @@ from torch import nn
 from ..data import cycle, images_of
 from ..errors import NoiseError
 from ..models import encoder_noise, frozen, fused_attention, token_shape, unwrap
-from ..utils import broadcast, draw_seed, fork_rng, sum_over_ranks
+from ..utils import broadcast, draw_seed, fork_rng
 from .config import NoiseConfig
+from .distances import ONE_SIDED_95, DistanceSums
 from .noise import Influence, Noise
-from .objective import ONE_SIDED_95, NoiseObjective, OnStep, probability_distance, squared_distance
-from .solvers import algorithm_1, random_baseline
-from .sphere import sphere
-
-
-def _uniform(shape: tuple[int, ...], dtype: torch.dtype, config: NoiseConfig, g: torch.Generator) -> torch.Tensor:
-    return torch.empty(shape, dtype=dtype).uniform_(-config.limit, config.limit, generator=g)
-
-
-def _gaussian(shape: tuple[int, ...], dtype: torch.dtype, config: NoiseConfig, g: torch.Generator) -> torch.Tensor:
-    return torch.empty(shape, dtype=dtype).normal_(generator=g)
-
-
-_SOLVERS = {"paper": (_uniform, algorithm_1), "sphere": (_gaussian, sphere), "random": (_gaussian, random_baseline)}
+from .objective import NoiseObjective, OnStep
+from .solvers import known_solvers
 
 
 def synthesize(
@@ -64,12 +53,17 @@ def synthesize(
         DataError: ``batches`` are empty, a one-shot iterator that ran out, or not images.
         NoiseError: ``start`` does not fit the model or is not finite, a distance became nan or inf, or
             ``held_out`` is empty.
+
+    Example:
+        >>> noise = synthesize(model, loader, NoiseConfig(max_steps=200), held_out=loader)
+        >>> noise.value.shape, noise.stopped, noise.held_out.n
+        (torch.Size([1, 16, 64]), True, 40)
     """
     config = config or NoiseConfig()
     generator = generator if generator is not None else torch.Generator().manual_seed(0)
     parameter = next(unwrap(model).parameters())
     device, dtype = parameter.device, torch.promote_types(parameter.dtype, torch.float32)
-    draw_start, solve = _SOLVERS[config.solver]
+    solver = known_solvers()[config.solver]
     full_precision = torch.autocast(device.type, enabled=False)  # else the caller's affects the backward pass too
     with (
         frozen(model) as inner,
@@ -82,12 +76,12 @@ def synthesize(
         first = next(stream)
         shape = token_shape(inner, images_of(first, parameter))
         if start is None:
-            start = draw_start(shape, dtype, config, generator)
+            start = _draw_start(shape, dtype, config, generator)
         elif tuple(start.shape) != shape or not torch.isfinite(start).all():
             raise NoiseError(f"start noise: expected finite values of shape {shape}, found shape {tuple(start.shape)}.")
         value = broadcast(start.detach().to(device, dtype).clone())
         objective = NoiseObjective(inner, chain([first], stream), config, parameter)
-        result = solve(objective, value, config, on_step or (lambda step: None))
+        result = solver.solve(objective, value, config, on_step or (lambda step: None))
         influence = None if held_out is None else measure(inner, held_out, result.value)
     return Noise(
         value=result.value.cpu(),
@@ -100,6 +94,13 @@ def synthesize(
     )
 
 
+def _draw_start(shape: tuple[int, ...], dtype: torch.dtype, config: NoiseConfig, g: torch.Generator) -> torch.Tensor:
+    start = torch.empty(shape, dtype=dtype)
+    if known_solvers()[config.solver].gaussian:
+        return start.normal_(generator=g)
+    return start.uniform_(-config.limit, config.limit, generator=g)
+
+
 def measure(model: nn.Module, batches: Iterable[Any], value: torch.Tensor) -> Influence:
     """Influence of encoder noise ``value`` (1, *tokens), measured in one pass over ``batches``.
 
@@ -110,11 +111,18 @@ def measure(model: nn.Module, batches: Iterable[Any], value: torch.Tensor) -> In
     Raises:
         NoiseError: ``value`` does not fit the model, ``batches`` are empty, or a distance is nan or inf.
         DataError: a batch does not hold images.
+
+    Example:
+        >>> noise = synthesize(model, loader, NoiseConfig(max_steps=200))
+        >>> permuted = noise.permuted(torch.Generator().manual_seed(0))
+        >>> found, control = (measure(model, loader, each.value).mse_probability for each in (noise, permuted))
+        >>> found < control
+        True
     """
     parameter = next(unwrap(model).parameters())
     device = parameter.device
-    sums = torch.zeros(5, dtype=torch.float64, device=device)
     value = value.to(device)
+    sums = DistanceSums(device)
     full_precision = torch.autocast(device.type, enabled=False)
     with frozen(model) as inner, torch.no_grad(), full_precision, fork_rng(0, device):
         for batch in batches:
@@ -122,22 +130,19 @@ def measure(model: nn.Module, batches: Iterable[Any], value: torch.Tensor) -> In
             clean = inner(images).double()
             with encoder_noise(inner, value):
                 noisy = inner(images).double()
-            distance = probability_distance(clean, noisy)
-            unchanged = (clean.argmax(-1) == noisy.argmax(-1)).sum()
-            logit_distance = squared_distance(noisy, clean).sum()
-            count = torch.tensor(float(len(images)), dtype=torch.float64, device=device)
-            sums += torch.stack([distance.sum(), distance.square().sum(), logit_distance, unchanged.double(), count])
-    distance_sum, square_sum, logit_sum, unchanged_sum, n = sum_over_ranks(sums).tolist()
+            sums.add(clean, noisy)
+    means = sums.means_over_ranks()
+    n, mse_logits = int(means.n), float(means.mse_logits)
     if not n:
         raise NoiseError("no images to measure on: expected at least one batch, found none.")
-    if not math.isfinite(logit_sum):
+    if not math.isfinite(mse_logits):
         raise NoiseError("measuring: expected finite logits, found nan or inf. Check the noise and the checkpoint.")
-    mean = distance_sum / n
-    deviation = math.sqrt(max(square_sum / n - mean**2, 0.0) * n / (n - 1)) if n > 1 else math.inf
+    mean, mean_square = float(means.probability.mean), float(means.probability.mean_square)
+    deviation = math.sqrt(max(mean_square - mean**2, 0.0) * n / (n - 1)) if n > 1 else math.inf
     return Influence(
         mse_probability=mean,
         mse_probability_upper=mean + ONE_SIDED_95 * deviation / math.sqrt(n),
-        mse_logits=logit_sum / n,
-        agreement=unchanged_sum / n,
-        n=int(n),
+        mse_logits=mse_logits,
+        agreement=float(means.agreement),
+        n=n,
     )

@@ -9,23 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import OptionError
-from ..evaluation import Record, column_settings
+from ..evaluation import Record, column_settings, table2_suites
 from .sheet import format_settings, join_values
 
-# The columns of the paper's Table 2 from left to right; other suites follow in order of first appearance.
-SUITES = (
-    "imagenet-val",
-    "patchfool",
-    "cw",
-    "fgsm",
-    "damagenet",
-    "imagenet-a",
-    "imagenet-c",
-    "imagenet-v2",
-    "imagenet-r",
-    "imagenet-sketch",
-    "imagenet-stylized",
-)
 _LOWER_IS_BETTER = re.compile(r"(^|_)(mce|mfr|error|mse|ece|loss)(_|$)", re.IGNORECASE)
 
 
@@ -52,11 +38,11 @@ def column_key(record: Record) -> str:
 
 
 def columns_of(records: Sequence[Record]) -> tuple[Column, ...]:
-    """The columns in the order of :data:`SUITES`, then of first appearance; variants are titled by how they differ."""
+    """The columns in Table 2's order, then of first appearance; variants are titled by how they differ."""
     first_records: dict[str, Record] = {}
     for record in records:
         first_records.setdefault(column_key(record), record)
-    suites = dict.fromkeys([*SUITES, *(record.suite for record in records)])
+    suites = dict.fromkeys([*(suite.record for suite in table2_suites()), *(record.suite for record in records)])
     position = {suite: index for index, suite in enumerate(suites)}
     columns = [
         Column(key, _title(r, first_records.values()), r.suite, r.metric, r.unit, column_settings(r))

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data import ROBUSTBENCH, released_images
+from ..data import ROBUSTBENCH
 from ..errors import OptionError
-from ..evaluation import PRESETS, Record, load_correctness
+from ..evaluation import PRESETS, Record, load_correctness, released_images
 from .columns import Column, require_rows
 from .sheet import format_value
 from .statistics import tasks_differ

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# The eleven columns of Table 2 of arXiv:2403.10476, under the names used in this package.
-COLUMNS = ("clean", "patchfool", "cw", "fgsm", "damagenet", "a", "c", "v2", "r", "sketch", "stylized")
-_TABLE_3_COLUMNS = ("clean", "fgsm", "damagenet", "a", "c", "v2", "r", "sketch", "stylized")  # Table 4 lacks the first
-_EASYROBUST_COLUMNS = ("clean", "v2", "c", "r", "a", "sketch", "stylized")  # in the order of its README
+from ..evaluation import table2_suites
+
+# The eleven columns of Table 2 of arXiv:2403.10476, by the names of their suites.
+COLUMNS = tuple(suite.name for suite in table2_suites())
+_TABLE_3_COLUMNS = ("val", "fgsm", "damagenet", "a", "c", "v2", "r", "sketch", "stylized")  # Table 4 lacks the first
+_EASYROBUST_COLUMNS = ("val", "v2", "c", "r", "a", "sketch", "stylized")  # in the order of its README
 
 PAPER = "arXiv:2403.10476"
 NOTES = (
@@ -70,14 +72,14 @@ TABLE_2 = (
     _full("ViT-S", (74.19, 0.68, 4.63, 13.79, 29.82, 16.35, 71.13, 62.51, 34.67, 14.26, 12.15), 26.54),
     _full("ViT-S + NS", (77.47, 19.10, 9.37, 25.95, 32.43, 20.77, 55.98, 66.5, 41.61, 25.67, 16.02), 34.45),
     _full("ViT-B", (77.68, 15.92, 12.54, 25.65, 38.69, 23.88, 62.16, 66.05, 41.63, 16.31, 17.97), 34.01),
-    _partial("ViT-B + MixUp", clean=77.80, a=12.20, c=61.80, r=34.90),
-    _partial("ViT-B + RandAugment", clean=79.10, c=43.60, r=23.00),
-    _partial("ViT-B + PR", clean=78.20, c=47.60, r=21.40),
-    _partial("ViT-B + RandAugment + PR", clean=79.30, c=43.60, r=23.80),
-    _partial("ViT-B + AugMix", clean=78.80, c=42.20, r=24.90),
-    _partial("ViT-B + AugMix + PR", clean=79.30, c=41.60, r=25.70),
-    _partial("ViT-B + SAM", clean=79.90, c=43.50, v2=67.50, r=26.40),
-    _partial("RobustViT-B", clean=80.40, a=23.00, v2=69.80, r=35.40, sketch=35.80),
+    _partial("ViT-B + MixUp", val=77.80, a=12.20, c=61.80, r=34.90),
+    _partial("ViT-B + RandAugment", val=79.10, c=43.60, r=23.00),
+    _partial("ViT-B + PR", val=78.20, c=47.60, r=21.40),
+    _partial("ViT-B + RandAugment + PR", val=79.30, c=43.60, r=23.80),
+    _partial("ViT-B + AugMix", val=78.80, c=42.20, r=24.90),
+    _partial("ViT-B + AugMix + PR", val=79.30, c=41.60, r=25.70),
+    _partial("ViT-B + SAM", val=79.90, c=43.50, v2=67.50, r=26.40),
+    _partial("RobustViT-B", val=80.40, a=23.00, v2=69.80, r=35.40, sketch=35.80),
     _full("ViT-B + NS", (81.42, 23.52, 14.23, 36.50, 40.44, 24.55, 47.82, 70.25, 44.85, 26.35, 19.02), 39.39),
     _full("ViT-B + DAT", (81.47, 22.64, 23.59, 48.80, 43.31, 23.83, 45.95, 70.24, 48.68, 36.94, 23.99), 43.41),
     _full("ViT-B + DAT + NS", (81.33, 24.14, 23.61, 48.98, 43.67, 24.22, 45.91, 70.14, 48.48, 37.25, 23.87), 43.61),

@@ -91,7 +91,7 @@ class Sheet:
     """Rows of cells under headings, notes, and headed lists.
 
     Attributes:
-        heads: (title, subtitle) of each column.
+        headings: (title, subtitle) of each column.
         rows: (name, one cell per column) of each row.
         notes: lines directly beneath the table.
         lists: (heading, lines) of each list beneath the notes.

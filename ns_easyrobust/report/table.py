@@ -47,6 +47,14 @@ class ResultsTable:
 
     Raises:
         OptionError: no records, or a label or baseline that none of them has.
+
+    Example:
+        >>> recorder = Recorder("results.jsonl", {"label": "ViT", "model": "vit_micro_patch8_32"})
+        >>> for epsilon in (0.0, 64 / 255):
+        ...     top1 = evaluate_imagenet_fgsm(model, data_dir / "val", epsilon=epsilon, records=recorder, workers=0)
+        >>> table = ResultsTable(read_records("results.jsonl"))
+        >>> table.rows, [column.title for column in table.columns]
+        (('ViT',), ['fgsm top1 (epsilon=0)', 'fgsm top1 (epsilon=0.25098)'])
     """
 
     def __init__(

@@ -5,11 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..data import ALEXNET_ERROR, SEVERITIES
 from ..errors import OptionError
-from ..evaluation import RUN_SETTINGS, Record, column_settings
+from ..evaluation import (
+    RUN_SETTINGS,
+    Record,
+    Suite,
+    column_settings,
+    corruption_error,
+    mean_corruption_error,
+    table2_suites,
+)
 from . import published
 from .columns import Column, mismatch
 from .sheet import format_value, join_values
@@ -22,33 +30,12 @@ _EPSILON = 1 / 255  # radius of the paper's FGSM
 _FOLDERS = {(name, severity) for name in ALEXNET_ERROR for severity in SEVERITIES}
 
 
-class _ColumnSpec(NamedTuple):
-    title: str
-    suite: str
-    metric: str
-
-
-COLUMN_SPECS = {
-    "clean": _ColumnSpec("Clean", "imagenet-val", "top1"),
-    "patchfool": _ColumnSpec("PatchFool", "patchfool", "top1"),
-    "cw": _ColumnSpec("CW", "cw", "top1"),
-    "fgsm": _ColumnSpec("FGSM", "fgsm", "top1"),
-    "damagenet": _ColumnSpec("DamageNet", "damagenet", "top1"),
-    "a": _ColumnSpec("A", "imagenet-a", "top1"),
-    "c": _ColumnSpec("C (mCE)", "imagenet-c", "mce"),
-    "v2": _ColumnSpec("V2", "imagenet-v2", "top1"),
-    "r": _ColumnSpec("R", "imagenet-r", "top1"),
-    "sketch": _ColumnSpec("Sketch", "imagenet-sketch", "top1"),
-    "stylized": _ColumnSpec("Stylized", "imagenet-stylized", "top1"),
-}
-
-
 @dataclass(frozen=True)
 class Table2Column:
     """One column of the summary.
 
     Attributes:
-        name: one of :data:`ns_easyrobust.report.published.COLUMNS`.
+        suite: whose records it holds.
         title: as shown; it includes FGSM's radius if that is not the paper's.
         records: by row; rows that were not run are absent.
         left_out: titles of the table's columns of the same suite and metric whose records are not all shown here.
@@ -56,7 +43,7 @@ class Table2Column:
         partial: rows measured on a subset of images other than the column's; they have no Average.
     """
 
-    name: str
+    suite: Suite
     title: str
     records: Mapping[str, Record]
     left_out: Sequence[str] = ()
@@ -65,7 +52,7 @@ class Table2Column:
 
     @property
     def lower_is_better(self) -> bool:
-        return self.name == "c"
+        return self.suite.lower_is_better
 
     def mismatch(self) -> str | None:
         """Why the rows are not comparable image by image; None if the records show no reason."""
@@ -93,7 +80,7 @@ class Table2:
     Attributes:
         table: as given.
         preset: the one in use; None if the records name none.
-        columns: the columns that at least one row has, by name, in the paper's order.
+        columns: the columns that at least one row has, by the suite's name, in the paper's order.
 
     Raises:
         OptionError: a preset that no record has.
@@ -101,7 +88,7 @@ class Table2:
 
     def __init__(self, table: ResultsTable, preset: str | None = None) -> None:
         self.table, self.preset = table, _choose_preset(table, preset)
-        self.columns = {name: column for name in COLUMN_SPECS if (column := self._column(name)) is not None}
+        self.columns = {suite.name: column for suite in table2_suites() if (column := self._column(suite)) is not None}
         chosen, others = self._variant_and_fallbacks(self._candidates("imagenet-c", "top1"), ("corruption", "severity"))
         self._corruptions = [*chosen, *others]
         self._intervals: dict[tuple[str, str], tuple[float, float] | None] = {}
@@ -156,12 +143,11 @@ class Table2:
     def _image_count(self, column: Column) -> int:
         return max(record.n for _, record in self.table.column_records(column))
 
-    def _column(self, name: str) -> Table2Column | None:
-        spec = COLUMN_SPECS[name]
-        columns = self._candidates(spec.suite, spec.metric)
-        if name == "cw":
+    def _column(self, suite: Suite) -> Table2Column | None:
+        columns = self._candidates(suite.record, suite.metric)
+        if suite.name == "cw":
             columns = [column for column in columns if column.protocol.get("radius", "unbounded") == "unbounded"]
-        prefer = _has_the_papers_radius if name == "fgsm" else None
+        prefer = _has_the_papers_radius if suite.name == "fgsm" else None
         chosen, others = self._variant_and_fallbacks(columns, prefer=prefer)
         if not chosen:
             return None
@@ -175,9 +161,11 @@ class Table2:
             c.title for c in columns if any(id(record) not in shown_ids for _, record in self.table.column_records(c))
         ]
         partial = [row for row in ordered if row not in own]
-        standard = name != "fgsm" or _has_the_papers_radius(chosen[0])
-        title = spec.title if standard else f"{spec.title} {format_value(chosen[0].protocol.get('epsilon', 'any'))}"
-        return Table2Column(name, title, ordered, left_out, standard, partial)
+        standard = suite.name != "fgsm" or _has_the_papers_radius(chosen[0])
+        title = (
+            suite.heading if standard else f"{suite.heading} {format_value(chosen[0].protocol.get('epsilon', 'any'))}"
+        )
+        return Table2Column(suite, title, ordered, left_out, standard, partial)
 
     def record(self, row: str, name: str) -> Record | None:
         return self.columns[name].records.get(row) if name in self.columns else None
@@ -185,10 +173,10 @@ class Table2:
     def missing(self, row: str) -> list[str]:
         """Titles of the columns that ``row`` lacks for an Average: not run, FGSM at another radius, or other images."""
         titles = []
-        for name, spec in COLUMN_SPECS.items():
-            column = self.columns.get(name)
+        for suite in table2_suites():
+            column = self.columns.get(suite.name)
             if column is None or row not in column.records or row in column.partial or not column.standard:
-                titles.append(spec.title)
+                titles.append(suite.heading)
         return titles
 
     def average(self, row: str) -> float | None:
@@ -212,8 +200,7 @@ class Table2:
         records = self.corruptions(row)
         if any((corruption, severity) not in records for severity in SEVERITIES):
             return None
-        errors = [100 - records[corruption, severity].value for severity in SEVERITIES]
-        return sum(errors) / len(errors) / ALEXNET_ERROR[corruption]
+        return 100 * corruption_error(corruption, [records[corruption, s].value for s in SEVERITIES])
 
     def difference(self, row: str, name: str) -> Difference | None:
         """From the baseline in column ``name``; None for the baseline itself, or if either is missing."""
@@ -252,7 +239,10 @@ class Table2:
         own, base = self.corruptions(row), self.corruptions(str(self.table.baseline))
         for name, folders in ((row, own), (str(self.table.baseline), base)):
             record = self.record(name, "c")
-            if record is None or len(folders) < len(_FOLDERS) or abs(_mce(folders) - record.value) > 0.001:
+            if record is None or len(folders) < len(_FOLDERS):
+                return []
+            mce = mean_corruption_error({folder: each.value for folder, each in folders.items()})
+            if abs(100 * mce - record.value) > 0.001:
                 return []
         return [(-1 / len(_FOLDERS) / ALEXNET_ERROR[key[0]], own[key], base[key]) for key in own]
 
@@ -260,16 +250,11 @@ class Table2:
         terms = [(-weight, record, base) for weight, record, base in self._mce_terms(row)]
         if not terms:
             return []
-        for name in COLUMN_SPECS:
-            record, base = self.record(row, name), self.record(str(self.table.baseline), name)
-            if name != "c" and record is not None and base is not None:
+        for suite in table2_suites():
+            record, base = self.record(row, suite.name), self.record(str(self.table.baseline), suite.name)
+            if suite.name != "c" and record is not None and base is not None:
                 terms.append((1.0, record, base))
-        return [(weight / len(COLUMN_SPECS), record, base) for weight, record, base in terms]
-
-
-def _mce(folders: Mapping[tuple[str, int], Record]) -> float:
-    """mCE in percent, from the accuracies on all 75 folders."""
-    return sum((100 - r.value) / ALEXNET_ERROR[name] for (name, _), r in folders.items()) / len(_FOLDERS)
+        return [(weight / len(table2_suites()), record, base) for weight, record, base in terms]
 
 
 def _has_the_papers_radius(column: Column) -> bool:
@@ -278,7 +263,7 @@ def _has_the_papers_radius(column: Column) -> bool:
 
 
 def _choose_preset(table: ResultsTable, wanted: str | None) -> str | None:
-    quantities = {(spec.suite, spec.metric) for spec in COLUMN_SPECS.values()}
+    quantities = {(suite.record, suite.metric) for suite in table2_suites()}
     in_table2 = {c.protocol.get("preset") for c in table.columns if (c.suite, c.metric) in quantities}
     in_table = {column.protocol.get("preset") for column in table.columns}
     if wanted is not None and wanted not in in_table:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..data import ROBUSTBENCH, released_images
+from ..data import ROBUSTBENCH
+from ..evaluation import Suite, table2_suites
 from . import published
 from .published import PAPER, Published
 from .sheet import NOT_RUN, Cell, Sheet, describe_difference, format_number, measured_cell, significance
 from .statistics import DRAWS
-from .table2 import COLUMN_SPECS, Table2, Table2Column
+from .table2 import Table2, Table2Column
 
 NOT_GIVEN = "not given"
 
 
 def table2_sheet(summary: Table2, rows: Sequence[Published] = ()) -> Sheet:
     """The rows of ``summary.table``, then the published ``rows``; the notes name columns that no measured row has."""
-    names = [name for name in COLUMN_SPECS if name in summary.columns or any(name in row.columns for row in rows)]
-    headings = [_head(summary, name) for name in names]
+    suites = [s for s in table2_suites() if s.name in summary.columns or any(s.name in row.columns for row in rows)]
+    names = [suite.name for suite in suites]
+    headings = [_head(summary, suite) for suite in suites]
     measured = [
         (summary.table.row_name(row), [*(_cell(summary, row, name) for name in names), _average_cell(summary, row)])
         for row in summary.table.rows
@@ -25,17 +27,17 @@ def table2_sheet(summary: Table2, rows: Sequence[Published] = ()) -> Sheet:
     copied = [(f"{row.label} (published, {row.source})", _published_cells(row, names)) for row in rows]
     protocols = [f"{column.title}: {column.protocol()}" for column in summary.columns.values()]
     return Sheet(
-        headings=[*headings, ("Average", "of the 11 columns")],
+        headings=[*headings, ("Average", f"of the {len(table2_suites())} columns")],
         rows=[*measured, *copied],
         notes=_notes(summary, names, rows),
         lists=[("Protocol of each column", protocols)],
     )
 
 
-def _head(summary: Table2, name: str) -> tuple[str, str]:
-    column = summary.columns.get(name)
+def _head(summary: Table2, suite: Suite) -> tuple[str, str]:
+    column = summary.columns.get(suite.name)
     if column is None:
-        return COLUMN_SPECS[name].title, NOT_RUN
+        return suite.heading, NOT_RUN
     counts = {record.n for record in column.records.values()}
     n = f"n={counts.pop()}" if len(counts) == 1 else "n differs"
     return column.title, f"%, {n}" + (", lower is better" if column.lower_is_better else "")
@@ -82,7 +84,7 @@ def _notes(summary: Table2, names: Sequence[str], rows: Sequence[Published]) -> 
             f"mCE and Average have no p; {DRAWS} draws of images, sets of images that differ drawn independently. "
             "An interval of [0, 0] means no verdict differed. No correction for the number of columns."
         )
-    unrun = [COLUMN_SPECS[name].title for name in COLUMN_SPECS if name not in summary.columns]
+    unrun = [suite.heading for suite in table2_suites() if suite.name not in summary.columns]
     if unrun:
         notes.append(f"Not run for any row: {', '.join(unrun)}.")
     for column in summary.columns.values():
@@ -93,8 +95,9 @@ def _notes(summary: Table2, names: Sequence[str], rows: Sequence[Published]) -> 
 def _fewer_images_note(summary: Table2) -> list[str]:
     """A note naming the columns measured on too few images to be compared with published rows; [] if there are none."""
     columns = []
-    for name, column in summary.columns.items():
-        whole = ROBUSTBENCH if name == "patchfool" else released_images(COLUMN_SPECS[name].suite)
+    for column in summary.columns.values():
+        attack = column.suite.attack
+        whole = ROBUSTBENCH if attack is not None and attack.sampled else column.suite.released_images
         fewer = {f"{record.n}" for record in column.records.values() if record.n < whole}
         if fewer:
             columns.append(f"{column.title} (n={', '.join(sorted(fewer, key=int))} of {whole})")

@@ -3,7 +3,17 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .arguments import FlagParser, add_machine_arguments, add_model_arguments, float_in, int_from
+    from .arguments import (
+        FlagParser,
+        add_machine_arguments,
+        add_model_arguments,
+        add_settings,
+        choices_of,
+        float_in,
+        int_from,
+        setting,
+        settings_from,
+    )
     from .distributed import (
         broadcast,
         broadcast_object,
@@ -20,16 +30,21 @@ if TYPE_CHECKING:
     )
     from .files import new_run_folder, os_errors_as_output_errors, sha256_of, write_atomically, write_text
     from .lazy import dist, lazy_names, nn, np, timm, torch, transforms
+    from .patching import replaced_attributes
     from .progress import Progress
+    from .registry import Registry
     from .seeding import derive_seed, draw_seed, fork_rng
 
 __all__ = [
     "FlagParser",
     "Progress",
+    "Registry",
     "add_machine_arguments",
     "add_model_arguments",
+    "add_settings",
     "broadcast",
     "broadcast_object",
+    "choices_of",
     "derive_seed",
     "dist",
     "draw_seed",
@@ -49,6 +64,9 @@ __all__ = [
     "pick_device",
     "process_group",
     "rank",
+    "replaced_attributes",
+    "setting",
+    "settings_from",
     "sha256_of",
     "sum_over_ranks",
     "timm",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import Field, field, fields
+from itertools import product
 from typing import Any
 
 from ..errors import OptionError
@@ -62,6 +64,83 @@ def _dashed(arg: str) -> str:
         return arg
     flag, equals, value = arg.partition("=")
     return flag.replace("_", "-") + equals + value
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    least: float | None = None,
+    choices: Collection[str] | Callable[[], Collection[str]] = (),
+    flag: str | None = None,
+    each: bool = False,
+    metavar: str = "X",
+) -> Any:
+    """A field of a settings dataclass that is also a flag (:func:`add_settings`).
+
+    Args:
+        help: what it is, with its unit.
+        least: the smallest value that the flag takes; None: any.
+        choices: the values of a text, or a function that gives them when they are needed.
+        flag: its name without dashes; None: the field's, behind the dataclass's prefix.
+        each: the flag takes several values, each of which makes one instance.
+    """
+    more = {"least": least, "choices": choices, "flag": flag, "each": each, "metavar": metavar}
+    return field(default=default, metadata={"help": help, **more})
+
+
+def flags_of(settings: type, prefix: str) -> Iterator[tuple[str, Field[Any]]]:
+    """(flag without dashes, field) for each :func:`setting` of a dataclass."""
+    for item in fields(settings):
+        if "help" in item.metadata:
+            yield item.metadata["flag"] or prefix + item.name.replace("_", "-"), item
+
+
+def choices_of(settings: type, name: str) -> tuple[str, ...]:
+    """The values that the :func:`setting` ``name`` takes, if it is a text with choices; else ()."""
+    choices = next(item.metadata["choices"] for item in fields(settings) if item.name == name)
+    return tuple(choices() if callable(choices) else choices)
+
+
+def add_settings(group: Any, settings: type, prefix: str) -> None:
+    """Add a flag for each :func:`setting` of a dataclass to a parser or a group of flags."""
+    for flag, item in flags_of(settings, prefix):
+        how, default, choices = item.metadata, item.default, choices_of(settings, item.name)
+        options: dict[str, Any] = {"help": how["help"], "default": [default] if how["each"] else default}
+        if choices:
+            options["choices"] = choices
+        else:
+            options |= {"metavar": how["metavar"], "type": _flag_type(default, how["least"])}
+        if isinstance(default, tuple):
+            options |= {"nargs": "*", "default": list(default)}
+        elif how["each"]:
+            options["nargs"] = "+"
+        if default is not None and default != ():
+            options["help"] += f" (default: {_as_fraction(default)})"
+        group.add_argument(f"--{flag}", **options)
+
+
+def settings_from(args: argparse.Namespace, settings: type, prefix: str) -> list[dict[str, Any]]:
+    """Keyword arguments from the flags that :func:`add_settings` added, for each combination of flags of ``each``."""
+    values = {}
+    for flag, item in flags_of(settings, prefix):
+        value = getattr(args, flag.replace("-", "_"))
+        values[item.name] = value if item.metadata["each"] else [value]
+    return [dict(zip(values, combination, strict=True)) for combination in product(*values.values())]
+
+
+def _flag_type(default: Any, least: float | None) -> Callable[[str], Any]:
+    if isinstance(default, str):
+        return str
+    if isinstance(default, int):
+        return int if least is None else int_from(int(least))
+    return float if least is None else float_in(least)
+
+
+def _as_fraction(value: Any) -> str:
+    """A radius of pixels as people write it, 1/255."""
+    steps = 255 * value if isinstance(value, float) else 0
+    return f"{round(steps)}/255" if 0 < steps < 17 and abs(steps - round(steps)) < 1e-9 else str(value)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

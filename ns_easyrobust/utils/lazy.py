@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import pkgutil
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -19,7 +20,7 @@ __all__ = ["dist", "lazy_names", "nn", "np", "timm", "torch", "transforms"]
 
 
 def lazy_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` (PEP 562) for ``package``, which import each of its names on first use.
+    """``__getattr__`` and ``__dir__`` (PEP 562) for ``package``, which import its names and folders on first use.
 
     The package's own ``if TYPE_CHECKING:`` block states where each name is defined; ``dir`` lists ``__all__``.
     """
@@ -33,7 +34,11 @@ def lazy_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[st
         for alias in statement.names
     }
 
+    folders = {file.name for file in pkgutil.iter_modules(module.__path__) if file.ispkg}
+
     def getter(name: str) -> Any:
+        if name in folders:
+            return importlib.import_module(f"{package}.{name}")
         if name not in defining_module:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(importlib.import_module(f".{defining_module[name]}", package), name)

@@ -12,8 +12,7 @@ from helpers.processes import load_script
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from ns_easyrobust.attacks.patch_fool import patchfool
-from ns_easyrobust.attacks.patch_fool_config import PatchFoolConfig
+from ns_easyrobust.attacks.patch_fool import PatchFoolConfig, patchfool
 from ns_easyrobust.errors import DataError, ModelError, OptionError
 from ns_easyrobust.models.normalization import with_normalization
 

@@ -5,15 +5,13 @@ import random
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ns_easyrobust.data.sampling import (
     EndlessBatchSampler,
     SeededSamples,
-    cycle,
     endless_batches,
     fixed_batches,
-    images_of,
     split_indices,
 )
 from ns_easyrobust.errors import DataError
@@ -116,34 +114,3 @@ def test_split_is_a_partition():
     assert len(part) == 8
     assert sorted(part + rest) == list(range(50))
     assert split_indices(range(50), 8, seed=2)[0] != part
-
-
-def test_cycle_repeats_skips_and_refuses_one_shot_iterators():
-    assert take(cycle([1, 2, 3], start=4), 4) == [2, 3, 1, 2]
-    stream = cycle(iter([1, 2]))
-    assert take(stream, 2) == [1, 2]
-    with pytest.raises(DataError, match="ran out after 2"):
-        next(stream)
-    with pytest.raises(DataError, match="ran out after 0"):
-        next(cycle([]))
-
-
-@pytest.mark.parametrize(
-    ("batch", "found"),
-    [
-        (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), "uint8"),
-        (torch.zeros(3, 4, 4), r"shape \(3, 4, 4\)"),
-        ("images", "str"),
-        ([np.zeros((2, 3, 4, 4))], "ndarray"),
-    ],
-)
-def test_batches_that_are_no_images(batch, found):
-    with pytest.raises(DataError, match=found):
-        images_of(batch, torch.zeros(()))
-
-
-def test_images_are_the_first_of_a_tuple():
-    images = torch.rand(2, 3, 4, 4)
-    loader = DataLoader(TensorDataset(images, torch.zeros(2)), batch_size=2)
-    assert torch.equal(images_of(next(iter(loader)), torch.zeros(())), images)
-    assert images_of((images,), torch.zeros((), dtype=torch.float64)).dtype == torch.float64

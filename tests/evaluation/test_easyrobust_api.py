@@ -18,7 +18,7 @@ from ns_easyrobust.evaluation.easyrobust_api import (
     evaluate_imagenet_val,
     evaluate_stylized_imagenet,
 )
-from ns_easyrobust.evaluation.imagenet_c import mean_corruption_error
+from ns_easyrobust.evaluation.mce import mean_corruption_error
 from ns_easyrobust.evaluation.per_image import load_correctness
 from ns_easyrobust.evaluation.recorder import Recorder
 from ns_easyrobust.evaluation.results_file import read_records
@@ -158,8 +158,8 @@ def test_alexnet_errors_are_easyrobusts():
 
     theirs = {folder: imagenet_c.get_ce_alexnet()[name] for name, folder in imagenet_c.data_loaders_names.items()}
     assert theirs == ALEXNET_ERROR
-    accuracy = {name: 50.0 + index for index, name in enumerate(ALEXNET_ERROR)}
-    ces = [imagenet_c.get_mce_from_accuracy(accuracy[name], theirs[name]) for name in theirs]
+    accuracy = {(name, s): 50.0 + index + s for index, name in enumerate(ALEXNET_ERROR) for s in range(1, 6)}
+    ces = [imagenet_c.get_mce_from_accuracy(53.0 + index, theirs[name]) for index, name in enumerate(ALEXNET_ERROR)]
     assert mean_corruption_error(accuracy) == pytest.approx(sum(ces) / 15)
 
 

@@ -20,8 +20,8 @@ from ns_easyrobust.evaluation import folder_evaluation
 from ns_easyrobust.evaluation.recorder import Recorder
 from ns_easyrobust.evaluation.results_file import read_records
 from ns_easyrobust.evaluation.task import Outcome
-from ns_easyrobust.integration.companion_loss import nullspace_augmented
 from ns_easyrobust.integration.registration import ADDED_EVALUATIONS, TRAINING_HOOKS, register
+from ns_easyrobust.integration.training_function import nullspace_augmented
 
 PLAIN = Preprocessing(32, 1.0).transform()
 OURS = {"workers": 0}

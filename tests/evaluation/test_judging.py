@@ -12,8 +12,7 @@ from torchvision import transforms
 
 from ns_easyrobust.attacks.base import Attack
 from ns_easyrobust.attacks.gradient import CW, FGSM
-from ns_easyrobust.attacks.patch_fool import PatchFool
-from ns_easyrobust.attacks.patch_fool_config import PatchFoolConfig
+from ns_easyrobust.attacks.patch_fool import PatchFoolConfig
 from ns_easyrobust.data.benchmarks import class_folders
 from ns_easyrobust.data.image_list import ImageList
 from ns_easyrobust.errors import DataError, ModelError, OptionError
@@ -273,7 +272,7 @@ def test_exact_patchfool_does_not_depend_on_the_batch(trained, digits_dir):
     config = PatchFoolConfig(mode="exact", loss="ce", select="random", steps=4)
     found = set()
     for batch_size in (3, 20):
-        task = EvaluationTask(lambda: digits, TENSOR, batch_size, [Measurement.under(PatchFool(config))])
+        task = EvaluationTask(lambda: digits, TENSOR, batch_size, [Measurement.under(config)])
         found.add(judge(trained, [task], workers=0)[0][0].correct)
     assert len(found) == 1
 
@@ -301,13 +300,16 @@ def test_clean_logits_of_fgsms_own_forward_are_those_of_a_forward_without(traine
     assert both == [clean, attacked]
     assert attacked < clean
     assert together == attack_alone == alone + 1
+    assert (
+        run([Measurement.under(FGSM(4 / 255)), Measurement("c"), Measurement.under(FGSM(8 / 255))])[1] == 2 * together
+    )
     seen = []
     monkeypatch.setattr(
         judging.ImageList, "correct_predictions", lambda self, logits, labels: seen.append(logits) or labels >= 0
     )
     run([Measurement("c"), Measurement.under(FGSM(8 / 255))])
     run([Measurement("c")])
-    assert torch.equal(seen[1], seen[2])  # FGSM goes first, then the images as they are
+    assert torch.equal(seen[0], seen[2])  # the unattacked images come first, with logits from FGSM's forward
 
 
 def test_outputs_are_counted_by_a_forward_that_leaves_the_model_alone():

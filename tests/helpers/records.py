@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ns_easyrobust.data.benchmarks import ALEXNET_ERROR, ROBUSTBENCH, SEVERITIES, released_images
+from ns_easyrobust.data.benchmarks import ALEXNET_ERROR, ROBUSTBENCH, SEVERITIES
 from ns_easyrobust.evaluation.per_image import images_digest, save_correctness
 from ns_easyrobust.evaluation.records import Record
+from ns_easyrobust.evaluation.suite import released_images
 from ns_easyrobust.report.table import ResultsTable
 
 SIZES = {

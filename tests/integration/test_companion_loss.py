@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from ns_easyrobust.errors import DataError, ModelError, OptionError
-from ns_easyrobust.integration.companion_loss import FirstBatches, add_script_args, nullspace_augmented
+from ns_easyrobust.integration.training_function import FirstBatches, add_script_args, nullspace_augmented
 from ns_easyrobust.training.augmentations.flags import add_nullspace_args, config_from_args
 from ns_easyrobust.training.augmentations.nullspace import NullspaceAugmentation
 
@@ -257,7 +257,7 @@ def test_an_epoch_that_would_train_nothing_is_refused_and_a_short_one_told(data,
 
     with pytest.raises(DataError, match="too few images for one batch: expected at least 64"):
         epoch(64)
-    with pytest.raises(OptionError, match="--epoch-steps: expected a number of batches >= 0, found -1"):
+    with pytest.raises(OptionError, match=r"^epoch_steps: expected a number of batches >= 0, found -1"):
         epoch(8, "--epoch-steps", "-1")
     epoch(8, "--epoch-steps", "6")
     assert "an epoch of these images" not in caplog.text

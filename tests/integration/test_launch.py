@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import re
 import shutil
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from easyrobust.datasets import ImageNetDataset
 from helpers.models import small_vit
 from helpers.processes import in_a_fork, torchrun
 from timm.models import create_model
 from timm.utils import ModelEmaV2
 from torch import nn
 from torch.utils import data, model_zoo
+from torchvision import transforms
 
 from ns_easyrobust.cli import main as cli
 from ns_easyrobust.errors import CheckpointError
@@ -146,9 +149,11 @@ def test_what_is_no_such_script(tmp_path, capsys, text, message):
     path = tmp_path / ("main" if text == "no suffix" else "main.py")
     if text is not None:
         path.write_text(text)
+    argv, folders = list(sys.argv), list(sys.path)
     assert cli.main(["launch", str(path), "--device", "cpu"]) == 2
     assert message in capsys.readouterr().err
     assert "easyrobust_script" not in sys.modules
+    assert (sys.argv, sys.path) == (argv, folders)
 
 
 def test_a_script_with_the_three_lines_is_launched_too(images, tmp_path):
@@ -194,17 +199,39 @@ def test_a_model_without_a_patch_embedding_is_refused(images):
 
 
 def test_everything_is_as_it_was_afterwards():
-    before = (data.DataLoader.__init__, model_zoo.load_url, torch.cuda.synchronize, torch.cuda.amp.autocast)
+    def swapped():
+        cuda = (torch.cuda.synchronize, torch.cuda.amp.autocast, torch.cuda.amp.GradScaler)
+        processes = (nn.parallel.DistributedDataParallel.__init__, torch.distributed.init_process_group)
+        loading = (data.DataLoader.__init__, model_zoo.load_url, torch.hub.load_state_dict_from_url)
+        return (*cuda, *processes, *loading, ImageNetDataset.__init__, hasattr(transforms, "RandomSizedCrop"))
+
+    before = swapped()
     allowed = set(map(str, torch.serialization.get_safe_globals()))
     with without_cuda(), script_repairs():
+        assert not any(now is then for now, then in zip(swapped(), before, strict=True))
+        assert torch.cuda.synchronize("cuda:0") is None
+        with torch.cuda.amp.autocast():
+            assert nn.functional.linear(torch.ones(1, 1), torch.ones(1, 1)).dtype == torch.bfloat16
+        assert not torch.cuda.amp.GradScaler().is_enabled()
         assert torch.zeros(2, device="cuda").device.type == "cpu"
         assert nn.Linear(2, 2).cuda().to("cuda:1").weight.device.type == "cpu"
         assert torch.ones(1).to(torch.device("cuda", 0)).cuda().device.type == "cpu"
         assert data.DataLoader([1], persistent_workers=True).persistent_workers is False
-    assert (data.DataLoader.__init__, model_zoo.load_url, torch.cuda.synchronize, torch.cuda.amp.autocast) == before
+    assert swapped() == before
     assert set(map(str, torch.serialization.get_safe_globals())) == allowed
     with pytest.raises(ValueError, match="persistent_workers"):
         data.DataLoader([1], persistent_workers=True)
+
+
+def test_a_missing_tkinter_is_stood_in_for_while_a_script_runs(monkeypatch):
+    for name in ("tkinter", "tkinter.ttk"):
+        monkeypatch.setitem(sys.modules, name, None)  # importing it fails
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+    with script_repairs():
+        assert importlib.import_module("tkinter.ttk").Style is object
+        sys.modules["this"] = ModuleType("this")
+    assert not {"tkinter", "tkinter.ttk"} & set(sys.modules)
+    assert "this" in sys.modules, "what else the script imports stays"
 
 
 def test_an_average_copies_integer_buffers():

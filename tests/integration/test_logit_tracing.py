@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import doctest
+
 import pytest
 import torch
 from helpers.models import small_vit
 from torch import nn
 
 from ns_easyrobust.errors import ModelError
+from ns_easyrobust.integration import logit_tracing
 from ns_easyrobust.integration.logit_tracing import ForwardRecorder, trace_rows
 
 
@@ -32,6 +35,12 @@ def two():
 )
 def test_rows_that_were_split_joined_indexed_or_cast(two, make, expected):
     assert trace_rows(make(*two), two) == expected
+
+
+def test_the_example_in_the_docstring():
+    result = doctest.testmod(logit_tracing)
+    assert result.attempted == 6
+    assert result.failed == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import urllib.error
 
 import pytest
@@ -120,3 +122,14 @@ def test_pretrained_weights_that_cannot_be_had_are_an_error(arch, match):
     with pytest.raises(CheckpointError, match=match) as caught:
         models.build(arch, pretrained=True)
     assert "\n" not in str(caught.value)
+
+
+def test_a_script_with_the_hooks_three_lines_finds_them():
+    code = """if True:
+        import timm
+        from ns_easyrobust import nullspace_augmented
+        train_one_epoch = nullspace_augmented(lambda *args: None)
+        print(type(timm.create_model("vit_micro_patch8_32")).__name__)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "VisionTransformer\n", done.stderr

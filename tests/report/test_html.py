@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import configparser
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import jinja2
 import numpy as np
 import pytest
 from helpers.records import make, whole_set
 from matplotlib.image import imread
 
+import ns_easyrobust
 from ns_easyrobust.data.benchmarks import ALEXNET_ERROR
 from ns_easyrobust.evaluation.records import Record
+from ns_easyrobust.report import html
 from ns_easyrobust.report.html import html_page
 from ns_easyrobust.report.published import ROWS, Published
 from ns_easyrobust.report.table import ResultsTable
@@ -115,7 +120,8 @@ def test_the_first_table_is_the_papers_with_published_rows_beneath(records: list
 
 def test_corruptions_are_broken_down(records: list[Record]) -> None:
     part = [r for r in records if r.label == "base" or r.protocol.get("corruption") != "fog"]
-    tables = [table for table in Parsed(rendered(part)).tables if table[0][-1].strip() == "CE"]
+    text = rendered(part)
+    tables = [table for table in Parsed(text).tables if table[0][-1].strip() == "CE"]
     assert len(tables) == 2
     for table, label in zip(tables, ("base", EVIL), strict=True):
         assert [row[0].strip() for row in table[1:]] == [*ALEXNET_ERROR, "mCE"]
@@ -126,6 +132,9 @@ def test_corruptions_are_broken_down(records: list[Record]) -> None:
         error = (100 - np.mean(values)) / ALEXNET_ERROR["snow"]
         assert [float(cell) for cell in found["snow"]] == pytest.approx([*values, np.mean(values), error], abs=0.006)
     assert {cell.strip() for cell in found["fog"]} == {"not run"}
+    shades = re.findall(r'style="--share: ([\d.]+)">([\d.]+)<', text)
+    assert len(shades) == (15 + 14) * 6
+    assert [float(share) for share, _ in shades] == pytest.approx([float(a) / 100 for _, a in shades], abs=0.0006)
     few = [r for r in records if r.suite != "imagenet-c" or r.protocol.get("corruption") in ("snow", "fog")]
     assert [row[0].strip() for row in Parsed(rendered(few)).tables[1]] == ["", "snow", "fog", "mCE"]
     assert "Not run for any row: gaussian_noise, " in rendered(few)
@@ -145,6 +154,36 @@ def test_records_of_other_suites_have_a_page_too() -> None:
     table = ResultsTable([make("a", "pgd"), make("b", "pgd")])
     parsed = Parsed(html_page(table, Table2(table)))
     assert [row[0].strip() for row in parsed.tables[0]] == ["", "a", "b"]
+
+
+def test_a_label_is_text_for_the_template_too(records: list[Record]) -> None:
+    label = "{{ 7 * 7 }} {% if %}"
+    parsed = Parsed(rendered([replace(r, label=label) if r.label == EVIL else r for r in records]))
+    assert [row[0].strip() for row in parsed.tables[0]] == ["", "base (baseline)", label]
+
+
+def test_a_value_that_the_template_lacks_is_an_error() -> None:
+    with pytest.raises(jinja2.UndefinedError, match="'opening' is undefined"):
+        html._template().render()
+
+
+def test_an_installed_package_holds_the_template() -> None:
+    config = configparser.ConfigParser()
+    folder = Path(ns_easyrobust.__file__).parent / "report"
+    config.read(folder.parents[1] / "setup.cfg")
+    patterns = config["options.package_data"]["ns_easyrobust.report"].split()
+    packed = {path for pattern in patterns for path in folder.glob(pattern)}
+    assert packed == set((folder / "templates").iterdir()) != set()
+
+
+def test_help_does_not_wait_for_jinja2() -> None:
+    code = (
+        "import sys; from ns_easyrobust.cli import main\n"
+        "try:\n    main.main(['report', '--help'])\n"
+        "finally:\n    assert 'ns_easyrobust.report.html' in sys.modules and 'jinja2' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_real_browser_shows_it_offline(records: list[Record], tmp_path: Path) -> None:

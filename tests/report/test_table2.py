@@ -232,7 +232,7 @@ def test_a_row_of_fewer_images_has_no_average(records: list[Record]) -> None:
     few = replace(clean, n=10, correct=9, value=90.0, right=None, images="f" * 64,
                   protocol={**clean.protocol, "subset": "first:10"})  # fmt: skip
     summary = summed([*(r for r in records if r != clean), few])
-    assert summary.record("new", "clean") == few
+    assert summary.record("new", "val") == few
     assert (summary.average("new"), summary.missing("new")) == (None, ["Clean"])
     assert summary.average("base") is not None
     assert "Clean: new: of another part of the images than the column, so without an Average." in (
@@ -263,24 +263,24 @@ def test_models_of_another_size_share_a_presets_column(records: list[Record]) ->
     large = replace(only(records, "new", "imagenet-val"), label="large")
     large = replace(large, protocol={**large.protocol, "resize": 438, "crop": 384})
     summary = summed([*records, large])
-    assert set(summary.columns["clean"].records) == {"base", "new", "large"}
+    assert set(summary.columns["val"].records) == {"base", "new", "large"}
     (line,) = [line for line in table2_sheet(summary).lists[0][1] if line.startswith("Clean: ")]
     assert "resize=256 (base, new); 438 (large)" in line
     assert "subset=all" in line
     custom = [replace(r, protocol={**r.protocol, "preset": "custom"}) for r in [*records, large]]
-    assert set(summed(custom).columns["clean"].records) == {"base", "new"}
+    assert set(summed(custom).columns["val"].records) == {"base", "new"}
 
 
 def test_one_preset_at_a_time(records: list[Record]) -> None:
     other = replace(only(records, "new", "imagenet-val"), protocol={"preset": "easyrobust"}, value=50.0, correct=20)
-    assert summed([other, *records]).record("new", "clean") == only(records, "new", "imagenet-val")
+    assert summed([other, *records]).record("new", "val") == only(records, "new", "imagenet-val")
     summary = summed([other, *records], preset="easyrobust")
-    assert summary.record("new", "clean") == other
-    assert list(summary.columns) == ["clean"]
+    assert summary.record("new", "val") == other
+    assert list(summary.columns) == ["val"]
     with pytest.raises(OptionError, match=r"expected one that the records have \(easyrobust, paper\), found 'native'"):
         summed([other, *records], preset="native")
     assert summed([make("base")]).preset is None
-    assert summed([make("base")]).record("base", "clean") is not None
+    assert summed([make("base")]).record("base", "val") is not None
 
 
 def test_published_rows_are_marked_and_bare(records: list[Record]) -> None:

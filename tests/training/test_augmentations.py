@@ -17,7 +17,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from ns_easyrobust.data.sampling import CountingIterator
+from ns_easyrobust.data.batches import CountingIterator
 from ns_easyrobust.errors import DataError, ModelError, OptionError
 from ns_easyrobust.models.hooks import encoder_noise
 from ns_easyrobust.nullspace.config import NoiseConfig

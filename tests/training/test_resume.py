@@ -102,7 +102,10 @@ def same_runs(one: Path, other: Path) -> None:
 
 
 def step_in(folder: Path) -> int:
-    return 0 if (state := find_state(folder)) is None else state["at"]["step"]
+    try:
+        return 0 if (state := find_state(folder)) is None else state["at"]["step"]
+    except CheckpointError:
+        return 0  # it was renamed while it was looked for
 
 
 def killed_at(words: list[str], folder: Path, step: int, *more: str) -> None:

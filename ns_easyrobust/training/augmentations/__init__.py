@@ -1,1 +1,14 @@
-"""Companion losses: the methods that ``--aug`` offers."""
+"""Companion losses: the methods that ``--aug`` offers, each a class in a file here."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .nullspace import NullspaceAugmentation
+    from .registry import augmentations, register_augmentation
+
+__all__ = ["NullspaceAugmentation", "augmentations", "register_augmentation"]
+
+if not TYPE_CHECKING:
+    from ...utils import lazy_names
+
+    __getattr__, __dir__ = lazy_names(__name__)

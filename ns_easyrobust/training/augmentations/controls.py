@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from ... import nullspace
 from ...nullspace import Noise
 from ...utils import torch
 from .nullspace import _PERMUTE, NullspaceAugmentation
@@ -22,10 +19,6 @@ class RandomNoiseAugmentation(NullspaceAugmentation):
 class PermutedNoiseAugmentation(NullspaceAugmentation):
     """Norm-matched control: nullspace noise with its elements permuted, which keeps the norm but not the direction."""
 
-    def _make_noise(self) -> Noise:
+    def make_noise(self) -> Noise:
         seed = self._seed_for(_PERMUTE, len(self.history))
-        noise = super()._make_noise().permuted(torch.Generator().manual_seed(seed))
-        if self._held_out is None:
-            return noise
-        influence = nullspace.measure(self.model, self._held_out, noise.value)
-        return replace(noise, mse_probability=influence.mse_probability, held_out=influence)
+        return self.measured_anew(super().make_noise().permuted(torch.Generator().manual_seed(seed)))

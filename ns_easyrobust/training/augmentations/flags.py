@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from ...nullspace import NoiseConfig
-from ...utils import nn
+from ...utils import add_settings, nn, settings_from
 from .nullspace import NullspaceAugmentation, check_augmentation
 from .registry import augmentation_names, augmentations
 
@@ -18,20 +18,20 @@ _logger = logging.getLogger(__name__)
 
 def add_noise_args(parser: argparse.ArgumentParser) -> None:
     """Add one ``--ns-...`` flag for each field of :class:`NoiseConfig`."""
-    group = parser.add_argument_group("nullspace noise")
-    for setting in fields(NoiseConfig):
-        group.add_argument(
-            f"--ns-{setting.name.replace('_', '-')}",
-            type=type(setting.default),
-            default=setting.default,
-            choices=setting.metadata.get("choices"),
-            metavar=None if "choices" in setting.metadata else "X",
-            help=f"{setting.metadata['help']} (default: {setting.default})",
-        )
+    add_settings(parser.add_argument_group("nullspace noise"), NoiseConfig, "ns-")
 
 
 def add_nullspace_args(parser: argparse.ArgumentParser) -> None:
-    """Add ``--aug``, ``--ns-interval`` and the noise's flags to a training script's parser."""
+    """Add ``--aug``, ``--ns-interval`` and the noise's flags to a training script's parser.
+
+    Example:
+        >>> import argparse
+        >>> parser = argparse.ArgumentParser()
+        >>> add_nullspace_args(parser)
+        >>> args = parser.parse_args(["--aug", "nullspace", "--ns-eps", "0.05"])
+        >>> args.aug, args.ns_eps, args.ns_interval
+        ('nullspace', 0.05, 40)
+    """
     parser.add_argument(
         "--aug",
         default="none",
@@ -59,7 +59,7 @@ def check_noise_args(args: argparse.Namespace) -> None:
 
 def config_from_args(args: argparse.Namespace) -> NoiseConfig:
     """The noise settings in parsed flags."""
-    return NoiseConfig(**{setting.name: getattr(args, f"ns_{setting.name}") for setting in fields(NoiseConfig)})
+    return NoiseConfig(**settings_from(args, NoiseConfig, "ns-")[0])
 
 
 def augmentation_from_args(

@@ -56,6 +56,14 @@ class NullspaceAugmentation:
         ModelError: the model has no single patch embedding.
         DataError: the loader cannot be copied.
         OptionError: ``interval`` < 1, or ``warm_start`` with the random baseline.
+
+    Example:
+        >>> ns = NullspaceAugmentation(model, loader, NoiseConfig(max_steps=5), interval=2)
+        >>> loss_fn = torch.nn.functional.cross_entropy
+        >>> for input, target in loader:
+        ...     loss = loss_fn(model(input), target) + ns.loss(input, target, loss_fn)
+        >>> [entry["step"] for entry in ns.history]  # the noise was renewed before these
+        [0, 2, 4]
     """
 
     solver: ClassVar[str | None] = None  # overrides config.solver
@@ -121,7 +129,7 @@ class NullspaceAugmentation:
             indices=indices,
         )
 
-    def _make_noise(self) -> Noise:
+    def make_noise(self) -> Noise:
         """Synthesize one noise; subclasses override this."""
         if self._stream is None:
             self._stream = data.CountingIterator(self._open_stream())
@@ -140,6 +148,13 @@ class NullspaceAugmentation:
             self._start = noise.value
         return noise
 
+    def measured_anew(self, noise: Noise) -> Noise:
+        """``noise`` with its influence measured on the held-out images, for subclasses that change it."""
+        if self._held_out is None:
+            return noise
+        influence = nullspace.measure(self.model, self._held_out, noise.value)
+        return replace(noise, mse_probability=influence.mse_probability, held_out=influence)
+
     @property
     def due(self) -> bool:
         """Whether the next step begins with a synthesis."""
@@ -153,7 +168,7 @@ class NullspaceAugmentation:
         """
         previous, cold_start = self.noise, self._start is None
         try:
-            self.noise = noise = self._make_noise()
+            self.noise = noise = self.make_noise()
         except torch.OutOfMemoryError as error:
             raise NoiseError(
                 f"synthesis at step {self._steps}: expected the model and a batch to fit into memory, found it "
