@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
-CORE := tests/models tests/nullspace tests/training/test_augmentations.py tests/data/test_sampling.py tests/attacks/test_patch_fool.py \
-	tests/cli/test_export.py
+CORE := tests/models tests/nullspace tests/training/test_augmentations.py tests/data/test_sampling.py tests/data/test_batches.py \
+	tests/attacks/test_patch_fool.py tests/cli/test_export.py
 
 .PHONY: demo test check stress test-timm1 clean
 

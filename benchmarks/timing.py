@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import multiprocessing
+import pickle
 import resource
 import statistics
 import sys
@@ -40,14 +41,15 @@ def measured(work: Work, make_model: Callable[[], nn.Module]) -> Cost:
             began = time.perf_counter()
             result = work(model)
             seconds = time.perf_counter() - began
-        pipe.send(Cost(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, result))
+        cost = Cost(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, result)
+        pipe.send_bytes(pickle.dumps(cost))  # send() would leave a tensor's memory in this process
 
     here, there = multiprocessing.get_context("fork").Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(target=child, args=(there,))
     process.start()
     there.close()
     try:
-        cost: Cost = here.recv()
+        cost: Cost = pickle.loads(here.recv_bytes())
     except EOFError:
         sys.exit("a measured process ended early; its error stands above")
     process.join()

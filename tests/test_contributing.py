@@ -63,8 +63,10 @@ def test_attack_and_benchmark_are_suites_and_the_attack_computes_what_torchattac
                "--mifgsm-steps", "3", "--subset", "first:60", "-j", "0", "--device", "cpu")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "plugin broken (toy_that_is_not_there) is left out: ModuleNotFoundError" in done.stderr
-    clean, mine, *attacked = (record for record in read_records(site / "results.jsonl") if record.metric == "top1")
+    clean, *attacked, mine = (record for record in read_records(site / "results.jsonl") if record.metric == "top1")
     assert (clean.suite, mine.suite, mine.correct) == ("imagenet-val", "mine", clean.correct)
+    assert not pixels.requires_grad
+    assert not ours.requires_grad
     assert [(r.suite, r.protocol["epsilon"], r.protocol["steps"]) for r in attacked] == [
         ("mifgsm", 0.01, 3),
         ("mifgsm", 0.06, 3),

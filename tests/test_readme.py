@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 from pathlib import Path
 
 import ns_easyrobust
+from ns_easyrobust.attacks import known_attacks
 from ns_easyrobust.cli import main as cli
 from ns_easyrobust.models.checkpoint_save import save_model
 from ns_easyrobust.training.options import build_parser
+from ns_easyrobust.utils import add_settings
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -73,3 +76,16 @@ def test_files_that_the_docs_name_are_there():
         for place in sorted(places)
         if not any((start / place).exists() for start in (root, root / "ns_easyrobust"))
     ] == []
+
+
+def test_the_docs_table_of_attacks_settings_is_the_registrys():
+    rows = ["| flag | what | default |", "|:--|:--|:--|"]
+    parser = argparse.ArgumentParser()
+    for name, kind in known_attacks().items():
+        add_settings(parser, kind, f"{name}-")
+    for action in parser._actions[1:]:
+        what, _, default = str(action.help).partition(" (default: ")
+        choices = f": {', '.join(action.choices)}" if action.choices else ""
+        rows.append(f"| `{action.option_strings[0]}` | {what}{choices} | {default.rstrip(')')} |")
+    docs = (Path(__file__).parent.parent / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    assert "\n".join(rows) in docs, "docs/evaluation.md should hold:\n" + "\n".join(rows)

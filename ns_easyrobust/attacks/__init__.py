@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .base import Attack, Quantity, SecondVerdict, known_attacks, register_attack
+    from .base import Attack, Quantity, SecondVerdict, known_attacks, register_attack, require_adversarial
     from .gradient import CW, FGSM, PGD, AutoAttack
     from .patch_fool import PatchFool, PatchFoolConfig, patchfool
 
@@ -20,6 +20,7 @@ __all__ = [
     "known_attacks",
     "patchfool",
     "register_attack",
+    "require_adversarial",
 ]
 
 if not TYPE_CHECKING:

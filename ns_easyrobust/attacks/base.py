@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import Field, asdict, dataclass
 from typing import Any, ClassVar, TypeVar
 
-from ..errors import DataError, OptionError
+from ..errors import DataError, ModelError, OptionError
 from ..utils import Registry, nn, torch
 
 
@@ -121,7 +121,7 @@ class Attack:
         return ()
 
 
-_ATTACKS: Registry[type[Attack]] = Registry("attack", __package__)
+_ATTACKS: Registry[type[Attack]] = Registry("attack", __package__, namespace="suite")
 AnyAttack = TypeVar("AnyAttack", bound=type[Attack])
 
 
@@ -129,7 +129,7 @@ def register_attack(kind: AnyAttack) -> AnyAttack:
     """Class decorator: make an attack a suite of ``benchmark``, with a flag for each :func:`setting` of it.
 
     Raises:
-        OptionError: its name is taken.
+        OptionError: its name is taken, or the class is no dataclass.
 
     Example:
         >>> @register_attack
@@ -141,13 +141,27 @@ def register_attack(kind: AnyAttack) -> AnyAttack:
         >>> known_attacks()["inverted"]()(model, images, labels, seeds=range(8)).equal(1 - images)
         True
     """
-    _ATTACKS.add(kind.name, kind, kind.__module__)
+    if any(isinstance(value, Field) for value in vars(kind).values()):
+        raise OptionError(
+            f"attack {kind.__name__}: expected @dataclass(frozen=True) under @register_attack, found none."
+        )
+    _ATTACKS.add(getattr(kind, "name", ""), kind, f"{kind.__module__}.{kind.__qualname__}")
     return kind
 
 
 def known_attacks() -> dict[str, type[Attack]]:
     """Every attack by name: those of this folder's files, and others that were registered."""
     return _ATTACKS.complete()
+
+
+def require_adversarial(attacked: object, shape: torch.Size, title: str) -> None:
+    """Raise ModelError unless an attack has returned pixels (B, C, H, W) in [0, 1], up to 1e-4 of rounding errors."""
+    if not isinstance(attacked, torch.Tensor) or attacked.shape != shape:
+        found = tuple(attacked.shape) if isinstance(attacked, torch.Tensor) else type(attacked).__name__
+        raise ModelError(f"{title}: expected adversarial pixels of shape {tuple(shape)}, found {found}.")
+    low, high = attacked.min().item(), attacked.max().item()
+    if not (low > -1e-4 and high < 1 + 1e-4):
+        raise ModelError(f"{title}: expected adversarial pixels in [0, 1], found {low:.3g} to {high:.3g}.")
 
 
 def checked_pixels(pixels: torch.Tensor) -> torch.Tensor:

@@ -96,7 +96,7 @@ def pgd(
 def require_ten_outputs(outputs: int) -> None:
     """Raise OptionError for fewer than 10 outputs: AutoAttack's targeted attacks need nine other classes."""
     if outputs < 10:
-        raise OptionError(f"autoattack: expected a model of at least 10 outputs, found {outputs}. Leave it out.")
+        raise OptionError(f"autoattack: expected a model of at least 10 outputs, found {outputs}.")
 
 
 def autoattack(
@@ -204,7 +204,7 @@ class CW(Attack):
     verdict_settings = ("radius",)
 
     radii: Sequence[float] = setting(
-        (), "L2 radii within which accuracies are told too", least=0, flag="cw-radius", metavar="R"
+        (), "L2 radii within which accuracies are also reported", least=0, flag="cw-radius", metavar="R"
     )
     c: float = setting(1.0, "weight of being misclassified against the perturbation's size", least=0)
     kappa: float = setting(0.0, "margin of the misclassification", least=0)
@@ -257,7 +257,7 @@ class AutoAttack(Attack):
     epsilon: float | None = setting(None, "radius; by default 4/255 for Linf", least=0, metavar="E")
 
     def __post_init__(self) -> None:
-        if self.epsilon is None and self.norm != "Linf":
+        if self.epsilon is None and self.norm == "L2":
             raise OptionError(f"autoattack: expected an epsilon for the norm {self.norm}, found none. Give a radius.")
         require_radius("autoattack", self.radius, self.norm)
 

@@ -77,6 +77,8 @@ class PatchFool(Attack):
 
     def __post_init__(self) -> None:
         for field in fields(self):
+            if "help" not in field.metadata:
+                continue  # a subclass's own
             choices, value = choices_of(type(self), field.name), getattr(self, field.name)
             if choices and value not in choices:
                 raise OptionError(f"patchfool {field.name}: expected one of {', '.join(choices)}, found {value!r}.")

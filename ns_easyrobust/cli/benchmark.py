@@ -19,6 +19,7 @@ from ..utils import (
     add_machine_arguments,
     add_model_arguments,
     add_settings,
+    flags_of,
     int_from,
     os_errors_as_output_errors,
     pick_device,
@@ -108,10 +109,14 @@ def _protocol(args: argparse.Namespace, model: nn.Module) -> Protocol:
 
 def _attacks(args: argparse.Namespace) -> dict[str, list[Attack]]:
     """Every attack with the settings of its flags: one instance for each combination of those that take several."""
-    return {
-        name: [kind(**settings) for settings in settings_from(args, kind, f"{name}-")]
-        for name, kind in known_attacks().items()
-    }
+    attacks = {}
+    for name, kind in known_attacks().items():
+        try:
+            attacks[name] = [kind(**settings) for settings in settings_from(args, kind, f"{name}-")]
+        except OptionError as error:
+            flags = ", ".join(f"--{flag}" for flag, _ in flags_of(kind, f"{name}-"))
+            raise OptionError(f"{error.line} Its flags: {flags}.") from error
+    return attacks
 
 
 def _results_file(args: argparse.Namespace) -> Path:

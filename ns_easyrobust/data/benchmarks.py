@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
+from ..errors import DataError, OptionError
 from ..utils import Registry
 from . import imagenet
 from .image_folder import IMAGE_ENDINGS, find_labels, images_below, is_flat, is_image, list_folder, stem
 from .image_list import ImageList
 
+SUITE_GROUPS = ("table2", "easyrobust", "all")  # names of several suites, so of no evaluation set or attack
 ROBUSTBENCH = 5000  # images of the validation set, for attacks that are too slow for all of it
 SEVERITIES = range(1, 6)
 # Top-1 error of AlexNet on each corruption, the denominators of mCE (Hendrycks and Dietterich 2019).
@@ -78,7 +79,7 @@ def class_labels(root: Path, outputs: int) -> tuple[list[str], dict[str, int] | 
     """
     names, _ = list_folder(root)
     if not names:
-        raise DataError(f"{root}: expected one folder a class, found no folders. Check --data-dir.")
+        raise DataError(f"{root}: expected one folder a class, found no folders. Check the path.")
     labels = folder_labels(root, names, outputs)
     if labels is None and len(names) != outputs:
         raise DataError(
@@ -224,8 +225,7 @@ class Benchmark:
         folder: path of its folder, relative to the data folder.
         load: reads that folder; for ImageNet-C, each of its ``<corruption>/<severity>`` folders.
         title: its name in papers.
-        classes: number of class folders; 313 for ObjectNet, of which 113 are evaluated.
-        images: number of images; for ImageNet-C, in each of the 75 folders.
+        images: number of images; for ObjectNet, in its 113 classes that ImageNet has; for ImageNet-C, in each folder.
         side: side of its square images in pixels; None where sizes differ.
         taken_as_is: presets under which its images are not resized and cropped, if they have the model's size.
         record: its name in records; "" for ``name``.
@@ -241,7 +241,6 @@ class Benchmark:
     folder: str
     load: Loader
     title: str
-    classes: int = 1000
     images: int = 50000
     side: int | None = None
     taken_as_is: tuple[str, ...] = ()
@@ -257,7 +256,7 @@ class Benchmark:
         return self.images * (len(ALEXNET_ERROR) * len(SEVERITIES) if self.metric == "mce" else 1)
 
 
-_BENCHMARKS: Registry[Benchmark] = Registry("benchmark")
+_BENCHMARKS: Registry[Benchmark] = Registry("benchmark", namespace="suite", reserved=SUITE_GROUPS)
 
 
 def register_benchmark(benchmark: Benchmark) -> Benchmark:
@@ -269,7 +268,9 @@ def register_benchmark(benchmark: Benchmark) -> Benchmark:
         >>> known_benchmarks()["digits"] is digits
         True
     """
-    _BENCHMARKS.add(benchmark.name, benchmark, __name__)
+    if any(other.record == benchmark.record for other in _BENCHMARKS.values() if other.name != benchmark.name):
+        raise OptionError(f"benchmark {benchmark.name!r}: expected a new name in records, found {benchmark.record!r}.")
+    _BENCHMARKS.add(benchmark.name, benchmark, f"{benchmark.load.__module__}.{benchmark.load.__qualname__}")
     return benchmark
 
 
@@ -281,8 +282,8 @@ def known_benchmarks() -> dict[str, Benchmark]:
 _AT_224 = ("paper", "native")  # presets that leave sets made at 224 pixels as they are
 for _benchmark in (
     Benchmark("val", "imagenet-val", imagenet_val, "ImageNet validation", record="imagenet-val"),
-    Benchmark("a", "imagenet-a", imagenet_a, "ImageNet-A", 200, 7500, record="imagenet-a"),
-    Benchmark("r", "imagenet-r", imagenet_r, "ImageNet-R", 200, 30000, record="imagenet-r"),
+    Benchmark("a", "imagenet-a", imagenet_a, "ImageNet-A", 7500, record="imagenet-a"),
+    Benchmark("r", "imagenet-r", imagenet_r, "ImageNet-R", 30000, record="imagenet-r"),
     Benchmark("sketch", "imagenet-sketch", class_folders, "ImageNet-Sketch", images=50889, record="imagenet-sketch"),
     Benchmark("v2", "imagenetv2", class_folders, "ImageNet-V2", images=10000, record="imagenet-v2"),
     Benchmark(
@@ -293,7 +294,7 @@ for _benchmark in (
         "c", "imagenet-c", class_folders, "ImageNet-C",
         side=224, taken_as_is=_AT_224, record="imagenet-c", metric="mce",
     ),
-    Benchmark("objectnet", "ObjectNet/images", objectnet, "ObjectNet", 313, 18574),
+    Benchmark("objectnet", "ObjectNet/images", objectnet, "ObjectNet", 18574),
     Benchmark("damagenet", "damagenet", damagenet, "DamageNet", side=224, taken_as_is=("native",)),
 ):  # fmt: skip
     register_benchmark(_benchmark)

@@ -97,10 +97,10 @@ def open_image_folder(root: str | Path, transform: Any = None) -> ImageFolder:
 
     root = Path(root)
     if not root.is_dir():
-        raise DataError(f"{root}: expected a folder with one folder a class, found nothing. Check --data_dir.")
+        raise DataError(f"{root}: expected a folder with one folder a class, found nothing. Check the path.")
     classes = sorted(entry for entry in root.iterdir() if entry.is_dir())
     if not classes:
-        raise DataError(f"{root}: expected one folder a class, found no folders. Check --data_dir.")
+        raise DataError(f"{root}: expected one folder a class, found no folders. Check the path.")
     try:
         return ImageFolder(str(root), transform=transform, loader=read_image)
     except FileNotFoundError:  # torchvision's own message takes several lines
@@ -115,8 +115,8 @@ def check_classes(dataset: ImageFolder, num_classes: int) -> None:
     """Raise DataError unless ``dataset`` has ``num_classes`` class folders."""
     if len(dataset.classes) != num_classes:
         raise DataError(
-            f"{dataset.root}: expected {num_classes} class folders for --num-classes {num_classes}, "
-            f"found {len(dataset.classes)}. Pass --num-classes {len(dataset.classes)} or another folder."
+            f"{dataset.root}: expected {num_classes} class folders for num_classes={num_classes}, "
+            f"found {len(dataset.classes)}. Pass num_classes={len(dataset.classes)} or another folder."
         )
 
 

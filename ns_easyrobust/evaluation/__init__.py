@@ -24,13 +24,24 @@ if TYPE_CHECKING:
     from .recorder import Recorder
     from .records import MODEL_SETTINGS, RUN_SETTINGS, Record, column_settings, describe_machine
     from .results_file import latest, read_records
-    from .suite import PRESETS, Protocol, Suite, expand_groups, released_images, suite_groups, suites, table2_suites
+    from .suite import (
+        PRESETS,
+        TABLE2,
+        Protocol,
+        Suite,
+        expand_groups,
+        released_images,
+        suite_groups,
+        suites,
+        table2_suites,
+    )
     from .suite_run import EvaluationPlan, run_suites
 
 __all__ = [
     "MODEL_SETTINGS",
     "PRESETS",
     "RUN_SETTINGS",
+    "TABLE2",
     "EvaluationPlan",
     "Protocol",
     "Record",

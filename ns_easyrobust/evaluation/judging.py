@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from ..attacks import Attack
+from ..attacks import Attack, require_adversarial
 from ..data import ImageList
 from ..errors import DataError, ModelError, OptionError
 from ..models import frozen, required_image_size
@@ -212,7 +212,9 @@ class _Run:
         """Adversarial pixels (B, C, H, W); random numbers depend on ``positions``, the images' places in their task."""
         seeds = [derive_seed(self.seed, position) for position in positions]
         with self._autocast(), fork_rng(derive_seed(self.seed, positions.start), self.device):
-            return attack(model, batch.pixels, batch.labels, seeds)
+            attacked = attack(model, batch.pixels, batch.labels, seeds)
+        require_adversarial(attacked, batch.pixels.shape, attack.title)
+        return attacked
 
     def _logits(self, pixels: torch.Tensor) -> torch.Tensor:
         with self._autocast(), torch.no_grad():

@@ -62,7 +62,7 @@ class Journal:
             self.folder.mkdir(parents=True, exist_ok=True)
             with suppress(FileNotFoundError):  # another process has just removed the empty folder
                 return open(path, "a", encoding="utf-8")
-        raise OutputError(f"cannot write {path}: its folder is removed again and again. Use another --records.")
+        raise OutputError(f"cannot write {path}: its folder is removed again and again. Write to another results file.")
 
     def drop(self, key: str) -> None:
         """Drop a measurement whose record is on disk; rank 0 deletes the files of all ranks."""
@@ -243,7 +243,7 @@ class Recorder:
         if rank() == 0 and (self.remeasure or newest is None or not _same_but_for_time(record, newest)):
             append_record(self.path, record)
 
-    def renew(self, record: Record, attack: Attack | None) -> None:
+    def renew(self, record: Record, attack: Attack | None = None) -> None:
         """Make ``record``, reused for this run, and the records written with it the newest of their table cells."""
         ignored = () if attack is None else attack.verdict_settings
         together = [other for other in self._file.records() if _written_together(other, record, ignored)]

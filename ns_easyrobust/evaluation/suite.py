@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..attacks import Attack, known_attacks
-from ..data import Benchmark, Preprocessing, Subset, known_benchmarks
+from ..data import SUITE_GROUPS, Benchmark, Preprocessing, Subset, known_benchmarks
 from ..errors import OptionError
 
 # The columns of the paper's Table 2, left to right: suite, and heading.
@@ -23,6 +23,7 @@ _TABLE2 = {
     "sketch": "Sketch",
     "stylized": "Stylized",
 }
+TABLE2 = tuple(_TABLE2)
 PRESETS = {
     "paper": "what the paper's authors ran: photographs to 256 bicubic and cropped, ImageNet-C and Stylized as "
     "they are, PatchFool on RobustBench's 5000 images at 224 bilinear",
@@ -68,15 +69,13 @@ class Suite:
 
     @property
     def released_images(self) -> int:
-        """Images of the whole released set that a published number is of."""
+        """How many images the whole set has, of which published numbers are."""
         return self.benchmark.released_images
 
 
 def suites() -> dict[str, Suite]:
     """Every suite by name: the columns of Table 2, then the other benchmarks, then the other attacks."""
     benchmarks, attacks = known_benchmarks(), known_attacks()
-    if both := benchmarks.keys() & attacks.keys():
-        raise OptionError(f"suites: expected one of each name, found a benchmark and an attack named {min(both)!r}.")
     names = dict.fromkeys([*_TABLE2, *benchmarks, *attacks])
     return {
         name: Suite(name, benchmarks.get(name) or benchmarks["val"], attacks.get(name), _TABLE2.get(name, ""))
@@ -98,7 +97,7 @@ def table2_suites() -> tuple[Suite, ...]:
 def suite_groups() -> dict[str, tuple[str, ...]]:
     """Suites by the name of a group: the paper's columns, EasyRobust's benchmark.py's, and all."""
     easyrobust = ("val", "a", "r", "sketch", "v2", "stylized", "c")
-    return {"table2": tuple(_TABLE2), "easyrobust": easyrobust, "all": tuple(suites())}
+    return dict(zip(SUITE_GROUPS, (TABLE2, easyrobust, tuple(suites())), strict=True))
 
 
 def expand_groups(names: Iterable[str]) -> list[str]:

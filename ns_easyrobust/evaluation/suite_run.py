@@ -20,7 +20,7 @@ from .imagenet_c import corruption_tasks, sum_up_corruptions
 from .judging import judge, require_gradients
 from .recorder import Recorder
 from .suite import Protocol, suites
-from .task import EvaluationTask, Measurement, number_of_outputs, task_for, warn_if_missing
+from .task import EvaluationTask, Measurement, device_of, number_of_outputs, task_for, warn_if_missing
 
 _logger = logging.getLogger(__name__)
 
@@ -131,9 +131,7 @@ def run_suites(
             corruptions = plan.corruptions(outputs)
             for corruption, severity in corruptions:  # checked without listing 3.75 million images
                 class_labels(plan.folder("c") / corruption / str(severity), outputs)
-    quick = {name: task for name, task in tasks.items() if not suites()[name].slowness}
-    if {"val", "fgsm"} <= set(quick) and plan.alike("val", "fgsm", outputs):
-        quick["val"] = replace(quick["val"], measurements=[*quick["val"].measurements, *quick.pop("fgsm").measurements])
+    quick = _sharing_images(plan, {name: t for name, t in tasks.items() if not suites()[name].slowness}, outputs)
     together: dict[Any, EvaluationTask] = {**quick, **corruptions}
     outcomes_of = dict(zip(together, judge(model, list(together.values()), **options), strict=True))
     if corruptions:
@@ -146,14 +144,26 @@ def run_suites(
     return found
 
 
+def _sharing_images(plan: EvaluationPlan, tasks: dict[str, EvaluationTask], outputs: int) -> dict[str, EvaluationTask]:
+    """``tasks``, but attacks on the validation set's images join ``val``, if those are prepared alike."""
+    shared = dict(tasks)
+    for name, task in tasks.items():
+        if "val" in shared and suites()[name].attack is not None and plan.alike("val", name, outputs):
+            del shared[name]
+            val = shared["val"]
+            shared["val"] = replace(val, measurements=[*val.measurements, *task.measurements])
+    return shared
+
+
 @contextmanager
 def _suite_named_in_errors(suite: str) -> Iterator[None]:
     """Add to an error the suite's name and what avoids it."""
     try:
         yield
     except (DataError, ModelError, OptionError) as error:
-        smaller_subset = f"give --subset {suite}=random:1000 or " if isinstance(error, MissingImages) else ""
-        raise type(error)(f"{suite}: {error.line} Or {smaller_subset}leave the suite out.") from error
+        smaller_subset = "take a smaller subset, such as random:1000, or " if isinstance(error, MissingImages) else ""
+        line = error.line if error.line.startswith(f"{suite}:") else f"{suite}: {error.line}"
+        raise type(error)(f"{line} Or {smaller_subset}leave the suite out.") from error
 
 
 def _try_out(model: nn.Module, task: EvaluationTask) -> None:
@@ -163,6 +173,6 @@ def _try_out(model: nn.Module, task: EvaluationTask) -> None:
     if not attacks:
         return
     pixels, label = images.with_transform(task.transform)[0]
-    device = next(model.parameters()).device
+    device = device_of(model)
     for attack in attacks:
         attack.require_applicable(model, pixels[None].to(device), torch.tensor([label], device=device))

@@ -151,7 +151,7 @@ def number_of_outputs(model: nn.Module, root: Path, transform: Any) -> int:
     paths = itertools.chain(filter(is_image, files), *(images_below(root, name) for name in folders))
     first = next(paths, None)
     if first is None:
-        raise DataError(f"{root}: expected images, found none. Check --data-dir.")
+        raise DataError(f"{root}: expected images, found none. Check the path.")
     return outputs_of(model, transform(read_image(str(root / first))))
 
 

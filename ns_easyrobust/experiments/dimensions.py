@@ -91,7 +91,7 @@ def checkpoint_row(path: str | Path, *, ema: bool = False, space: str = "normali
     checkpoint = read_checkpoint(path)
     if checkpoint.form == "npz":
         if ema:
-            raise CheckpointError(f"{path}: expected EMA weights, found a JAX .npz, which has none. Drop --ema.")
+            raise CheckpointError(f"{path}: expected EMA weights, found a JAX .npz, which has only raw ones.")
         entry, std = "npz", None
         weight = _jax_projection(checkpoint.content, str(path))
     else:
@@ -101,7 +101,7 @@ def checkpoint_row(path: str | Path, *, ema: bool = False, space: str = "normali
     if space == "pixel" and std is None:
         raise OptionError(
             f"{path}: expected a normalisation in the checkpoint for pixel space, found none. "
-            "Use --space normalised, or export it with --mean and --std first."
+            "Use the space normalised, or export it with mean and std first."
         )
     return _row(Path(path).name, entry, patch_spectrum(weight, space=space, rtol=rtol, std=std), None)
 

@@ -157,7 +157,7 @@ def export_checkpoint(
     if checkpoint.form == "npz":
         if arch is None:
             raise CheckpointError(
-                f"{checkpoint.source}: expected the architecture of a JAX .npz, found none. Give --model."
+                f"{checkpoint.source}: expected the architecture of a JAX .npz, found none. Name the model."
             )
         vit = build(arch, num_classes=jax_class_count(checkpoint.content) or 1000)
         load_into(vit, checkpoint, False, arch)

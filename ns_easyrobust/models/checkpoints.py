@@ -119,7 +119,7 @@ class Checkpoint:
         available = ", ".join(self.entries) or f"none among {', '.join(map(str, self.content)) or 'no entries'}"
         advice = "Save model.state_dict()."
         if self.entries:
-            advice = "Load the raw weights instead." if ema else "Load the EMA weights (ema, --use_ema)."
+            advice = "Load the raw weights instead." if ema else "Load the EMA weights (ema=True)."
         return CheckpointError(f"{self.source}: expected {wanted}, found {available}. {advice}")
 
 

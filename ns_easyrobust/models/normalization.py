@@ -135,7 +135,7 @@ def resolve_normalization(
             _logger.warning("timm has no mean and std for %s: give them", type(vit).__name__)
     else:
         raise ModelError(
-            "input normalisation: expected one in the checkpoint, found none. Give --mean and --std, or --model."
+            "input normalisation: expected one in the checkpoint, found none. Give mean and std, or name the model."
         )
     state = weights.state if weights is not None else vit.state_dict() if vit is not None else {}
     channels = channel_count(state)
@@ -143,7 +143,7 @@ def resolve_normalization(
     if (len(used_mean), len(used_std)) != (channels, channels):
         raise OptionError(
             f"mean and std: expected {channels} numbers each, one a channel, found mean={list(used_mean)} "
-            f"std={list(used_std)} (from the {origin}). Give --mean and --std for this model."
+            f"std={list(used_std)} (from the {origin}). Give mean and std for this model."
         )
     _logger.info("input normalisation: %s, from the %s", _describe(used_mean, used_std), origin)
     return used_mean, used_std, origin

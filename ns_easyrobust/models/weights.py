@@ -159,15 +159,12 @@ def load_strictly(vit: nn.Module, weights: Weights, arch: str, source: str) -> N
     ]
     raise CheckpointError(
         f"{source} does not fit {arch}: expected its {len(own)} tensors, found {', '.join(mismatches)}. "
-        "Name the architecture it was trained with (--model)."
+        "Name the architecture it was trained with."
     )
 
 
 def _class_count_error(source: str, given: int, expected: int) -> CheckpointError:
-    return CheckpointError(
-        f"{source}: checkpoint has {given} classes, the model {expected}: pass --num-classes {given} "
-        f"(num_classes={given})."
-    )
+    return CheckpointError(f"{source}: checkpoint has {given} classes, the model {expected}: pass num_classes={given}.")
 
 
 def _image_size_error(source: str, arch: str, given: Sequence[int], expected: Sequence[int]) -> CheckpointError:
@@ -220,9 +217,7 @@ def load_jax_strictly(vit: nn.Module, arrays: Mapping[str, Any], path: Path, arc
         except (LookupError, RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as error:
             mismatch = f"expected its tensors, found {type(error).__name__}: {error}"
     if mismatch:
-        raise CheckpointError(
-            f"{source} does not fit {arch}: {mismatch}. Name the architecture it was trained with (--model)."
-        )
+        raise CheckpointError(f"{source} does not fit {arch}: {mismatch}. Name the architecture it was trained with.")
 
 
 def cpu_copy(value: torch.Tensor) -> torch.Tensor:

@@ -130,7 +130,7 @@ class StepFuture:
         if not math.isfinite(tested.mse_logits):
             raise NoiseError(
                 f"synthesis step {self.step}: expected finite logits, found {tested.mse_logits}. "
-                "Check the checkpoint and the images for nan, or lower --ns-limit or --ns-lr."
+                "Check the checkpoint and the images for nan, or lower limit or lr."
             )
         return tested
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..evaluation import table2_suites
+from ..evaluation import TABLE2
 
 # The eleven columns of Table 2 of arXiv:2403.10476, by the names of their suites.
-COLUMNS = tuple(suite.name for suite in table2_suites())
+COLUMNS = TABLE2
 _TABLE_3_COLUMNS = ("val", "fgsm", "damagenet", "a", "c", "v2", "r", "sketch", "stylized")  # Table 4 lacks the first
 _EASYROBUST_COLUMNS = ("val", "v2", "c", "r", "a", "sketch", "stylized")  # in the order of its README
 

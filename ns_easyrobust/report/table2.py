@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..data import ALEXNET_ERROR, SEVERITIES
 from ..errors import OptionError
@@ -100,6 +99,12 @@ class Table2:
             if (column.suite, column.metric) == (suite, metric) and column.protocol.get("preset") == self.preset
         ]
 
+    def _fixed_settings(self, column: Column, free: Sequence[str]) -> str:
+        """The settings in which the columns of one variant agree: all but ``free`` and what a preset derives."""
+        derived = _RESIZING if self.preset in _PRESETS[:3] else ()
+        fixed = {name: value for name, value in column.protocol.items() if name not in (*free, *derived)}
+        return json.dumps(fixed, sort_keys=True)
+
     def _variant(
         self, columns: Sequence[Column], free: Sequence[str] = (), prefer: Callable[[Column], bool] | None = None
     ) -> list[Column]:
@@ -107,19 +112,14 @@ class Table2:
 
         ``free`` names settings that may differ between those columns.
         """
-        free = (*free, *(_RESIZING if self.preset in _PRESETS[:3] else ()))
         variants: dict[str, list[Column]] = {}
         for column in columns:
-            fixed = {name: value for name, value in column.protocol.items() if name not in free}
-            variants.setdefault(json.dumps(fixed, sort_keys=True), []).append(column)
+            variants.setdefault(self._fixed_settings(column, free), []).append(column)
 
-        def rank(group: list[Column]) -> tuple[bool, int, int]:
-            preferred = prefer is not None and prefer(group[0])
-            return (
-                preferred,
-                max(map(self._image_count, group)),
-                sum(len(self.table.column_records(column)) for column in group),
-            )
+        def rank(variant: list[Column]) -> tuple[bool, int, int]:
+            preferred = prefer is not None and prefer(variant[0])
+            cells = sum(len(self.table.column_records(column)) for column in variant)
+            return preferred, max(map(self._image_count, variant)), cells
 
         return max(variants.values(), key=rank, default=[])
 
@@ -130,14 +130,9 @@ class Table2:
 
         The latter fill in rows that the former lack.
         """
-        chosen = self._variant(columns, free, prefer)
-        free = (*free, "subset", *(_RESIZING if self.preset in _PRESETS[:3] else ()))
-
-        def fixed_settings(column: Column) -> dict[str, Any]:
-            return {name: value for name, value in column.protocol.items() if name not in free}
-
-        chosen_settings = [fixed_settings(column) for column in chosen]
-        others = [column for column in columns if column not in chosen and fixed_settings(column) in chosen_settings]
+        chosen, free = self._variant(columns, free, prefer), (*free, "subset")
+        fixed = {self._fixed_settings(column, free) for column in chosen}
+        others = [c for c in columns if c not in chosen and self._fixed_settings(c, free) in fixed]
         return chosen, sorted(others, key=self._image_count, reverse=True)
 
     def _image_count(self, column: Column) -> int:

@@ -71,6 +71,7 @@ def setting(
     help: str,
     *,
     least: float | None = None,
+    most: float | None = None,
     choices: Collection[str] | Callable[[], Collection[str]] = (),
     flag: str | None = None,
     each: bool = False,
@@ -78,22 +79,26 @@ def setting(
 ) -> Any:
     """A field of a settings dataclass that is also a flag (:func:`add_settings`).
 
+    Its type is that of the default; a tuple is one of numbers, None a number that is not given.
+
     Args:
         help: what it is, with its unit.
-        least: the smallest value that the flag takes; None: any.
+        least, most: the smallest and the largest value that the flag takes; None: any.
         choices: the values of a text, or a function that gives them when they are needed.
         flag: its name without dashes; None: the field's, behind the dataclass's prefix.
         each: the flag takes several values, each of which makes one instance.
     """
-    more = {"least": least, "choices": choices, "flag": flag, "each": each, "metavar": metavar}
+    more = {"least": least, "most": most, "choices": choices, "flag": flag, "each": each, "metavar": metavar}
     return field(default=default, metadata={"help": help, **more})
 
 
 def flags_of(settings: type, prefix: str) -> Iterator[tuple[str, Field[Any]]]:
-    """(flag without dashes, field) for each :func:`setting` of a dataclass."""
+    """(flag without dashes, field) for each :func:`setting` of a dataclass; flags' names are not inherited."""
+    own = vars(settings).get("__annotations__", {})
     for item in fields(settings):
         if "help" in item.metadata:
-            yield item.metadata["flag"] or prefix + item.name.replace("_", "-"), item
+            named = item.metadata["flag"] if item.name in own else None
+            yield named or (prefix + item.name).replace("_", "-"), item
 
 
 def choices_of(settings: type, name: str) -> tuple[str, ...]:
@@ -106,18 +111,28 @@ def add_settings(group: Any, settings: type, prefix: str) -> None:
     """Add a flag for each :func:`setting` of a dataclass to a parser or a group of flags."""
     for flag, item in flags_of(settings, prefix):
         how, default, choices = item.metadata, item.default, choices_of(settings, item.name)
-        options: dict[str, Any] = {"help": how["help"], "default": [default] if how["each"] else default}
-        if choices:
+        options: dict[str, Any] = {
+            "help": how["help"].replace("%", "%%"),
+            "default": [default] if how["each"] else default,
+        }
+        if isinstance(default, bool):
+            options["action"] = argparse.BooleanOptionalAction
+        elif choices:
             options["choices"] = choices
         else:
-            options |= {"metavar": how["metavar"], "type": _flag_type(default, how["least"])}
+            options |= {"metavar": how["metavar"], "type": _flag_type(default, how["least"], how["most"])}
         if isinstance(default, tuple):
             options |= {"nargs": "*", "default": list(default)}
         elif how["each"]:
             options["nargs"] = "+"
         if default is not None and default != ():
             options["help"] += f" (default: {_as_fraction(default)})"
-        group.add_argument(f"--{flag}", **options)
+        try:
+            group.add_argument(f"--{flag}", **options)
+        except argparse.ArgumentError as error:
+            raise OptionError(
+                f"{settings.__name__}.{item.name}: expected a new flag, found --{flag}, which is taken. Rename it."
+            ) from error
 
 
 def settings_from(args: argparse.Namespace, settings: type, prefix: str) -> list[dict[str, Any]]:
@@ -129,12 +144,12 @@ def settings_from(args: argparse.Namespace, settings: type, prefix: str) -> list
     return [dict(zip(values, combination, strict=True)) for combination in product(*values.values())]
 
 
-def _flag_type(default: Any, least: float | None) -> Callable[[str], Any]:
+def _flag_type(default: Any, least: float | None, most: float | None) -> Callable[[str], Any]:
     if isinstance(default, str):
         return str
     if isinstance(default, int):
         return int if least is None else int_from(int(least))
-    return float if least is None else float_in(least)
+    return float if least is None else float_in(least, math.inf if most is None else most)
 
 
 def _as_fraction(value: Any) -> str:

@@ -131,5 +131,5 @@ def pick_device(name: str) -> torch.device:
     """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise OptionError("--device cuda: expected a GPU that PyTorch can use, found none. Use --device cpu.")
+        raise OptionError("device cuda: expected a GPU that PyTorch can use, found none. Use cpu.")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")

@@ -22,5 +22,5 @@ def replaced_attributes(owner: Any, **values: Any) -> Iterator[None]:
         for name in values:
             if name in previous:
                 setattr(owner, name, previous[name])
-            else:
+            elif name in vars(owner):
                 delattr(owner, name)

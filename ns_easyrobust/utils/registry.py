@@ -1,19 +1,24 @@
-"""What can be named on the command line: it registers itself, from a folder's files or from other people's packages."""
+"""Registries of what the command line can name, filled by a folder's files and by other people's packages."""
 
 from __future__ import annotations
 
 import importlib
 import logging
 import pkgutil
+import re
 import sys
+import threading
+from collections.abc import Sequence
 from importlib.metadata import entry_points
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..errors import OptionError
 
 PLUGINS = "ns_easyrobust.plugins"  # entry points of this group name modules of other packages
 _logger = logging.getLogger(__name__)
-_begun: set[str] = set()  # what was asked for its registrations, which may be under way
+_registries: list[Registry[Any]] = []
+_import_started: set[str] = set()  # folders whose files, or whether the plugins, have been imported or are being so
+_lock = threading.RLock()  # other threads wait for the imports; this one may come back from within them
 Item = TypeVar("Item")
 
 
@@ -23,23 +28,31 @@ class Registry(dict[str, Item]):
     Args:
         kind: what an item is, for errors.
         package: the folder whose every file registers items when it is imported; "" for none.
+        namespace: registries of one namespace share their names.
+        reserved: names that no item may have.
     """
 
-    def __init__(self, kind: str, package: str = "") -> None:
+    def __init__(self, kind: str, package: str = "", namespace: str = "", reserved: Sequence[str] = ("none",)) -> None:
         super().__init__()
-        self.kind, self.package = kind, package
+        self.kind, self.package, self.namespace, self.reserved = kind, package, namespace or kind, reserved
+        self.sources: dict[str, str] = {}  # where the items are defined
+        _registries.append(self)
 
-    def add(self, name: str, item: Item, module: str) -> None:
-        """Register an item that ``module`` defines.
+    def add(self, name: str, item: Item, source: str) -> None:
+        """Register an item that is defined at ``source``, a dotted path; from there again, it takes its own place.
 
         Raises:
-            OptionError: the name is taken.
+            OptionError: ``name`` is no text, or taken.
         """
-        if not module.startswith(f"{self.package}."):
+        if not (isinstance(name, str) and re.fullmatch(r"[\w-]+", name)):
+            raise OptionError(f"{self.kind}: expected a name of letters, digits, - and _, found {name!r}.")
+        if not source.startswith(f"{self.package}."):
             self._import_files()  # so that a name of theirs is found to be taken
-        if name in self or name == "none":
+        related = [other for other in _registries if other.namespace == self.namespace]
+        own = self.sources.get(name) == source
+        if not own and any(name in other or name in other.reserved for other in related):
             raise OptionError(f"{self.kind} {name!r}: expected a new name, found one that is taken. Choose another.")
-        self[name] = item
+        self[name], self.sources[name] = item, source
 
     def complete(self) -> Registry[Item]:
         """The registry, once the folder's files and the plugins have been imported."""
@@ -48,21 +61,32 @@ class Registry(dict[str, Item]):
         return self
 
     def _import_files(self) -> None:
-        if not self.package or self.package in _begun:
-            return
-        _begun.add(self.package)
-        for file in pkgutil.iter_modules(sys.modules[self.package].__path__):
-            importlib.import_module(f"{self.package}.{file.name}")
+        with _lock:
+            if not self.package or self.package in _import_started:
+                return
+            _import_started.add(self.package)
+            try:
+                for file in pkgutil.iter_modules(sys.modules[self.package].__path__):
+                    importlib.import_module(f"{self.package}.{file.name}")
+            except BaseException:
+                _import_started.discard(self.package)  # to be tried again
+                raise
 
 
 def _import_plugins() -> None:
     """Import the modules that installed packages name; one that fails is named in a warning, and the others work."""
-    if PLUGINS in _begun:
-        return
-    _begun.add(PLUGINS)
-    for plugin in entry_points(group=PLUGINS):
-        try:
-            plugin.load()
-        except Exception as error:  # whatever other people's code raises
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            _logger.warning("plugin %s (%s) is left out: %s", plugin.name, plugin.value, reason)
+    with _lock:
+        if PLUGINS in _import_started:
+            return
+        _import_started.add(PLUGINS)
+        for plugin in entry_points(group=PLUGINS):
+            before = [(registry, dict(registry), dict(registry.sources)) for registry in _registries]
+            try:
+                plugin.load()
+            except (Exception, SystemExit) as error:  # whatever other people's code raises
+                for registry, items, sources in before:
+                    registry.clear()
+                    registry.update(items)
+                    registry.sources = sources
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                _logger.warning("plugin %s (%s) is left out: %s", plugin.name, plugin.value, reason)

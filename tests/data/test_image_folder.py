@@ -29,7 +29,7 @@ def test_broken_layouts_are_named(folder, tmp_path):
 
 
 def test_wrong_class_count(folder):
-    with pytest.raises(DataError, match=r"expected 1000 class folders.*found 2\. Pass --num-classes 2"):
+    with pytest.raises(DataError, match=r"expected 1000 class folders.*found 2\. Pass num_classes=2"):
         check_classes(open_image_folder(folder), 1000)
     check_classes(open_image_folder(folder), 2)
 

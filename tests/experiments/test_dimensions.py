@@ -22,7 +22,7 @@ def test_pixel_space_takes_the_files_own_normalisation(tmp_path):
     values = np.linalg.svd(matrix.reshape(64, 192), compute_uv=False)
     assert pixel.smallest_kept == pytest.approx(values[-1] / values[0], rel=1e-6)
     assert pixel.smallest_kept != pytest.approx(normalised.smallest_kept, rel=1e-2)
-    with pytest.raises(OptionError, match=r"bare\.pth: expected a normalisation .* --space normalised"):
+    with pytest.raises(OptionError, match=r"bare\.pth: expected a normalisation .* the space normalised"):
         checkpoint_row(tmp_path / "bare.pth", space="pixel")
     assert architecture_row("vit_micro_patch8_32", space="pixel").nullity == 128
 

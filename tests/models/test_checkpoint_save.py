@@ -206,7 +206,7 @@ def test_export_of_timms_training_checkpoint_mends_easyrobusts_benchmark(tmp_pat
 
 def test_export_finds_or_asks_for_the_normalisation(tmp_path):
     torch.save(make_vit().state_dict(), tmp_path / "a")
-    with pytest.raises(ModelError, match="--mean and --std, or --model") as caught:
+    with pytest.raises(ModelError, match="mean and std, or name the model") as caught:
         export_checkpoint(tmp_path / "a", tmp_path / "b", "easyrobust")
     one_line(caught)
     done = export_checkpoint(tmp_path / "a", tmp_path / "b", "easyrobust", mean=[0.4], std=[0.2])

@@ -92,7 +92,7 @@ def test_augreg_npz_loads_through_timm(tmp_path, prefix):
 @pytest.mark.parametrize(
     ("arch", "kwargs", "match"),
     [
-        (ARCH, {"num_classes": 7}, "checkpoint has 5 classes, the model 7: pass --num-classes 5"),
+        (ARCH, {"num_classes": 7}, "checkpoint has 5 classes, the model 7: pass num_classes=5"),
         (ARCH, {"img_size": 48}, "another image size.*nothing is resized"),
         (ARCH, {"patch_size": 16, "img_size": 64}, "does not fit"),
         (ARCH, {"depth": 2}, "does not fit vit_micro_patch8_32: expected .* numbers"),
@@ -121,9 +121,7 @@ def test_npz_with_nan_or_another_layout_is_refused(tmp_path):
 
 def test_other_class_count_says_what_to_pass(tmp_path):
     torch.save(make_model().state_dict(), tmp_path / "c.pth")
-    with pytest.raises(
-        CheckpointError, match="checkpoint has 5 classes, the model 1000: pass --num-classes 5 "
-    ) as caught:
+    with pytest.raises(CheckpointError, match="checkpoint has 5 classes, the model 1000: pass num_classes=5") as caught:
         load_model(ARCH, tmp_path / "c.pth")
     one_line(caught)
 
@@ -153,7 +151,7 @@ def test_missing_and_unexpected_names_are_counted(tmp_path):
 def test_export_of_npz_needs_the_architecture(tmp_path):
     vit = make_vit()
     np.savez(tmp_path / "a.npz", **jax_arrays(vit))
-    with pytest.raises(CheckpointError, match="Give --model"):
+    with pytest.raises(CheckpointError, match="Name the model"):
         export_checkpoint(tmp_path / "a.npz", tmp_path / "b", "easyrobust")
     export_checkpoint(tmp_path / "a.npz", tmp_path / "b", "easyrobust", arch=ARCH)
     expected = logits(with_normalization(vit, (0.5,) * 3, (0.5,) * 3))

@@ -404,9 +404,9 @@ def test_warm_rounds_are_alike_and_go_on_after_a_restart(loader):
 
 
 def test_a_warm_start_of_the_random_baseline_is_refused(loader):
-    with pytest.raises(OptionError, match="--ns-warm-start: expected noise that is optimised"):
+    with pytest.raises(OptionError, match="warm_start: expected noise that is optimised"):
         RandomNoiseAugmentation(small_vit(), loader, QUICK, warm_start=True)
     parser = argparse.ArgumentParser()
     add_nullspace_args(parser)
-    with pytest.raises(OptionError, match="--ns-warm-start: expected noise that is optimised"):
+    with pytest.raises(OptionError, match="warm_start: expected noise that is optimised"):
         check_noise_args(parser.parse_args(["--aug", "random", "--ns-warm-start"]))  # before a model is built

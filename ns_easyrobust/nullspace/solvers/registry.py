@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from ...errors import OptionError
 from ...utils import Registry, torch
 
 if TYPE_CHECKING:
@@ -58,8 +59,11 @@ def register_solver(name: str, *, gaussian: bool = False, pool: int = 0) -> Call
         0.0
     """
 
+    if not isinstance(name, str):
+        raise OptionError('solver: expected @register_solver("NAME"), found it without a name.')
+
     def register(solve: Solve) -> Solve:
-        _SOLVERS.add(name, Solver(solve, gaussian, pool), solve.__module__)
+        _SOLVERS.add(name, Solver(solve, gaussian, pool), f"{solve.__module__}.{solve.__qualname__}")
         return solve
 
     return register

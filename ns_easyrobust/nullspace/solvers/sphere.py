@@ -170,7 +170,7 @@ class _Search:
         if largest_norm > end_norm:
             _logger.warning(
                 "this noise has reached norm %.3g, where the search ends: the model hardly reacts to anything. Start "
-                "from a trained checkpoint, or lower --ns-eps.",
+                "from a trained checkpoint, or lower eps.",
                 largest_norm,
             )
 

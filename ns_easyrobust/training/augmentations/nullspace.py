@@ -172,7 +172,7 @@ class NullspaceAugmentation:
         except torch.OutOfMemoryError as error:
             raise NoiseError(
                 f"synthesis at step {self._steps}: expected the model and a batch to fit into memory, found it "
-                "full. Lower the loader's batch size, or give --ns-autocast bfloat16."
+                "full. Lower the loader's batch size, or set autocast to bfloat16."
             ) from error
         self._value = None
         held_out = noise.held_out
@@ -204,7 +204,7 @@ class NullspaceAugmentation:
         if noise.stopped and not noise.steps and cold_start:
             _logger.warning(
                 "noise %d is its random start, which this model hardly reacts to: nothing was optimised. "
-                "Start from a trained checkpoint, or raise --ns-limit.",
+                "Start from a trained checkpoint, or raise limit.",
                 len(self.history),
             )
         return noise
@@ -275,9 +275,9 @@ def _cosine(a: torch.Tensor, b: torch.Tensor) -> float:
 def check_augmentation(interval: int, warm_start: bool, solver: str) -> None:
     """Raise OptionError for ``interval`` < 1, or for a warm start of the random baseline."""
     if interval < 1:
-        raise OptionError(f"--ns-interval: expected a number of steps >= 1, found {interval}.")
+        raise OptionError(f"interval: expected a number of steps >= 1, found {interval}.")
     if warm_start and solver == "random":
         raise OptionError(
-            "--ns-warm-start: expected noise that is optimised, found the random baseline, which draws each anew. "
+            "warm_start: expected noise that is optimised, found the random baseline, which draws each anew. "
             "Leave it out."
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ...errors import OptionError
 from ...utils import Registry
 
 if TYPE_CHECKING:
@@ -32,8 +33,11 @@ def register_augmentation(name: str) -> Callable[[type[NullspaceAugmentation]], 
         0.5
     """
 
+    if not isinstance(name, str):
+        raise OptionError('augmentation: expected @register_augmentation("NAME"), found it without a name.')
+
     def register(cls: type[NullspaceAugmentation]) -> type[NullspaceAugmentation]:
-        AUGMENTATIONS.add(name, cls, cls.__module__)
+        AUGMENTATIONS.add(name, cls, f"{cls.__module__}.{cls.__qualname__}")
         return cls
 
     return register
