@@ -270,7 +270,7 @@ def register_benchmark(benchmark: Benchmark) -> Benchmark:
     """
     if any(other.record == benchmark.record for other in _BENCHMARKS.values() if other.name != benchmark.name):
         raise OptionError(f"benchmark {benchmark.name!r}: expected a new name in records, found {benchmark.record!r}.")
-    _BENCHMARKS.add(benchmark.name, benchmark, f"{benchmark.load.__module__}.{benchmark.load.__qualname__}")
+    _BENCHMARKS.add(benchmark.name, benchmark, repr(benchmark))
     return benchmark
 
 

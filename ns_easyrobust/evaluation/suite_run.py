@@ -103,8 +103,8 @@ def run_suites(
 ) -> list[str]:
     """Run every suite of ``plan`` whose folder exists, and return the names of those.
 
-    Clean accuracy and FGSM share a decoded batch and a forward. What an earlier run has
-    finished is taken from ``records``.
+    Clean accuracy and quick attacks share a decoded batch, and with FGSM a forward. What an earlier
+    run has finished is taken from ``records``.
     """
     found = [name for name in suites() if name in plan.suites and plan.folder(name).exists()]
     if not found:

@@ -10,6 +10,7 @@ from ..data import ALEXNET_ERROR, SEVERITIES
 from ..errors import OptionError
 from ..evaluation import (
     RUN_SETTINGS,
+    TABLE2,
     Record,
     Suite,
     column_settings,
@@ -249,7 +250,7 @@ class Table2:
             record, base = self.record(row, suite.name), self.record(str(self.table.baseline), suite.name)
             if suite.name != "c" and record is not None and base is not None:
                 terms.append((1.0, record, base))
-        return [(weight / len(table2_suites()), record, base) for weight, record, base in terms]
+        return [(weight / len(TABLE2), record, base) for weight, record, base in terms]
 
 
 def _has_the_papers_radius(column: Column) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..data import ROBUSTBENCH
-from ..evaluation import Suite, table2_suites
+from ..evaluation import TABLE2, Suite, table2_suites
 from . import published
 from .published import PAPER, Published
 from .sheet import NOT_RUN, Cell, Sheet, describe_difference, format_number, measured_cell, significance
@@ -27,7 +27,7 @@ def table2_sheet(summary: Table2, rows: Sequence[Published] = ()) -> Sheet:
     copied = [(f"{row.label} (published, {row.source})", _published_cells(row, names)) for row in rows]
     protocols = [f"{column.title}: {column.protocol()}" for column in summary.columns.values()]
     return Sheet(
-        headings=[*headings, ("Average", f"of the {len(table2_suites())} columns")],
+        headings=[*headings, ("Average", f"of the {len(TABLE2)} columns")],
         rows=[*measured, *copied],
         notes=_notes(summary, names, rows),
         lists=[("Protocol of each column", protocols)],

@@ -94,11 +94,11 @@ def setting(
 
 def flags_of(settings: type, prefix: str) -> Iterator[tuple[str, Field[Any]]]:
     """(flag without dashes, field) for each :func:`setting` of a dataclass; flags' names are not inherited."""
-    own = vars(settings).get("__annotations__", {})
+    inherited = [vars(base).get("__dataclass_fields__", {}) for base in settings.__mro__[1:]]
     for item in fields(settings):
         if "help" in item.metadata:
-            named = item.metadata["flag"] if item.name in own else None
-            yield named or (prefix + item.name).replace("_", "-"), item
+            is_own = not any(of_base.get(item.name) is item for of_base in inherited)
+            yield (is_own and item.metadata["flag"]) or (prefix + item.name).replace("_", "-"), item
 
 
 def choices_of(settings: type, name: str) -> tuple[str, ...]:

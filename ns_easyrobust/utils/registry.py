@@ -35,17 +35,24 @@ class Registry(dict[str, Item]):
     def __init__(self, kind: str, package: str = "", namespace: str = "", reserved: Sequence[str] = ("none",)) -> None:
         super().__init__()
         self.kind, self.package, self.namespace, self.reserved = kind, package, namespace or kind, reserved
-        self.sources: dict[str, str] = {}  # where the items are defined
+        self.sources: dict[str, str] = {}  # of the items, by name
         _registries.append(self)
 
+    def require_name(self, name: object) -> None:
+        """Raise OptionError unless ``name`` can be one; a decorator without its parentheses gives a function."""
+        if not (isinstance(name, str) and re.fullmatch(r"[\w-]+", name)):
+            raise OptionError(f"{self.kind}: expected a name of letters, digits, - and _, found {name!r}.")
+
     def add(self, name: str, item: Item, source: str) -> None:
-        """Register an item that is defined at ``source``, a dotted path; from there again, it takes its own place.
+        """Register an item, which takes its own place if it comes from the same ``source``.
+
+        Args:
+            source: where it is defined, a dotted path, or what else tells it from others.
 
         Raises:
             OptionError: ``name`` is no text, or taken.
         """
-        if not (isinstance(name, str) and re.fullmatch(r"[\w-]+", name)):
-            raise OptionError(f"{self.kind}: expected a name of letters, digits, - and _, found {name!r}.")
+        self.require_name(name)
         if not source.startswith(f"{self.package}."):
             self._import_files()  # so that a name of theirs is found to be taken
         related = [other for other in _registries if other.namespace == self.namespace]

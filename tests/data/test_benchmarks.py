@@ -8,7 +8,7 @@ from helpers.folders import fill, labels_of
 from torchvision.datasets import ImageFolder
 
 from ns_easyrobust.data import benchmarks, imagenet
-from ns_easyrobust.errors import DataError
+from ns_easyrobust.errors import DataError, OptionError
 
 
 def near(labels: torch.Tensor, spread: float = 3.0) -> torch.Tensor:
@@ -200,3 +200,10 @@ def test_damagenet_in_class_folders(tmp_path, inner):
     paths = {f"{wnid_of(name)}/{png(name)}": label for name, label in LABELS.items()}
     fill(tmp_path / inner, *paths)
     assert labels_of(benchmarks.damagenet(tmp_path, 1000)) == paths
+
+
+def test_a_benchmark_does_not_take_anothers_place_even_with_the_same_loader():
+    mine = benchmarks.Benchmark("v2", "mine", benchmarks.known_benchmarks()["v2"].load, "mine")
+    with pytest.raises(OptionError, match="benchmark 'v2': expected a new name, found one that is taken"):
+        benchmarks.register_benchmark(mine)
+    assert benchmarks.known_benchmarks()["v2"].folder == "imagenetv2"

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from ns_easyrobust.errors import OptionError
+from ns_easyrobust.nullspace.solvers.registry import register_solver
+from ns_easyrobust.training.augmentations.registry import register_augmentation
 from ns_easyrobust.utils import registry as module
 from ns_easyrobust.utils.registry import Registry
 
@@ -92,3 +94,17 @@ def test_a_plugin_that_fails_leaves_nothing_behind(monkeypatch, caplog):
     monkeypatch.setattr(module, "entry_points", lambda group: plugins)
     assert things.complete() == {"whole": 2}
     assert "plugin half (plugin) is left out: SystemExit: and then this" in caplog.text
+
+
+def test_a_decorator_without_its_parentheses_is_told():
+    with pytest.raises(OptionError, match="solver: expected a name of letters"):
+
+        @register_solver
+        def forgetful(objective, start, config, on_step):
+            raise NotImplementedError
+
+    with pytest.raises(OptionError, match="augmentation: expected a name of letters"):
+
+        @register_augmentation
+        class Forgetful:
+            pass

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from ...errors import OptionError
 from ...utils import Registry, torch
 
 if TYPE_CHECKING:
@@ -58,9 +57,7 @@ def register_solver(name: str, *, gaussian: bool = False, pool: int = 0) -> Call
         >>> synthesize(model, loader, NoiseConfig(solver="zero")).norm
         0.0
     """
-
-    if not isinstance(name, str):
-        raise OptionError('solver: expected @register_solver("NAME"), found it without a name.')
+    _SOLVERS.require_name(name)
 
     def register(solve: Solve) -> Solve:
         _SOLVERS.add(name, Solver(solve, gaussian, pool), f"{solve.__module__}.{solve.__qualname__}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ...errors import OptionError
 from ...utils import Registry
 
 if TYPE_CHECKING:
@@ -32,9 +31,7 @@ def register_augmentation(name: str) -> Callable[[type[NullspaceAugmentation]], 
         >>> round(half / whole, 3)
         0.5
     """
-
-    if not isinstance(name, str):
-        raise OptionError('augmentation: expected @register_augmentation("NAME"), found it without a name.')
+    AUGMENTATIONS.require_name(name)
 
     def register(cls: type[NullspaceAugmentation]) -> type[NullspaceAugmentation]:
         AUGMENTATIONS.add(name, cls, f"{cls.__module__}.{cls.__qualname__}")
