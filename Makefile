@@ -11,7 +11,7 @@ demo: $(READY)
 	$(BIN)/ns-easyrobust demo
 
 test: $(READY) check
-	$(BIN)/python -m pytest -n 2 -m "not stress"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not stress"
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -23,7 +23,7 @@ stress: $(READY)
 
 # The core under timm 1.x; easyrobust and torchattacks pin older packages, so they come without their dependencies.
 test-timm1: .venv-timm1/ready
-	.venv-timm1/bin/python -m pytest -n 2 -m "not stress" $(CORE)
+	.venv-timm1/bin/python -m pytest -n 2 --dist worksteal -m "not stress" $(CORE)
 
 .venv-timm1/ready: setup.cfg constraints-timm1.txt
 	$(PYTHON) -m venv .venv-timm1

@@ -32,6 +32,7 @@ NEXT = 1  # c + 1
 OUTSIDE = 2  # a class of neither ImageNet-A nor -R, with c second: right once logits are taken from the 200
 WITHIN = 3  # another class of both ImageNet-A and -R, with c second: wrong either way
 FLAGS = 4
+_MADE_UP = 60000  # ImageNet has 50,000 validation images, whose names would say another class
 
 
 class Picture(NamedTuple):
@@ -121,7 +122,7 @@ def _val_names(per_class: int, robustbench: bool) -> Iterator[tuple[str, int]]:
     for name in imagenet.robustbench_ids() if robustbench else ():
         listed.setdefault(name.split("/")[0], []).append(name)
     for index, wnid in enumerate(imagenet.wnids()):
-        made_up = [f"{wnid}/ILSVRC2012_val_{60000 + index * per_class + j:08d}.JPEG" for j in range(per_class)]
+        made_up = [f"{wnid}/ILSVRC2012_val_{_MADE_UP + index * per_class + j:08d}.JPEG" for j in range(per_class)]
         for name in listed.get(wnid) or made_up:
             yield name, index
 
@@ -166,13 +167,13 @@ def plan(per_class: int = 1, classes: int = 1000, robustbench: bool = False) -> 
     plans = {}
     for number, (folder, (members, pattern, flags)) in enumerate(kinds.items()):
         pairs = [(c, j) for c in members for j in range(per_class)]
-        names = [pattern.format(wnid=wnids[c], c=c, j=j, i=c * per_class + j + 1) for c, j in pairs]
+        names = [pattern.format(wnid=wnids[c], c=c, j=j, i=_MADE_UP + c * per_class + j + 1) for c, j in pairs]
         plans[folder] = _plan_folder(names, [c for c, _ in pairs], number, total, flags)
     names, shown = zip(*_val_names(per_class, robustbench), strict=True)
     plans["imagenet-val"] = _plan_folder(names, shown, total - 3, total, (NEXT,))
     plans["ObjectNet/images"] = _objectnet(total - 2, total, per_class)
     shuffled = random.Random(0).sample([c for c in everywhere for _ in range(per_class)], 1000 * per_class)
-    flat = [f"ILSVRC2012_val_{i:08d}.png" for i in range(1, len(shuffled) + 1)]
+    flat = [f"ILSVRC2012_val_{_MADE_UP + i:08d}.png" for i in range(1, len(shuffled) + 1)]
     plans["damagenet"] = _plan_folder(flat, shuffled, total - 1, total, (NEXT,))
     return plans
 

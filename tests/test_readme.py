@@ -89,3 +89,24 @@ def test_the_docs_table_of_attacks_settings_is_the_registrys():
         rows.append(f"| `{action.option_strings[0]}` | {what}{choices} | {default.rstrip(')')} |")
     docs = (Path(__file__).parent.parent / "docs" / "evaluation.md").read_text(encoding="utf-8")
     assert "\n".join(rows) in docs, "docs/evaluation.md should hold:\n" + "\n".join(rows)
+
+
+def test_what_is_promised_names_tests_that_exist():
+    root = Path(__file__).parent.parent
+    promises = (root / "docs" / "reliability.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)(?: -k (\w+))?`", promises)
+    assert len(named) > 30
+    for path, word in named:
+        tests = re.findall(r"^def (test_\w+)", (root / path).read_text(encoding="utf-8"), re.MULTILINE)
+        assert any(word in test for test in tests), (path, word)
+
+
+def test_tests_that_the_docs_select_are_there():
+    """``tests/x.py -k WORD``, or of words with "or", selects at least one test for each word."""
+    root = Path(__file__).parent.parent
+    found = re.findall(r'`(tests/[\w/]+\.py) -k ("[^"]+"|\w+)', (root / "docs" / "reliability.md").read_text())
+    assert len(found) > 5
+    for name, words in found:
+        tests = re.findall(r"^def (test_\w+)", (root / name).read_text(), re.MULTILINE)
+        for word in words.strip('"').split(" or "):
+            assert any(word in test for test in tests), (name, word)

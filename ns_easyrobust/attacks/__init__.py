@@ -4,8 +4,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .base import Attack, Quantity, SecondVerdict, known_attacks, register_attack, require_adversarial
-    from .gradient import CW, FGSM, PGD, AutoAttack
+    from .gradient import CW, FGSM, PGD
+    from .inputs import require_input, require_outputs
     from .patch_fool import PatchFool, PatchFoolConfig, patchfool
+    from .standard_auto_attack import AutoAttack
 
 __all__ = [
     "CW",
@@ -21,6 +23,8 @@ __all__ = [
     "patchfool",
     "register_attack",
     "require_adversarial",
+    "require_input",
+    "require_outputs",
 ]
 
 if not TYPE_CHECKING:

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import Field, asdict, dataclass
 from typing import Any, ClassVar, TypeVar
 
-from ..errors import DataError, ModelError, OptionError
+from ..errors import ModelError, OptionError
 from ..utils import Registry, nn, torch
+
+LARGEST_STEP = 1e4  # of Adam, which would fail at what float32 cannot hold
 
 
 @dataclass(frozen=True)
@@ -159,29 +161,22 @@ def require_adversarial(attacked: object, shape: torch.Size, title: str) -> None
     if not isinstance(attacked, torch.Tensor) or attacked.shape != shape:
         found = tuple(attacked.shape) if isinstance(attacked, torch.Tensor) else type(attacked).__name__
         raise ModelError(f"{title}: expected adversarial pixels of shape {tuple(shape)}, found {found}.")
+    if not attacked.numel():
+        return
     low, high = attacked.min().item(), attacked.max().item()
     if not (low > -1e-4 and high < 1 + 1e-4):
         raise ModelError(f"{title}: expected adversarial pixels in [0, 1], found {low:.3g} to {high:.3g}.")
 
 
-def checked_pixels(pixels: torch.Tensor) -> torch.Tensor:
-    """Return ``pixels`` unchanged; raise DataError unless they are in [0, 1]."""
-    if not (pixels.min() >= 0 and pixels.max() <= 1):
-        raise DataError(
-            f"attack: expected pixels in [0, 1], found [{pixels.min():.3g}, {pixels.max():.3g}]. "
-            "Normalise inside the model (load_model does), not in the transform."
-        )
-    return pixels
+def require_radius(attack: str, radius: float, norm: str = "Linf", name: str = "epsilon") -> None:
+    """Raise OptionError unless ``norm`` is Linf or L2 and ``radius``, the setting ``name``, is in pixels of [0, 1].
 
-
-def require_radius(attack: str, epsilon: float, norm: str = "Linf") -> None:
-    """Raise OptionError unless ``norm`` is Linf or L2 and ``epsilon`` a radius in pixels of [0, 1].
-
-    An L-infinity radius above 1 is refused: it was probably meant for pixels of [0, 255].
+    A larger one was probably meant for pixels of [0, 255]: an L-infinity radius above 1, or an L2 radius above 50,
+    which would change each value of a 224 x 224 image by an eighth.
     """
     if norm not in ("Linf", "L2"):
         raise OptionError(f"{attack}: expected the norm Linf or L2, found {norm!r}.")
-    if not (epsilon >= 0 and math.isfinite(epsilon)):
-        raise OptionError(f"{attack}: expected epsilon >= 0 in pixels of [0, 1], found {epsilon}.")
-    if norm == "Linf" and epsilon > 1:
-        raise OptionError(f"{attack}: expected epsilon in pixels of [0, 1], found {epsilon:g}. Divide it by 255.")
+    if not (radius >= 0 and math.isfinite(radius)):
+        raise OptionError(f"{attack}: expected {name} >= 0 in pixels of [0, 1], found {radius}.")
+    if radius > (1 if norm == "Linf" else 50):
+        raise OptionError(f"{attack}: expected {name} in pixels of [0, 1], found {radius:g}. Divide it by 255.")

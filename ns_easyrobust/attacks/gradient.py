@@ -7,15 +7,18 @@ imports scipy and requests, which nothing else needs.
 
 from __future__ import annotations
 
-import sys
+import io
+import math
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import OptionError
-from ..models import frozen
+from ..models import frozen, logits_of
 from ..utils import nn, setting, torch
-from .base import Attack, Quantity, SecondVerdict, checked_pixels, register_attack, require_radius
+from .base import LARGEST_STEP, Attack, Quantity, SecondVerdict, register_attack, require_radius
+from .inputs import AttackFunction, attack_images
 
 
 def fgsm(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, *, epsilon: float = 1 / 255) -> torch.Tensor:
@@ -28,11 +31,22 @@ def fgsm(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, *, epsilo
         DataError: pixels outside [0, 1]. OptionError: ``epsilon`` < 0 or > 1.
     """
     require_radius("fgsm", epsilon)
-    import torchattacks
+    return attack_images("fgsm", model, pixels, labels, _torchattack("FGSM", eps=epsilon))
 
-    with frozen(model) as inner, torch.enable_grad():
-        adversarial: torch.Tensor = torchattacks.FGSM(inner, eps=epsilon)(checked_pixels(pixels), labels)
-    return adversarial
+
+def _torchattack(name: str, **settings: Any) -> AttackFunction:
+    """torchattacks' attack ``name``."""
+
+    def run(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        import torchattacks
+
+        with redirect_stdout(io.StringIO()):  # it prints where a model has no parameters to tell its device
+            attack = getattr(torchattacks, name)(model, **settings)
+        attack.set_device(pixels.device if attack.device is None else attack.device)
+        adversarial: torch.Tensor = attack(pixels, labels)
+        return adversarial
+
+    return run
 
 
 def cw(
@@ -54,12 +68,16 @@ def cw(
     Raises:
         DataError: pixels outside [0, 1].
     """
-    import torchattacks
+    _require_cw_settings(c, kappa, steps, lr)
+    return attack_images("cw", model, pixels, labels, _torchattack("CW", c=c, kappa=kappa, steps=steps, lr=lr))
 
-    with frozen(model) as inner, torch.enable_grad():
-        attack = torchattacks.CW(inner, c=c, kappa=kappa, steps=steps, lr=lr)
-        adversarial: torch.Tensor = attack(checked_pixels(pixels), labels)
-    return adversarial
+
+def _require_cw_settings(c: float, kappa: float, steps: int, lr: float) -> None:
+    if not (0 <= c < math.inf and 0 <= kappa < math.inf and steps >= 1 and 0 < lr <= LARGEST_STEP):
+        raise OptionError(
+            f"cw: expected c >= 0, kappa >= 0, steps >= 1 and lr > 0 and at most {LARGEST_STEP:g}, "
+            f"found {c}, {kappa}, {steps}, {lr}."
+        )
 
 
 def pgd(
@@ -84,55 +102,10 @@ def pgd(
     require_radius("pgd", epsilon)
     if steps < 1:
         raise OptionError(f"pgd: expected steps >= 1, found {steps}.")
-    import torchattacks
-
-    with frozen(model) as inner, torch.enable_grad():
-        size = epsilon / 4 if step_size is None else step_size
-        attack = torchattacks.PGD(inner, eps=epsilon, alpha=size, steps=steps, random_start=random_start)
-        adversarial: torch.Tensor = attack(checked_pixels(pixels), labels)
-    return adversarial
-
-
-def require_ten_outputs(outputs: int) -> None:
-    """Raise OptionError for fewer than 10 outputs: AutoAttack's targeted attacks need nine other classes."""
-    if outputs < 10:
-        raise OptionError(f"autoattack: expected a model of at least 10 outputs, found {outputs}.")
-
-
-def autoattack(
-    model: nn.Module,
-    pixels: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    norm: str = "Linf",
-    epsilon: float = 4 / 255,
-    seed: int = 0,
-) -> torch.Tensor:
-    """EasyRobust's copy of the standard AutoAttack (Croce and Hein 2020), on the device of ``pixels``.
-
-    Args:
-        norm: "Linf" or "L2".
-        epsilon: radius in pixels of [0, 1].
-
-    Raises:
-        DataError: pixels outside [0, 1]. OptionError: unknown norm, invalid radius, or fewer than 10 outputs.
-    """
-    require_radius("autoattack", epsilon, norm)
-    from easyrobust.attacks import AutoAttack as StandardAttack
-
-    tracer = sys.gettrace()  # AutoAttack's check for dynamic defences removes it
-    try:
-        with frozen(model) as inner:
-            with torch.no_grad():
-                outputs = inner(checked_pixels(pixels)[:1]).shape[-1]
-            require_ten_outputs(outputs)
-            attack = StandardAttack(
-                inner, norm=norm, eps=epsilon, version="standard", device=pixels.device, seed=seed, verbose=False
-            )
-            adversarial: torch.Tensor = attack.run_standard_evaluation(pixels, labels, bs=len(pixels))
-    finally:
-        sys.settrace(tracer)
-    return adversarial
+    size = epsilon / 4 if step_size is None else step_size
+    require_radius("pgd", size, name="step_size")
+    attack = _torchattack("PGD", eps=epsilon, alpha=size, steps=steps, random_start=random_start)
+    return attack_images("pgd", model, pixels, labels, attack)
 
 
 @register_attack
@@ -209,17 +182,20 @@ class CW(Attack):
     c: float = setting(1.0, "weight of being misclassified against the perturbation's size", least=0)
     kappa: float = setting(0.0, "margin of the misclassification", least=0)
     steps: int = setting(50, "iterations", least=1, metavar="N")
-    lr: float = setting(0.01, "Adam's step size", least=0)
+    lr: float = setting(0.01, "Adam's step size", least=0, most=LARGEST_STEP)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "radii", tuple(self.radii))  # hashable, as the settings of others are
+        _require_cw_settings(**self._settings())
+        for radius in self.radii:
+            require_radius("cw", radius, "L2", "radii")
 
     def __call__(
         self, model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, seeds: Sequence[int]
     ) -> torch.Tensor:
         adversarial = cw(model, pixels, labels, **self._settings())
-        with torch.no_grad():  # an image that is misclassified unattacked needs no perturbation
-            wrong = model(pixels).argmax(-1) != labels
+        with frozen(model) as inner, torch.no_grad():  # what is misclassified unattacked needs no perturbation
+            wrong = logits_of(inner(pixels), len(pixels)).argmax(-1) != labels
         return torch.where(wrong[:, None, None, None], pixels, adversarial)
 
     def _settings(self) -> dict[str, Any]:
@@ -241,44 +217,3 @@ class CW(Attack):
             settings = {"norm": "l2", **self._settings()}
             results.append(Quantity(settings, "mean_l2", float(fooling.mean()), "", len(fooling)))
         return results
-
-
-@register_attack
-@dataclass(frozen=True)
-class AutoAttack(Attack):
-    """:func:`autoattack` with ``norm``, "Linf" or "L2", and radius ``epsilon``."""
-
-    name = "autoattack"
-    draws = True
-    slowness = 4
-    sampled = True
-
-    norm: str = setting("Linf", "norm of the radius", choices=("Linf", "L2"))
-    epsilon: float | None = setting(None, "radius; by default 4/255 for Linf", least=0, metavar="E")
-
-    def __post_init__(self) -> None:
-        if self.epsilon is None and self.norm == "L2":
-            raise OptionError(f"autoattack: expected an epsilon for the norm {self.norm}, found none. Give a radius.")
-        require_radius("autoattack", self.radius, self.norm)
-
-    @property
-    def radius(self) -> float:
-        """``epsilon``, or the default of the L-infinity norm."""
-        return 4 / 255 if self.epsilon is None else self.epsilon
-
-    def require_applicable(self, model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> None:
-        """Raise OptionError for a model of fewer than 10 outputs."""
-        with frozen(model) as inner, torch.no_grad():
-            require_ten_outputs(inner(pixels).shape[-1])
-
-    def __call__(
-        self, model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, seeds: Sequence[int]
-    ) -> torch.Tensor:
-        return autoattack(model, pixels, labels, norm=self.norm, epsilon=self.radius, seed=seeds[0] % 2**31)
-
-    def protocol(self) -> dict[str, Any]:
-        return {"epsilon": self.radius, "norm": self.norm.lower(), "version": "standard"}
-
-    @property
-    def title(self) -> str:
-        return f"autoattack {self.norm}"

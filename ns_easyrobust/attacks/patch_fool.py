@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 from ..errors import ModelError, OptionError
-from ..models import attention_blocks, attention_maps, bare_vit, frozen, prefix_tokens
+from ..models import attention_blocks, attention_maps, bare_vit, logits_of, prefix_tokens
 from ..utils import choices_of, draw_seed, nn, setting, torch
-from .base import Attack, checked_pixels, register_attack
+from .base import LARGEST_STEP, Attack, register_attack, require_radius
+from .inputs import attack_images
 from .patch_fool_ascent import ascend, first_patch_token
 from .patch_forward import NormalisedSpace, Patches, patch_grid
 
@@ -71,7 +72,7 @@ class PatchFool(Attack):
     norm: str = setting("none", "norm of the radius", choices=("none", "linf", "l2"))
     epsilon: float = setting(0.0, "radius of that norm, in pixels of [0, 1]", least=0, metavar="E")
     steps: int = setting(250, "iterations", least=1, metavar="N")
-    lr: float = setting(0.22, "Adam's step size, in normalised values", least=0)
+    lr: float = setting(0.22, "Adam's step size, in normalised values", least=0, most=LARGEST_STEP)
     decay_steps: int = setting(10, "iterations between two decays of it", least=1, metavar="N")
     decay: float = setting(0.95, "factor of a decay", least=0)
 
@@ -87,9 +88,9 @@ class PatchFool(Attack):
                 raise OptionError(
                     f"patchfool {field.name}: expected a whole number of at least {least}, found {value}."
                 )
-        if not (0 <= self.alpha < math.inf and 0 < self.lr < math.inf and 0 < self.decay <= 1):
+        if not (0 <= self.alpha < math.inf and 0 < self.lr <= LARGEST_STEP and 0 < self.decay <= 1):
             raise OptionError(
-                "patchfool: expected alpha >= 0, lr > 0 and decay in (0, 1], "
+                f"patchfool: expected alpha >= 0, lr > 0 and at most {LARGEST_STEP:g}, and decay in (0, 1], "
                 f"found {self.alpha}, {self.lr} and {self.decay}."
             )
         if self.norm == "none" and self.epsilon != 0:
@@ -100,8 +101,7 @@ class PatchFool(Attack):
             raise OptionError(
                 f"patchfool: expected epsilon > 0 with norm {self.norm!r}, found {self.epsilon}. Give a radius."
             )
-        if self.norm == "linf" and self.epsilon > 1:
-            raise OptionError(f"patchfool: expected epsilon in pixels of [0, 1], found {self.epsilon}. Divide by 255.")
+        require_radius("patchfool", self.epsilon, "L2" if self.norm == "l2" else "Linf")
 
     def __call__(
         self, model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, seeds: Sequence[int]
@@ -163,15 +163,17 @@ def patchfool(
         seeds = [draw_seed(generator) for _ in pixels]
     if len(seeds) != len(pixels):
         raise OptionError(f"patchfool: expected one seed for each of {len(pixels)} images, found {len(seeds)}.")
-    pixels = checked_pixels(pixels).detach()
-    with frozen(model) as inner, torch.enable_grad():
-        space = NormalisedSpace.of(inner, pixels)
-        clean = space.normalised(pixels)
+
+    def run(inner: nn.Module, images: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        space = NormalisedSpace.of(inner, images)
+        clean = space.normalised(images)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        uniform = torch.stack([torch.rand(pixels.shape[1:], generator=rng) for rng in generators]).to(pixels)
-        patches = _choose_patches(inner, clean, labels, config, generators)
-        content = ascend(inner, clean, labels, patches, uniform, space, config)
-    return patches.paste(pixels, space.pixels(content))
+        uniform = torch.stack([torch.rand(images.shape[1:], generator=rng) for rng in generators]).to(images)
+        patches = _choose_patches(inner, clean, indices, config, generators)
+        content = ascend(inner, clean, indices, patches, uniform, space, config)
+        return patches.paste(images, space.pixels(content))
+
+    return attack_images("patchfool", model, pixels, labels, run)
 
 
 def _choose_patches(
@@ -212,5 +214,5 @@ def _attention_received(model: nn.Module, clean: torch.Tensor, layer: int) -> to
 def _saliency(vit: nn.Module, clean: torch.Tensor, labels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Absolute gradient of the cross-entropy, summed over the values of each patch: (B, n)."""
     leaf = clean.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(vit(leaf), labels, reduction="sum"), leaf)
+    (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(logits_of(vit(leaf)), labels, reduction="sum"), leaf)
     return nn.functional.avg_pool2d(gradient.abs().sum(1, keepdim=True), size, divisor_override=1).flatten(1)

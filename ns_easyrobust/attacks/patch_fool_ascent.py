@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import ModelError
 from ..models import attention_blocks, attention_maps, prefix_tokens
 from ..utils import nn, torch
+from .inputs import require_outputs
 from .patch_forward import ForwardFunction, NormalisedSpace, Patches, patch_forward
 
 if TYPE_CHECKING:
@@ -110,9 +111,10 @@ def ascend(
     content = space.boxed(start).requires_grad_()
     optimizer = torch.optim.Adam([content], lr=config.lr)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, config.decay_steps, config.decay)
+    largest_label = int(labels.max())
     with _read_attention(model, layers) as reading:
         for _ in range(config.steps):
-            gradient = _ce_gradient(forward, content, labels, config.mode, retain=bool(layers))
+            gradient = _ce_gradient(forward, content, labels, largest_label, config.mode, retain=bool(layers))
             if layers:
                 gradient = gradient + config.alpha * _attention_gradient(
                     *reading.hand_over(), patches, prefix, content, gradient, config.mode
@@ -126,10 +128,18 @@ def ascend(
 
 
 def _ce_gradient(
-    forward: ForwardFunction, content: torch.Tensor, labels: torch.Tensor, mode: str, *, retain: bool
+    forward: ForwardFunction,
+    content: torch.Tensor,
+    labels: torch.Tensor,
+    largest_label: int,
+    mode: str,
+    *,
+    retain: bool,
 ) -> torch.Tensor:
     """Gradient of the cross-entropy; ``retain`` keeps the attention maps' graph, and no more, for their gradient."""
-    loss = nn.functional.cross_entropy(forward(content), labels, reduction="sum" if mode == "exact" else "mean")
+    logits = forward(content)
+    require_outputs(largest_label, logits.shape[1], "patchfool")
+    loss = nn.functional.cross_entropy(logits, labels, reduction="sum" if mode == "exact" else "mean")
     return torch.autograd.grad(loss, content, retain_graph=retain)[0]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from ..errors import ModelError
-from ..models import bare_vit, find_normalize, find_patch_embed, replaced_forward
+from ..models import bare_vit, find_normalize, find_patch_embed, logits_of, replaced_forward
 from ..utils import nn, timm, torch
 
 ForwardFunction = Callable[["torch.Tensor"], "torch.Tensor"]
@@ -139,7 +139,7 @@ def patch_forward(
         tokens = _patch_tokens(patch_embed, images)
     index = patches.batch, patches.chosen
     if not _embeds_separately(patch_embed, tokens, images, patches):
-        return lambda content: encoder(patches.paste(images, content))
+        return lambda content: logits_of(encoder(patches.paste(images, content)))
     only_chosen_vary, only_prefix_read = _skippable_tokens(
         model, images[:1], tokens[:1], patches.chosen[:1], blocks, prefix
     )
@@ -161,8 +161,7 @@ def patch_forward(
             undo.enter_context(replaced_forward(patch_embed, lambda images: embedded))
             for module, partial_forward in partial:
                 undo.enter_context(replaced_forward(module, partial_forward))
-            logits: torch.Tensor = encoder(images)
-        return logits
+            return logits_of(encoder(images))
 
     return forward
 
@@ -198,7 +197,7 @@ def _skippable_tokens(
         undo.callback(blocks[0].register_forward_pre_hook(before_first).remove)
         undo.callback(blocks[-1].register_forward_hook(after_last).remove)
         undo.enter_context(replaced_forward(find_patch_embed(model), lambda images: nan_tokens))
-        logits = bare_vit(model)(image)
+        logits = logits_of(bare_vit(model)(image))
     expected = torch.zeros_like(varying[0]).scatter(1, prefix + chosen, True)
     return torch.equal(varying[0], expected), bool(logits.isfinite().all())
 

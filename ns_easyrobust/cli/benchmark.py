@@ -6,19 +6,30 @@ import argparse
 import logging
 import os
 import shutil
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..attacks import known_attacks
-from ..data import Subset
+from ..data import Subset, list_folder
 from ..errors import DataError, OptionError
-from ..evaluation import PRESETS, describe_machine, expand_groups, latest, read_records, suite_groups, suites
+from ..evaluation import (
+    LARGEST_BATCH,
+    PRESETS,
+    describe_machine,
+    expand_groups,
+    latest,
+    read_records,
+    suite_groups,
+    suites,
+)
 from ..report import ResultsTable
 from ..utils import (
     add_machine_arguments,
     add_model_arguments,
     add_settings,
+    file_or_folder,
     flags_of,
     int_from,
     os_errors_as_output_errors,
@@ -43,8 +54,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_machine_arguments(parser)
     add_checkpoint_arguments(parser, crop_pct=None, interpolation=None)
-    parser.add_argument("--data-dir", required=True, metavar="DIR", help="folder with imagenet-val/, imagenet-c/, ...")
-    parser.add_argument("-b", "--batch-size", type=int_from(1), default=64, metavar="N", help="default: 64")
+    parser.add_argument(
+        "--data-dir",
+        type=file_or_folder,
+        required=True,
+        metavar="DIR",
+        help="folder with imagenet-val/, imagenet-c/, ...",
+    )
+    parser.add_argument(
+        "-b", "--batch-size", type=int_from(1, LARGEST_BATCH), default=64, metavar="N", help="default: 64"
+    )
     parser.add_argument(
         "--suite",
         nargs="+",
@@ -66,7 +85,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="autocast where not float32"
     )
-    parser.add_argument("--records", default="results.jsonl", metavar="FILE", help="results are added to this file")
+    parser.add_argument(
+        "--records",
+        type=file_or_folder,
+        default="results.jsonl",
+        metavar="FILE",
+        help="results are added to this file",
+    )
     parser.add_argument("--again", action="store_true", help="measure anew what the file holds already")
     parser.add_argument("--label", metavar="NAME", help="the row's name in tables (default: the checkpoint's path)")
     group = parser.add_argument_group("attacks (radii in pixels of [0, 1])")
@@ -120,13 +145,23 @@ def _attacks(args: argparse.Namespace) -> dict[str, list[Attack]]:
 
 
 def _results_file(args: argparse.Namespace) -> Path:
+    """The path of ``--records``; refuses now what could not be read or written after hours of evaluation."""
     path = Path(args.records)
+    if not path.name:  # "", "." or "/"
+        raise OptionError(f"--records {args.records}: expected a file, found a folder. Give a path to a .jsonl file.")
     with os_errors_as_output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and not os.access(path, os.W_OK):
-        raise OptionError(f"--records {path}: expected a file that can be written, found a read-only one.")
-    if path.exists():
-        read_records(path)  # refuse a file that holds something else now, not after hours of evaluation
+        for name in (path.name, f"{path.name}.unfinished"):
+            with suppress(FileNotFoundError):
+                os.stat(path.with_name(name))  # fails for a name too long, a loop of links, a closed folder
+    for folder in (path.with_name("right"), path.with_name(f"{path.name}.unfinished")):
+        if os.path.lexists(folder) and not os.path.isdir(folder):
+            raise OptionError(f"--records {path}: expected a folder {folder} or none, found a file. Move it away.")
+    for needed, kind in ((path, "file"), (path.parent, "folder")):
+        if os.path.exists(needed) and not os.access(needed, os.W_OK):
+            raise OptionError(f"--records {path}: expected a {kind} that can be written, found a read-only one.")
+    if os.path.exists(path):
+        read_records(path)
     return path
 
 
@@ -136,23 +171,24 @@ def run(args: argparse.Namespace) -> None:
 
     from ..evaluation import EvaluationPlan, Recorder, run_suites
 
-    if not Path(args.data_dir).is_dir():
+    if not os.path.isdir(args.data_dir):
         raise DataError(
             f"--data-dir {args.data_dir}: expected a folder with imagenet-val/ and others, found none. "
             "Nothing was evaluated."
         )
+    list_folder(args.data_dir)  # which says what is wrong with one that cannot be read
     chosen = expand_groups(["autoattack"] if args.adv else args.suite)
     subsets, attacks, path = _parse_subsets(args.subset), _attacks(args), _results_file(args)
     # Ranks that share the images of slow attacks may wait for each other for hours.
     with process_group(pick_device(args.device), timedelta(days=7)) as device:
         model, checkpoint = checkpoint_model(args, device)
-        label = args.label or f"{args.ckpt_path}{' (EMA)' if args.use_ema else ''}"
+        label = args.label or f"{checkpoint.source}{' (EMA)' if args.use_ema else ''}"
         recorder = Recorder(
             path,
             common={
                 "label": label,
                 "model": args.model,
-                "checkpoint": args.ckpt_path,
+                "checkpoint": checkpoint.source,
                 "checkpoint_sha256": checkpoint.sha256(),
                 "weights": model.weights_name,
                 "ema": args.use_ema,

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from ..data import INTERPOLATIONS
 from ..errors import OptionError
-from ..utils import float_in, int_from
+from ..utils import file_or_folder, float_in, int_from
 
 if TYPE_CHECKING:
     import torch
 
     from ..models import Checkpoint, NormalizedModel
+
+_LARGEST_SIDE = 8192  # pixels of an image: almost a gigabyte
 
 
 def add_checkpoint_arguments(
@@ -22,11 +24,17 @@ def add_checkpoint_arguments(
 
     ``crop_pct`` and ``interpolation`` are defaults; None where a verb's ``--protocol`` decides.
     """
-    parser.add_argument("--ckpt-path", required=True, metavar="FILE_OR_URL", help="checkpoint, any form")
+    parser.add_argument(
+        "--ckpt-path", type=file_or_folder, required=True, metavar="FILE_OR_URL", help="checkpoint, any form"
+    )
     parser.add_argument("--sha256", metavar="HASH", help="refuse any other file")
     parser.add_argument("--use-ema", action="store_true", help="take the checkpoint's moving average")
-    parser.add_argument("--img-size", type=int_from(1), metavar="N", help="build the model for images of this size")
-    parser.add_argument("--input-size", type=int_from(1), metavar="N", help="image side (default: the model's)")
+    parser.add_argument(
+        "--img-size", type=int_from(1, _LARGEST_SIDE), metavar="N", help="build the model for images of this size"
+    )
+    parser.add_argument(
+        "--input-size", type=int_from(1, _LARGEST_SIDE), metavar="N", help="image side (default: the model's)"
+    )
     parser.add_argument("--crop-pct", type=float_in(0.01, 1), default=crop_pct, metavar="F",
                         help=f"crop (default: {crop_pct or 'as --protocol says'})")  # fmt: skip
     parser.add_argument("--interpolation", type=_interpolation, default=interpolation, metavar="NAME",

@@ -11,12 +11,15 @@ import csv
 import itertools
 import shlex
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError, TrainingError
-from ..utils import int_from
+from ..utils import FileLock, file_or_folder, int_from, os_errors_as_output_errors
 from . import main as cli
+from .interrupts import Interrupted, Terminated
 
 MODEL = ["--model", "vit_micro_patch8_32", "--num-classes", "10"]
 SEED = ["--seed", "0"]
@@ -36,8 +39,15 @@ KINDS = ("none", "random", "permuted", "nullspace")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the demo: its output folder and its data loaders."""
-    parser.add_argument("--output", metavar="DIR", help="a new folder (default: output/demo, output/demo-2, ...)")
-    parser.add_argument("-j", "--workers", type=int_from(0), default=2, metavar="N", help="data loaders (default: 2)")
+    parser.add_argument(
+        "--output",
+        type=file_or_folder,
+        metavar="DIR",
+        help="a new folder (default: output/demo, output/demo-2, ...)",
+    )
+    parser.add_argument(
+        "-j", "--workers", type=int_from(0, 1024), default=2, metavar="N", help="data loaders (default: 2)"
+    )
 
 
 def _command(verb: str, *flags: Any) -> None:
@@ -45,8 +55,9 @@ def _command(verb: str, *flags: Any) -> None:
     words = [verb, *map(str, flags)]
     print(f"\n$ ns-easyrobust {shlex.join(words)}", flush=True)
     code = cli.main(words)
-    if code == 130:
-        raise KeyboardInterrupt
+    for signalled in (Interrupted, Terminated):
+        if code == signalled.exit_code:
+            raise signalled
     if code != 0:
         raise TrainingError(f"the demo's command {verb!r} failed: its message is above.")
 
@@ -112,14 +123,42 @@ def _exact_noise_sheet(checkpoint: Path, images_dir: Path, path: Path) -> Path:
     return image_sheet(rows, path, "Noise that the patch embedding maps to zero")
 
 
-def _free_folder(path: Path) -> Path:
-    """``path``, or the first of path-2, path-3, ... that does not exist."""
-    numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
-    return next(folder for folder in itertools.chain([path], numbered) if not folder.exists())
+@contextmanager
+def _own_folder(output: str | None) -> Iterator[Path]:
+    """The folder ``output``, new or empty, or a new one; no other demo takes it while the body runs.
+
+    Raises:
+        OutputError: the folder holds something, another demo works in it, or it cannot be made.
+    """
+    root = Path(output) if output else _new_folder(Path("output/demo"))
+    with os_errors_as_output_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / ".lock", "this demo") as lock:
+        if any(path != lock.path for path in root.iterdir()):
+            raise OutputError(f"{root} exists: expected a new or empty folder. Pass another --output, or move it away.")
+        yield root
+
+
+def _new_folder(path: Path) -> Path:
+    """Make ``path``, or the first of path-2, path-3, ... that does not exist."""
+    with os_errors_as_output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for folder in itertools.chain([path], (path.with_name(f"{path.name}-{n}") for n in itertools.count(2))):
+            try:
+                folder.mkdir()
+            except FileExistsError:  # from before, or made by another demo in this moment
+                continue
+            return folder
+    raise AssertionError("numbers have no end")
 
 
 def run(args: argparse.Namespace) -> None:
     """Pretrain, finetune in four ways, evaluate, and write the report."""
+    with _own_folder(args.output) as root:
+        _run_in(root, args.workers)
+
+
+def _run_in(root: Path, workers: int) -> None:
     import torch
 
     from ..data import write_digits
@@ -128,12 +167,9 @@ def run(args: argparse.Namespace) -> None:
     # A ViT this small runs no faster on several threads, which would compete with the data loaders.
     torch.set_num_threads(1)
     started = time.monotonic()
-    root = Path(args.output) if args.output else _free_folder(Path("output/demo"))
-    if root.exists() and not (root.is_dir() and not any(root.iterdir())):
-        raise OutputError(f"{root} exists: expected a new or empty folder. Pass another --output, or move it away.")
     print(f"writing scikit-learn's 1797 handwritten digits to {root / 'digits'}")
     data, results = write_digits(root / "digits"), root / "results.jsonl"
-    data_flags = ["--data-dir", data, "-j", args.workers, *SEED]
+    data_flags = ["--data-dir", data, "-j", workers, *SEED]
     _command("train", *MODEL, *data_flags, *IMAGES, *PRETRAIN, "--output", root, "--experiment", "pretrained")
     pretrained = root / "pretrained" / "last.pth.tar"
     _command("nullspace", pretrained)

@@ -7,13 +7,15 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ..data import LEVELS, Finding, examine, known_benchmarks
-from ..errors import DataError
-from ..utils import int_from
+from ..errors import DataError, printable
+from ..utils import file_or_folder, int_from
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``ns-easyrobust doctor``."""
-    parser.add_argument("data_dir", metavar="DATA_DIR", help="folder that holds imagenet-val, imagenet-c, ...")
+    parser.add_argument(
+        "data_dir", type=file_or_folder, metavar="DATA_DIR", help="folder that holds imagenet-val, imagenet-c, ..."
+    )
     names = list(known_benchmarks())
     parser.add_argument("--suite", nargs="+", choices=names, default=names, metavar="NAME",
                         help=f"of {', '.join(names)} (default: all)")  # fmt: skip
@@ -21,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="images to decode of each suite, or all (default: 200)")  # fmt: skip
     parser.add_argument("--num-classes", type=int_from(1), default=1000, metavar="N", help="outputs of the model")
     parser.add_argument(
-        "-j", "--workers", type=int_from(0), default=4, metavar="N", help="decoding threads (default: 4)"
+        "-j", "--workers", type=int_from(0, 1024), default=4, metavar="N", help="decoding threads (default: 4)"
     )
 
 
@@ -37,9 +39,11 @@ def report(findings: Sequence[Finding]) -> str:
     width = max(len(known_benchmarks()[finding.suite].folder) for finding in findings)
     lines = []
     for finding in findings:
-        lines.append(f"{known_benchmarks()[finding.suite].folder:{width}}  {finding.level:7}  {finding.text}")
+        lines.append(
+            f"{known_benchmarks()[finding.suite].folder:{width}}  {finding.level:7}  {printable(finding.text)}"
+        )
         if finding.effect:
-            lines.append(f"{'':{width}}  {'':7}  -> {finding.effect}")
+            lines.append(f"{'':{width}}  {'':7}  -> {printable(finding.effect)}")
     counts = Counter(finding.level for finding in findings)
     return "\n".join([*lines, "", ", ".join(f"{counts[level]} {level}" for level in LEVELS)])
 

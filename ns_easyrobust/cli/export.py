@@ -6,18 +6,26 @@ import argparse
 import re
 from pathlib import Path
 
-from ..errors import OutputError
+from ..errors import OutputError, printable
 from ..models import LAYOUTS, is_url
+from ..utils import file_or_folder, os_errors_as_output_errors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``ns-easyrobust export``."""
-    parser.add_argument("checkpoint", metavar="CKPT", help="file or address, in any form that load_model takes")
+    parser.add_argument(
+        "checkpoint", type=file_or_folder, metavar="CKPT", help="file or address, in any form that load_model takes"
+    )
     parser.add_argument(
         "--layout", required=True, choices=LAYOUTS,
         help="easyrobust: 0.mean, 0.std, 1.*, for its benchmark.py; timm: bare names, for timm itself",
     )  # fmt: skip
-    parser.add_argument("--output", metavar="FILE", help="file to write (default: CKPT's name with the layout in it)")
+    parser.add_argument(
+        "--output",
+        type=file_or_folder,
+        metavar="FILE",
+        help="file to write (default: CKPT's name with the layout in it)",
+    )
     parser.add_argument("--mean", type=float, nargs="+", help="input mean, if the checkpoint carries none")
     parser.add_argument("--std", type=float, nargs="+", help="input standard deviation, likewise")
     parser.add_argument("--model", metavar="ARCH", help="architecture: for .npz, and to look up mean and std")
@@ -26,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def default_output(source: str, layout: str) -> Path:
     """``<stem>.<layout>.pth.tar`` beside ``source``, or in the current folder if ``source`` is an address."""
-    folder = Path() if is_url(source) else Path(source).expanduser().parent
-    name = re.split(r"[?#]", source)[0].rsplit("/", 1)[-1] if is_url(source) else Path(source).name
+    folder = Path() if is_url(source) else Path(source).parent
+    name = re.sub(r"^\w+://[^/?#]*|[?#].*", "", source).rsplit("/", 1)[-1] if is_url(source) else Path(source).name
     stem = re.sub(r"(\.(pth|pt|tar|bin|ckpt|npz|safetensors))+$", "", name) or "checkpoint"
     return folder / f"{stem}.{layout}.pth.tar"
 
@@ -41,8 +49,10 @@ def run(args: argparse.Namespace) -> None:
     """
     from ..models import export_checkpoint, read_checkpoint
 
-    output = Path(args.output).expanduser() if args.output else default_output(args.checkpoint, args.layout)
-    if output.exists() and not args.overwrite:
+    output = Path(args.output) if args.output else default_output(args.checkpoint, args.layout)
+    with os_errors_as_output_errors(output):  # no permission to look there, or too long a name
+        is_there = output.exists() or output.is_symlink()
+    if is_there and not args.overwrite:
         raise OutputError(f"{output}: expected no file there, found one. Choose another --output, or pass --overwrite.")
     checkpoint = read_checkpoint(args.checkpoint)
     if output.exists() and output.samefile(checkpoint.path):
@@ -53,5 +63,5 @@ def run(args: argparse.Namespace) -> None:
         checkpoint, output, args.layout, mean=args.mean, std=args.std, arch=args.model
     )  # fmt: skip
     mean, std = (" ".join(f"{value:.6g}" for value in values) for values in (exported.mean, exported.std))
-    print(f"wrote {exported.path} (layout {exported.layout}: {', '.join(exported.entries)})")
+    print(f"wrote {printable(str(exported.path))} (layout {exported.layout}: {', '.join(exported.entries)})")
     print(f"mean {mean}, std {std}, from the {exported.normalization_origin}")

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from ..data import FolderView, Preprocessing, open_image_folder
-from ..errors import OutputError
+from ..errors import OutputError, printable
 from ..nullspace import Noise, Step
 from ..training import add_noise_args, config_from_args
 from ..utils import (
+    FileLock,
     add_machine_arguments,
     add_model_arguments,
+    file_or_folder,
     int_from,
-    os_errors_as_output_errors,
+    on_first_rank,
     pick_device,
     process_group,
     rank,
+    require_replaceable,
     world_size,
 )
 from .checkpoint_flags import add_checkpoint_arguments, checkpoint_model
@@ -31,11 +35,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_machine_arguments(parser)
     add_checkpoint_arguments(parser)
     add_noise_args(parser)
-    parser.add_argument("--data-dir", required=True, metavar="DIR", help="image folder, e.g. ImageNet's train/")
-    parser.add_argument("-b", "--batch-size", type=int_from(1), default=128, metavar="N", help="default: 128")
-    parser.add_argument("--held-out", type=int_from(1), default=256, metavar="N", help="images to judge the noise on")
-    parser.add_argument("--start", metavar="FILE", help="a saved noise to go on from, or to judge (--ns-max-steps 0)")
-    parser.add_argument("--output", default="noise.pt", metavar="FILE", help="default: noise.pt")
+    parser.add_argument(
+        "--data-dir", type=file_or_folder, required=True, metavar="DIR", help="image folder, e.g. ImageNet's train/"
+    )
+    parser.add_argument("-b", "--batch-size", type=int_from(1, 2**20), default=128, metavar="N", help="default: 128")
+    parser.add_argument(
+        "--held-out", type=int_from(1, 10**9), default=256, metavar="N", help="images to judge the noise on"
+    )
+    parser.add_argument(
+        "--start",
+        type=file_or_folder,
+        metavar="FILE",
+        help="a saved noise to go on from, or to judge (--ns-max-steps 0)",
+    )
+    parser.add_argument("--output", type=file_or_folder, default="noise.pt", metavar="FILE", help="default: noise.pt")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing --output")
 
 
@@ -51,8 +64,11 @@ def _describe_end(noise: Noise, max_steps: int, batch: int) -> str:
     eps = f"eps = {noise.config.eps:g}"
     if max_steps == 0:
         return "0 steps, as asked: measured alone"
-    if noise.steps == 0 and noise.stopped:
-        return f"0 steps: the start was already under {eps} on a minibatch of {batch}, the model hardly reacts to it"
+    if noise.untouched:
+        return (
+            f"0 steps: the start was already under {eps} on a minibatch of {batch} and is saved as it was, as the "
+            f"model hardly reacts to it (a larger --ns-limit than {noise.config.limit:g} makes a larger start)"
+        )
     if noise.config.solver == "sphere":
         result = "set just" if noise.stopped else "not got"
         return f"{noise.steps} turns, then {result} under {eps} on the stream's next images"
@@ -67,14 +83,19 @@ def run(args: argparse.Namespace) -> None:
     from ..data import endless_batches, split_indices
     from ..nullspace import measure, synthesize
 
-    if Path(args.output).exists() and not args.overwrite:
-        raise OutputError(f"{args.output} exists: expected a new file. Pass --overwrite or another --output.")
-    with os_errors_as_output_errors(Path(args.output)):
-        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    start = Noise.load(args.start).value if args.start else None
-    with process_group(pick_device(args.device)) as device:
+    def hold_output() -> None:
+        """Keep a second process away from the file, whose noise would be lost or would replace this one's."""
+        require_replaceable(output)
+        held.enter_context(FileLock(output.with_name(f".{output.name[:200]}.lock"), "this noise"))
+        if output.exists() and not args.overwrite:
+            raise OutputError(f"{output} exists: expected a new file. Pass --overwrite or another --output.")
+
+    output, held = Path(args.output), ExitStack()
+    with held, process_group(pick_device(args.device)) as device:
+        on_first_rank(hold_output, device)
+        start = Noise.load(args.start).value if args.start else None
         model, _ = checkpoint_model(args, device)
-        folder = open_image_folder(
+        folder: Any = open_image_folder(
             args.data_dir, Preprocessing(args.input_size, args.crop_pct, args.interpolation).transform()
         )
         held_out, remaining = split_indices(range(len(folder)), min(args.held_out, len(folder) // 2), args.seed)
@@ -101,7 +122,7 @@ def run(args: argparse.Namespace) -> None:
         control = noise.permuted(torch.Generator().manual_seed(args.seed))
         control_influence = measure(model, held_out_loader, control.value)
         if rank() == 0:
-            noise.save(args.output)
+            noise.save(output)
             assert noise.held_out is not None
             print(
                 f"{_describe_end(noise, config.max_steps, min(args.batch_size, len(remaining)))}; "
@@ -113,4 +134,4 @@ def run(args: argparse.Namespace) -> None:
             print(_row(f"noise ({origin})", noise, noise.held_out))
             print(_row("its permutation", control, control_influence))
             print(f"the largest of {noise.value[..., 0].numel()} tokens holds {100 * noise.token_share:.0f}% of norm^2")
-            print(f"saved to {args.output}")
+            print(f"saved to {printable(str(output))}")

@@ -6,10 +6,10 @@ import argparse
 import re
 from pathlib import Path
 
-from ..errors import OptionError, OutputError
+from ..errors import OptionError, OutputError, printable
 from ..models import is_url
 from ..nullspace import SPACES
-from ..utils import write_text
+from ..utils import file_or_folder, write_text
 
 _NOTES = {
     "random": "random weights: nothing was learned, so rank-nullity alone decides, nullspace dim = "
@@ -22,7 +22,7 @@ _NOTES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags: models or checkpoint files, their weights, and the threshold for zero singular values."""
     parser.add_argument(
-        "models", nargs="*", metavar="MODEL",
+        "models", nargs="*", type=file_or_folder, metavar="MODEL",
         help="architectures and checkpoint files or addresses (default: the paper's eight models)",
     )  # fmt: skip
     parser.add_argument(
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rtol", type=float, metavar="F",
         help="singular values up to F times the largest are zero (default: max(dimensions) * float epsilon)",
     )  # fmt: skip
-    parser.add_argument("--csv", metavar="FILE", help="write the table there too")
+    parser.add_argument("--csv", type=file_or_folder, metavar="FILE", help="write the table there too")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing --csv file")
 
 
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
     for note in (name for name, needed in notes.items() if needed):
         print(_NOTES[note])
     if args.csv:
-        print(f"wrote {args.csv}")
+        print(f"wrote {printable(args.csv)}")
 
 
 def _is_checkpoint(name: str) -> bool:

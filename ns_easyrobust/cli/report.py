@@ -8,7 +8,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from ..errors import DataError
+from ..errors import DataError, OptionError
 from ..evaluation import read_records
 from ..report import (
     LEADERBOARDS,
@@ -23,7 +23,7 @@ from ..report import (
     table2_sheet,
     write_tables,
 )
-from ..utils import write_text
+from ..utils import file_or_folder
 
 _logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ _logger = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``ns-easyrobust report``."""
     parser.add_argument(
-        "results", nargs="+", type=Path, metavar="RESULTS.jsonl", help="results files that benchmarks wrote"
+        "results", nargs="+", type=file_or_folder, metavar="RESULTS.jsonl", help="results files that benchmarks wrote"
     )
     parser.add_argument("--baseline", metavar="NAME", help="the row that differences refer to")
     parser.add_argument("--best", action="store_true", help="mark the best value of each column")
@@ -51,34 +51,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=file_or_folder,
         metavar="FOLDER",
         help="where results.md, .csv, .png and .html go; an earlier report there is replaced "
         "(default: beside the first results file)",
     )
     forms = parser.add_argument_group("leaderboards")
-    forms.add_argument("--submit", type=Path, metavar="FILE", help="write EasyRobust's submission, as JSON")
+    forms.add_argument("--submit", type=file_or_folder, metavar="FILE", help="write EasyRobust's submission, as JSON")
     forms.add_argument(
         "--leaderboard", choices=LEADERBOARDS, default="ood", help="which of EasyRobust's it is for (default: ood)"
     )
-    forms.add_argument("--robustbench", type=Path, metavar="FILE", help="write RobustBench's model info, as JSON")
+    forms.add_argument(
+        "--robustbench", type=file_or_folder, metavar="FILE", help="write RobustBench's model info, as JSON"
+    )
     forms.add_argument("--row", metavar="NAME", help="the row to submit, where there are several")
-    forms.add_argument("--about", type=Path, metavar="FILE", help="JSON with what records do not hold: authors, links")
+    forms.add_argument(
+        "--about", type=file_or_folder, metavar="FILE", help="JSON with what records do not hold: authors, links"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the table of all records in ``args.results``; write the report and any leaderboard forms asked for."""
     records = [record for path in args.results for record in read_records(path)]
     if not records:
-        files = ", ".join(map(str, args.results))
+        files = ", ".join(args.results)
         raise DataError(f"{files}: expected records, found none. Run ns-easyrobust benchmark first.")
     table = ResultsTable(records, baseline=args.baseline)
     summary = Table2(table, args.preset)
     rows = _published_rows(args.published)
     forms = _forms(args, table, summary)
     width = shutil.get_terminal_size((120, 24)).columns  # 120 without a terminal
-    written = write_tables(table, summary, args.output or args.results[0].parent, args.best, rows)
-    written += [write_text(path, text) for path, text in forms.items()]
+    folder = Path(args.output or Path(args.results[0]).parent)
+    sources = [*args.results, *([args.about] if args.about else [])]
+    written = write_tables(table, summary, folder, args.best, rows, forms, sources)
     print(table.to_text(best=args.best, width=width))
     if rows:
         print(f"\n{as_text(table2_sheet(summary, rows), width)}")
@@ -94,11 +99,13 @@ def _published_rows(tables: list[str] | None) -> tuple[Published, ...]:
 
 def _forms(args: argparse.Namespace, table: ResultsTable, summary: Table2) -> dict[Path, str]:
     """The text of each leaderboard form, by the path to write it to; nothing is written yet."""
-    about, forms = read_about(args.about), {}
+    about, forms = read_about(args.about and Path(args.about)), {}
     if args.submit is not None:
-        forms[args.submit] = easyrobust_form(
+        forms[Path(args.submit)] = easyrobust_form(
             table, args.row, leaderboard=args.leaderboard, preset=summary.preset, about=about
         )
     if args.robustbench is not None:
-        forms[args.robustbench] = robustbench_form(table, args.row, preset=summary.preset, about=about)
+        if Path(args.robustbench) in forms:
+            raise OptionError("--submit and --robustbench: expected two files, found one path. Choose another for one.")
+        forms[Path(args.robustbench)] = robustbench_form(table, args.row, preset=summary.preset, about=about)
     return {path: json.dumps(form, indent=2, ensure_ascii=False) + "\n" for path, form in forms.items()}

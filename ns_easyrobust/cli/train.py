@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from ..errors import printable
 from ..training import build_parser as add_arguments
 from ..training import parse_with as parse
 from ..utils import is_first_rank
@@ -17,4 +18,4 @@ def run(args: argparse.Namespace) -> None:
 
     folder = train(args)
     if is_first_rank():
-        print(f"run folder: {folder}")
+        print(f"run folder: {printable(str(folder))}")

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
         Benchmark,
         Loader,
         class_folders,
-        class_labels,
         damagenet,
         imagenet_a,
         imagenet_r,
@@ -23,17 +22,12 @@ if TYPE_CHECKING:
     )
     from .corruptions import CORRUPTIONS
     from .demo_data import write_digits
-    from .image_folder import (
-        FolderView,
-        check_classes,
-        images_below,
-        is_image,
-        list_folder,
-        open_image_folder,
-        read_image,
-    )
+    from .image_folder import ClassFolders, FolderView, check_classes, open_image_folder
     from .image_list import ImageList, MissingImages, Subset
+    from .image_reading import read_image
     from .integrity import LEVELS, Finding, examine
+    from .known_labels import class_labels
+    from .listing import images_below, is_image, list_folder
     from .sampling import (
         EndlessBatchSampler,
         ParentSigtermOnly,
@@ -54,6 +48,7 @@ __all__ = [
     "SEVERITIES",
     "SUITE_GROUPS",
     "Benchmark",
+    "ClassFolders",
     "CountingIterator",
     "EndlessBatchSampler",
     "Finding",

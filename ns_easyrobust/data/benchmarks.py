@@ -17,8 +17,10 @@ from typing import Any
 from ..errors import DataError, OptionError
 from ..utils import Registry
 from . import imagenet
-from .image_folder import IMAGE_ENDINGS, find_labels, images_below, is_flat, is_image, list_folder, stem
 from .image_list import ImageList
+from .known_labels import class_labels, require_known_classes
+from .label_files import find_labels
+from .listing import IMAGE_ENDINGS, first_few, is_flat, is_image, list_folder, sorted_images_below, stem
 
 SUITE_GROUPS = ("table2", "easyrobust", "all")  # names of several suites, so of no evaluation set or attack
 ROBUSTBENCH = 5000  # images of the validation set, for attacks that are too slow for all of it
@@ -44,51 +46,6 @@ ALEXNET_ERROR = {
 _logger = logging.getLogger(__name__)
 
 
-def folder_labels(root: Path, names: Sequence[str], outputs: int) -> dict[str, int] | None:
-    """The class that each folder's name identifies; None where names identify none and only their order counts.
-
-    Raises:
-        DataError: most names are WordNet ids but some are not, or numbers are not distinct class indices.
-    """
-    if outputs != imagenet.CLASSES:
-        return None  # trained on another dataset: labels follow the sorted order, whatever the names
-    index = imagenet.wnid_index()
-    strays = [name for name in names if name not in index]
-    if len(strays) < len(names) / 2:
-        if strays:
-            raise DataError(
-                f"{root}: expected only folders named by ImageNet's 1000 WordNet ids, found {len(strays)} others: "
-                f"{', '.join(strays[:5])}{', ...' if len(strays) > 5 else ''}. Take them out of the folder."
-            )
-        return {name: index[name] for name in names}
-    if not all(name.isascii() and name.isdigit() for name in names):
-        return None
-    numbers = {name: int(name) for name in names}
-    if max(numbers.values()) >= outputs or len(set(numbers.values())) < len(names):
-        raise DataError(
-            f"{root}: expected folders named by distinct class indices 0 to {outputs - 1}, found "
-            f"{max(numbers.values())} as the largest of {len(names)}. Rename the folders."
-        )
-    return numbers
-
-
-def class_labels(root: Path, outputs: int) -> tuple[list[str], dict[str, int] | None]:
-    """The class folders in ``root``, and the label of each if their names identify it, else None.
-
-    Raises DataError for no such folder, no class folders, or not one for each output where only their order counts.
-    """
-    names, _ = list_folder(root)
-    if not names:
-        raise DataError(f"{root}: expected one folder a class, found no folders. Check the path.")
-    labels = folder_labels(root, names, outputs)
-    if labels is None and len(names) != outputs:
-        raise DataError(
-            f"{root}: expected one class folder for each of the model's {outputs} outputs, found {len(names)}. "
-            "Labels follow the sorted folders, so they would be wrong."
-        )
-    return names, labels
-
-
 def class_folders(root: str | Path, outputs: int, transform: Any = None) -> ImageList:
     """The images ``root/<class>/**/<image>``, in ImageFolder's order.
 
@@ -100,16 +57,18 @@ def class_folders(root: str | Path, outputs: int, transform: Any = None) -> Imag
     """
     root = Path(root)
     names, labels = class_labels(root, outputs)
-    paths = {name: sorted(images_below(root, name), key=os.path.split) for name in names}
+    paths = {name: sorted_images_below(root, name) for name in names}
     empty = [name for name in names if not paths[name]]
     if labels is None and empty:
         raise DataError(
             f"{root}: expected images in every class folder, found {len(empty)} without: "
-            f"{', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''}. Labels would shift; fill or remove them."
+            f"{first_few(empty)}. Labels would shift; fill or remove them."
         )
     labelled = "by the order of the folders" if labels is None else f"by {'index' if names[0].isdigit() else 'wnid'}"
     labels = labels or {name: label for label, name in enumerate(names)}
     pairs = [(path, labels[name]) for name in names for path in paths[name]]
+    if outputs == imagenet.CLASSES:
+        require_known_classes(root, pairs, labelled)
     return _image_list(root, pairs, outputs, transform, labelled)
 
 
@@ -130,7 +89,7 @@ def _restrict_to_classes(images: ImageList, classes: tuple[int, ...], title: str
     if outside:
         raise DataError(
             f"{images.root}: expected only {title}'s {len(classes)} classes, found {len(outside)} others: "
-            f"{', '.join(imagenet.wnids()[c] for c in outside[:5])}{', ...' if len(outside) > 5 else ''}."
+            f"{first_few([imagenet.wnids()[c] for c in outside])}."
         )
     return replace(images, classes=classes)
 
@@ -164,10 +123,7 @@ def objectnet(root: str | Path, outputs: int, transform: Any = None) -> ImageLis
     answers = imagenet.objectnet_classes()
     kept: Collection[int] = set(answers.values())
     pairs = [
-        (path, label)
-        for label, name in enumerate(names)
-        if label in kept
-        for path in sorted(images_below(root, name), key=os.path.split)
+        (path, label) for label, name in enumerate(names) if label in kept for path in sorted_images_below(root, name)
     ]
     labelled = f"by the order of the {len(names)} folders"
     return replace(_image_list(root, pairs, outputs, transform, labelled), answers=answers, border=2)
@@ -191,7 +147,7 @@ def damagenet(root: str | Path, outputs: int, transform: Any = None) -> ImageLis
     """
     root = Path(root)
     inner = root / "val"
-    return _folders_or_flat(root, inner if inner.is_dir() else root, outputs, transform)
+    return _folders_or_flat(root, inner if os.path.isdir(inner) else root, outputs, transform)
 
 
 def _folders_or_flat(root: Path, folder: Path, outputs: int, transform: Any) -> ImageList:
@@ -199,17 +155,21 @@ def _folders_or_flat(root: Path, folder: Path, outputs: int, transform: Any) -> 
         return class_folders(folder, outputs, transform)
     names = [name for name in list_folder(folder)[1] if is_image(name)]
     source, labels = find_labels(dict.fromkeys((folder, root, root.parent)), {stem(name) for name in names})
+    pairs = [(name, labels[stem(name)]) for name in names if stem(name) in labels]
+    if outputs == imagenet.CLASSES:
+        require_known_classes(folder, pairs, f"by {source.name}")  # which knows why a label may be outside
     unlabelled = [name for name in names if stem(name) not in labels]
     outside = [name for name in names if not 0 <= labels.get(stem(name), 0) < outputs]
+    largest = max(label for _, label in pairs)
+    hint = " Do the labels count from 1?" if largest == outputs and 0 not in labels.values() else ""
     for problem, bad_names in (("without a label", unlabelled), (f"with a label outside 0 to {outputs - 1}", outside)):
         if bad_names:
             raise DataError(
                 f"{folder}: expected a label in {source.name} for each of {len(names)} images, "
-                f"found {len(bad_names)} {problem}, the first {bad_names[0]}."
+                f"found {len(bad_names)} {problem}, the first {bad_names[0]}.{hint}"
             )
     if len(labels) > len(names):
         _logger.warning("%s: %d images for the %d labels of %s", folder, len(names), len(labels), source)
-    pairs = [(name, labels[stem(name)]) for name in names]
     return _image_list(folder, pairs, outputs, transform, f"by {source.name}")
 
 

@@ -13,7 +13,8 @@ from typing import Any
 from ..errors import DataError, OptionError
 from ..utils import torch
 from . import imagenet
-from .image_folder import read_image, stem
+from .image_reading import read_image
+from .listing import stem
 
 _SIZES = 100  # roughly how many file sizes a digest reads: all 50,000 take minutes on a network disk
 
@@ -54,6 +55,11 @@ class ImageList:
     def __getitem__(self, item: int) -> tuple[Any, int]:
         image = read_image(f"{self.root}/{self.paths[item]}")  # pathlib is slower than reading a small image
         if self.border:
+            if min(image.size) <= 2 * self.border:
+                raise DataError(
+                    f"{self.root}/{self.paths[item]}: expected an image with a border of {self.border} pixels around "
+                    f"it, found {image.width}x{image.height}. Replace the file or take it out of the folder."
+                )
             image = image.crop((self.border, self.border, image.width - self.border, image.height - self.border))
         return (image if self.transform is None else self.transform(image)), self.labels[item]
 
@@ -114,7 +120,7 @@ class Subset:
         """
         if text in ("all", "robustbench"):
             return cls(text)
-        match = re.fullmatch(r"(first):([1-9][0-9]*)|(random):([1-9][0-9]*)(?::([0-9]+))?", text, re.ASCII)
+        match = re.fullmatch(r"(first):([1-9][0-9]{,17})|(random):([1-9][0-9]{,17})(?::([0-9]{1,19}))?", text)
         if match is None or int(match[5] or 0) >= 2**63:
             raise OptionError(
                 f"subset: expected all, first:N, random:N, random:N:SEED or robustbench with N >= 1, found {text!r}."

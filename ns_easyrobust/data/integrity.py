@@ -15,8 +15,9 @@ from tqdm.auto import tqdm
 from ..errors import DataError
 from . import imagenet
 from .benchmarks import ALEXNET_ERROR, SEVERITIES, Benchmark, known_benchmarks
-from .image_folder import IMAGE_ENDINGS, images_below, is_image, list_folder, read_image
 from .image_list import ImageList, Subset
+from .image_reading import decode_image
+from .listing import IMAGE_ENDINGS, first_few, images_below, is_hidden, is_image, list_folder, walk
 
 OBJECTNET_IMAGES = 50273  # in all 313 folders
 DAMAGENET_2019 = 96020  # images of the first edition, since withdrawn
@@ -41,17 +42,12 @@ class Finding:
     effect: str = ""
 
 
-def first_few(names: Sequence[str], most: int = 3) -> str:
-    """The first ``most`` of ``names``, comma-separated."""
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
-
-
 def easyrobust_difference(images: ImageList) -> str:
     """What EasyRobust's ImageFolder, which labels folders by their sorted order, does differently; "" if nothing."""
-    folders = sorted(entry.name for entry in os.scandir(images.root) if entry.is_dir())  # hidden ones too
+    folders, _ = list_folder(images.root, hidden=True)
     filled = {path.split("/")[0] for path in images.paths}
     for name in (name for name in folders if name not in filled):
-        files = chain.from_iterable(files for _, _, files in os.walk(images.root / name, followlinks=True))
+        files = chain.from_iterable(files for _, _, files in walk(images.root / name, everything=True))
         if not any(file.lower().endswith(IMAGE_ENDINGS) for file in files):
             return f"EasyRobust's ImageFolder would stop: no images in {name}"
     folder_position = {name: position for position, name in enumerate(folders)}
@@ -69,14 +65,14 @@ def _class_findings(suite: str, images: ImageList) -> Iterator[Finding]:
     missing = sorted(set(expected) - set(images.labels)) if images.answers is None else []
     if missing:
         ids = [imagenet.wnids()[c] if images.outputs == imagenet.CLASSES else str(c) for c in missing]
-        text = f"{len(expected) - len(missing)} of {len(expected)} classes have images; none for {first_few(ids)}"
+        text = f"{len(expected) - len(missing)} of {len(expected)} classes have images; none for {first_few(ids, 3)}"
         effect = "the number is over the classes present"
         yield Finding(
             suite, "warning", text, f"{effect}; {difference}; here names give the labels" if difference else effect
         )
     elif difference:
         if names[0].isdigit() and names != sorted(names, key=int):
-            text = f"class folders are numbered without leading zeros ({first_few(names)})"
+            text = f"class folders are numbered without leading zeros ({first_few(names, 3)})"
         else:
             text = "there are hidden folders, or folders without images, among the class folders"
         yield Finding(suite, "warning", text, f"{difference}; here names give the labels")
@@ -86,19 +82,19 @@ def _stray_findings(suite: str, root: Path, flat: bool) -> Iterator[Finding]:
     """Files that are not images, images next to the class folders, and hidden files and folders."""
     strays: list[str] = []
     hidden: list[str] = []
-    for folder, folders, files in os.walk(root, followlinks=True):
-        prefix = "" if folder == str(root) else f"{Path(folder).relative_to(root).as_posix()}/"
-        hidden += [prefix + name for name in (*folders, *files) if name.startswith(".")]
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    for folder, folders, files in walk(root, everything=True):
+        prefix = f"{folder}/" if folder else ""
+        hidden += [prefix + name for name in (*folders, *files) if is_hidden(name)]
+        folders[:] = [name for name in folders if not is_hidden(name)]
         if not flat:
-            visible = (name for name in files if not name.startswith("."))
+            visible = (name for name in files if not is_hidden(name))
             strays += [prefix + name for name in visible if not (prefix and is_image(name))]
     if strays:
         yield Finding(
-            suite, "warning", f"{len(strays)} stray files: {first_few(sorted(strays))}", "none: they are ignored"
+            suite, "warning", f"{len(strays)} stray files: {first_few(sorted(strays), 3)}", "none: they are ignored"
         )
     if hidden:
-        text = f"{len(hidden)} hidden files or folders: {first_few(sorted(hidden))}"
+        text = f"{len(hidden)} hidden files or folders: {first_few(sorted(hidden), 3)}"
         difference = "EasyRobust's ImageFolder takes hidden folders for classes and reads hidden image files"
         yield Finding(suite, "warning", text, f"ignored here; {difference}")
 
@@ -134,7 +130,7 @@ def examine_folder(
     try:
         images = benchmark.load(root, outputs, None)
     except DataError as error:
-        folders, _ = list_folder(root) if root.is_dir() else ([], [])
+        folders, _ = list_folder(root) if os.path.isdir(root) else ([], [])
         easyrobust_action = "label by the sorted folders, right or wrong" if folders else "stop"
         other_classes = 0 < len(folders) != outputs == imagenet.CLASSES and suite == "val"
         hint = f"for a model of {len(folders)} classes give --num-classes {len(folders)}; " if other_classes else ""
@@ -156,7 +152,7 @@ def examine_c(
 ) -> tuple[list[Finding], list[ImageList]]:
     """The findings on ImageNet-C's 75 folders, identical ones merged, and from each folder its share of ``sample``."""
     names = [f"{corruption}/{severity}" for corruption in ALEXNET_ERROR for severity in SEVERITIES]
-    missing = [name for name in names if not (root / name).is_dir()]
+    missing = [name for name in names if not os.path.isdir(root / name)]
     lists: list[ImageList] = []
     folders_by_finding: dict[Finding, list[str]] = {}
     for name in tqdm([n for n in names if n not in missing], f"listing {benchmark.folder}", disable=None, leave=False):
@@ -169,7 +165,7 @@ def examine_c(
             folders_by_finding.setdefault(Finding(suite, finding.level, without_root, finding.effect), []).append(name)
     findings = []
     for finding, affected in folders_by_finding.items():
-        which = "all 75 folders" if affected == names else f"{len(affected)} of 75 folders ({first_few(affected)})"
+        which = "all 75 folders" if affected == names else f"{len(affected)} of 75 folders ({first_few(affected, 3)})"
         findings.append(Finding(suite, finding.level, f"{which}: {finding.text}", finding.effect))
     if missing:
         absent_corruptions = [c for c in ALEXNET_ERROR if all(f"{c}/{s}" in missing for s in SEVERITIES)]
@@ -186,33 +182,45 @@ def evenly_spaced(n: int, k: int | None) -> list[int]:
     return list(range(n)) if k is None or k >= n else [i * n // k for i in range(k)]
 
 
-def _image_size(path: str) -> tuple[int, int] | DataError:
+def _decoded(path: str) -> tuple[tuple[int, int], int] | DataError:
+    """Size of an image and bits of its greys; or why it cannot be read."""
     try:
-        return read_image(path).size
+        image = decode_image(path)
     except DataError as error:
         return error
+    return image.rgb.size, image.bits
 
 
 def decode_findings(suite: str, benchmark: Benchmark, lists: Sequence[ImageList], workers: int) -> Iterator[Finding]:
-    """Decode every image of ``lists``; report those that fail and those that differ in size from the released set."""
+    """Decode every image of ``lists``; report what cannot be read, has other than 8 bits, or not the released size."""
     total = sum(map(len, lists))
     paths = (str(images.root / path) for images in lists for path in images.paths)
     broken: list[str] = []
+    scaled: list[str] = []
     odd: list[str] = []
-    # read_image changes warning filters, which threads share: restore them once all threads have ended.
+    reason = ""  # of the first that is broken
+    # decode_image changes warning filters, which threads share: restore them once all threads have ended.
     with warnings.catch_warnings(), ThreadPoolExecutor(max(1, workers)) as pool:
+        warnings.simplefilter("ignore")
         bar = tqdm(total=total, desc=f"decoding {benchmark.folder}", disable=None, leave=False)
         while batch := list(islice(paths, 1024)):  # queueing millions of paths at once would not fit in memory
-            for path, size in zip(batch, pool.map(_image_size, batch), strict=True):
+            for path, decoded in zip(batch, pool.map(_decoded, batch), strict=True):
                 bar.update()
-                if isinstance(size, DataError):
+                if isinstance(decoded, DataError):
                     broken.append(path)
-                elif benchmark.side is not None and size != (benchmark.side, benchmark.side):
+                    reason = reason or decoded.line.removeprefix(f"{path}: ")
+                    continue
+                size, bits = decoded
+                scaled += [path] if bits != 8 else []
+                if benchmark.side is not None and size != (benchmark.side, benchmark.side):
                     odd.append(f"{path} ({size[0]}x{size[1]})")
         bar.close()
     if broken:
-        text = f"{len(broken)} of {total} images decoded are unreadable: {first_few(broken)}"
+        text = f"{len(broken)} of {total} images decoded are unreadable: {first_few(broken, 3)} ({reason})"
         yield Finding(suite, "problem", text, "the evaluation would stop at the first of them")
+    if scaled:
+        text = f"{len(scaled)} of {total} images decoded are greys of more than 8 bits: {first_few(scaled, 3)}"
+        yield Finding(suite, "warning", text, "here they are scaled to 8 bits; in EasyRobust they would be white")
     if odd:
         text = f"{len(odd)} of {total} images decoded are not {benchmark.side}x{benchmark.side}: {first_few(odd, 1)}"
         yield Finding(suite, "warning", text, _RESIZED)
@@ -238,14 +246,14 @@ def examine(
     """
     data_dir = Path(data_dir)
     present, _ = list_folder(data_dir)
-    if not any((data_dir / benchmark.folder).is_dir() for benchmark in known_benchmarks().values()):
+    if not any(os.path.isdir(data_dir / benchmark.folder) for benchmark in known_benchmarks().values()):
         expected = ", ".join(benchmark.folder for benchmark in known_benchmarks().values())
         raise DataError(f"{data_dir}: expected some of {expected}, found none of them. Check the folder's name.")
     findings = []
     for suite in known_benchmarks() if suites is None else suites:
         benchmark = known_benchmarks()[suite]
         root = data_dir / benchmark.folder
-        if not root.is_dir():
+        if not os.path.isdir(root):
             findings.append(
                 Finding(suite, "absent", f"no folder {benchmark.folder}{_similar(benchmark, present)}", "skipped")
             )
@@ -266,7 +274,7 @@ def _similar(benchmark: Benchmark, present: Sequence[str]) -> str:
     start = _alphanumeric(benchmark.folder.split("/")[0])
     taken = {other.folder for other in known_benchmarks().values()}
     alike = [name for name in present if _alphanumeric(name).startswith(start) and name not in taken]
-    return f"; is it {first_few(alike)}?" if alike else ""
+    return f"; is it {first_few(alike, 3)}?" if alike else ""
 
 
 def _alphanumeric(name: str) -> str:

@@ -8,6 +8,7 @@ with batch size 2B sees.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -29,11 +30,12 @@ from torch.utils.data import (
 from ..errors import DataError
 from ..utils import derive_seed, fork_rng
 
+_LOOK_AT_PARENT = 2.0  # seconds between two looks of a data worker at whether its parent still lives
 Key = tuple[int, int]  # (position, epoch): what EndlessBatchSampler yields and SeededSamples takes
 
 
 class ParentSigtermOnly:
-    """A ``worker_init_fn`` with which a loader's workers exit only on a SIGTERM sent by their parent.
+    """A ``worker_init_fn`` with which a loader's workers exit only on a SIGTERM sent by their parent, or after its end.
 
     torchrun and SLURM send SIGTERM to all processes, but the parent needs its workers until it has saved.
     ``first`` is the loader's own ``worker_init_fn``, called afterwards.
@@ -44,14 +46,18 @@ class ParentSigtermOnly:
 
     def __call__(self, worker: int) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # threads that start later inherit it
-        threading.Thread(target=self._watch, args=(os.getppid(),), daemon=True).start()
+        started_by = multiprocessing.parent_process()  # os.getppid() is already another if that has just been killed
+        parent = os.getppid() if started_by is None else started_by.pid
+        threading.Thread(target=self._watch, args=(parent,), daemon=True).start()
         if self.first is not None:
             self.first(worker)
 
     @staticmethod
-    def _watch(parent: int) -> None:
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-            pass
+    def _watch(parent: int | None) -> None:
+        while os.getppid() == parent:  # PyTorch's own look at the parent begins later, and may miss its end
+            received = signal.sigtimedwait({signal.SIGTERM}, _LOOK_AT_PARENT)
+            if received is not None and received.si_pid == parent:
+                break
         os._exit(0)
 
 

@@ -13,6 +13,7 @@ from ..utils import torch, transforms
 if TYPE_CHECKING:
     from timm.data.random_erasing import RandomErasing
 
+LARGEST_SIZE = 4096  # of a model's images, in pixels: a batch of larger ones fits into no memory
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")  # torchvision's names
 
 
@@ -28,10 +29,12 @@ class Preprocessing:
     interpolation: str = "bicubic"
 
     def __post_init__(self) -> None:
-        if self.size < 1 or not 0 < self.crop_pct <= 1 or self.interpolation not in INTERPOLATIONS:
+        sizes_fit = 1 <= self.size <= LARGEST_SIZE and 0.01 <= self.crop_pct <= 1 and self.resize <= 4 * LARGEST_SIZE
+        if not sizes_fit or self.interpolation not in INTERPOLATIONS:
+            percent = " Divide crop_pct by 100." if 1 < self.crop_pct <= 100 else ""
             raise OptionError(
-                f"preprocessing: expected size >= 1, 0 < crop_pct <= 1 and interpolation of "
-                f"{', '.join(INTERPOLATIONS)}, found {self!r}."
+                f"preprocessing: expected size from 1 to {LARGEST_SIZE}, crop_pct from 0.01 to 1 and interpolation of "
+                f"{', '.join(INTERPOLATIONS)}, found {self!r}.{percent}"
             )
 
     @property

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .records import MODEL_SETTINGS, RUN_SETTINGS, Record, column_settings, describe_machine
     from .results_file import latest, read_records
     from .suite import (
+        LARGEST_BATCH,
         PRESETS,
         TABLE2,
         Protocol,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from .suite_run import EvaluationPlan, run_suites
 
 __all__ = [
+    "LARGEST_BATCH",
     "MODEL_SETTINGS",
     "PRESETS",
     "RUN_SETTINGS",

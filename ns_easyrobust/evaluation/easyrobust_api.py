@@ -8,8 +8,9 @@ Keywords of all: ``records`` (a :class:`~ns_easyrobust.evaluation.recorder.Recor
 (data loading processes; 4), ``seed`` (of an attack's random numbers, which are the same for any number of
 processes; 0), ``subset`` ("all", "first:N", "random:N[:SEED]", "robustbench"), ``dtype`` (autocast if it is not
 float32). All raise ModelError if the model does not normalise its input itself and no ``test_transform`` is given,
-and for logits that are not finite; DataError for a folder whose content is not as expected, and for an image that
-cannot be decoded. For a missing folder, all log a warning that names it and return None.
+and for outputs that are no finite logits; DataError for a folder whose content is not as expected, for labels that
+contradict what ImageNet's files are called, for an image that cannot be decoded, and for pixels outside [0, 1] if the
+model normalises its input itself. For a missing folder, all log a warning that names it and return None.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def evaluate_imagenet_val(
     """Top-1 in percent on a folder with one subfolder per class, or a flat folder with a file of labels.
 
     Args:
-        model: maps pixels in [0, 1] to logits; or any input, if ``test_transform`` produces it.
+        model: maps pixels in [0, 1] to logits, or to a dict or object with ``logits``; or any input, if
+            ``test_transform`` produces it and no normalisation is found in front of the model or inside it.
         test_transform: default: shorter side to 256 bicubic, centre crop 224, values in [0, 1]; scaled in
             proportion for a model of another image size.
         dist: divide the batches among torchrun's processes.
@@ -219,7 +221,7 @@ def evaluate_imagenet_fgsm(
 ) -> float | None:
     """Top-1 in percent under FGSM of L-infinity radius ``epsilon`` (pixels in [0, 1]; the paper's is 1/255).
 
-    Otherwise as :func:`evaluate_imagenet_val`; also raises DataError for pixels outside [0, 1].
+    Otherwise as :func:`evaluate_imagenet_val`; also raises DataError for pixels outside [0, 1] in any case.
 
     Example:
         >>> clean = evaluate_imagenet_val(model, data_dir / "val", workers=0)

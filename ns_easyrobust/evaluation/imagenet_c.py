@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def corruption_folders(root: Path) -> list[tuple[str, int]]:
     Raises:
         DataError: none of them is.
     """
-    present = [(name, s) for name in ALEXNET_ERROR for s in SEVERITIES if (root / name / str(s)).is_dir()]
+    present = [(name, s) for name in ALEXNET_ERROR for s in SEVERITIES if os.path.isdir(root / name / str(s))]
     if not present:
         raise DataError(f"{root}: expected folders <corruption>/<severity 1-5>/<class>, found none.")
     return present

@@ -19,15 +19,16 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from ..attacks import Attack, require_adversarial
+from ..attacks import Attack, require_adversarial, require_input
 from ..data import ImageList
 from ..errors import DataError, ModelError, OptionError
-from ..models import frozen, required_image_size
+from ..models import frozen, logits_of
 from ..utils import Progress, derive_seed, fork_rng, rank, sum_over_ranks, world_size
 from .recorder import PerImageResult, Recorder
-from .task import EvaluationTask, Measurement, Outcome, TaskState, device_of
+from .task import EvaluationTask, Measurement, Outcome, TaskState, device_of, require_gradients
 
 _logger = logging.getLogger(__name__)
+_MOST_WORKERS = 1024
 
 
 class _Batch(NamedTuple):
@@ -49,6 +50,11 @@ class _Decoder(Dataset[Any]):
         task, number, images = request
         images = images.with_transform(self.transforms[task])
         items = [images[i] for i in range(len(images))]
+        if not hasattr(items[0][0], "shape"):
+            raise DataError(
+                f"{images.root}: expected a transform to a tensor (C, H, W), found one to "
+                f"{type(items[0][0]).__name__}. Let it end in ToTensor."
+            )
         shapes = {tuple(item[0].shape): path for item, path in zip(items, images.paths, strict=True)}
         if len(shapes) > 1:
             sizes = ", ".join(f"{shape} ({path})" for shape, path in list(shapes.items())[:2])
@@ -66,16 +72,10 @@ class _FirstLogitsTap(nn.Module):
         self.first: torch.Tensor | None = None
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.model(pixels)
+        logits = logits_of(self.model(pixels), len(pixels))
         if self.first is None:
             self.first = logits.detach()
         return logits
-
-
-def require_gradients(dtype: torch.dtype, measurements: Iterable[Measurement]) -> None:
-    """Raise OptionError for attacks in float16."""
-    if dtype == torch.float16 and any(measurement.attack is not None for measurement in measurements):
-        raise OptionError("dtype float16: expected float32 or bfloat16 for attacks, whose gradients float16 cuts to 0.")
 
 
 def judge(
@@ -103,17 +103,23 @@ def judge(
         For each task, the outcome of each of its measurements.
 
     Raises:
-        ModelError: logits are not finite or not as many as expected, or the model is built for another image size.
-        DataError: an image cannot be decoded, or the images of a batch differ in size.
-        OptionError: an attack in float16, whose gradients would vanish; a negative seed; a batch size below 1.
+        ModelError: the model returns no logits, or not finite ones, or not as many as expected; or it is built for
+            another image size.
+        DataError: an image cannot be decoded, the images of a batch differ in size, or their pixels are outside [0, 1]
+            and the model normalises its input itself; a label is none of the model's outputs.
+        OptionError: an attack in float16, whose gradients would vanish; a seed, a number of workers or a batch size out
+            of range.
     """
     tasks = list(tasks)
     require_gradients(dtype, [measurement for task in tasks for measurement in task.measurements])
-    if seed < 0:
-        raise OptionError(f"seed: expected a whole number >= 0, found {seed}.")
+    if not 0 <= seed < 2**63:
+        raise OptionError(f"seed: expected a whole number {'>= 0' if seed < 0 else '< 2**63'}, found {seed}.")
+    if not 0 <= workers <= _MOST_WORKERS:
+        raise OptionError(f"workers: expected 0 to {_MOST_WORKERS} processes, found {workers}.")
     if recorder is not None:
         recorder = recorder.for_run(model, dtype, seed, share)
-    with frozen(model) as inner, closing(Progress(len(tasks), shown=rank() == 0)) as progress:
+    bars = closing(Progress(len(tasks), shown=rank() == 0))
+    with torch.inference_mode(False), frozen(model) as inner, bars as progress:  # so that attacks have gradients
         return _Run(inner, device_of(inner), tasks, share, seed, dtype, recorder, progress).judge_all(workers)
 
 
@@ -174,8 +180,8 @@ class _Run:
             _logger.info("%s: goes on after %d batches of an unfinished run", titles, resumed)
         self.progress.start(titles, len(self._own_batches(state)))
         for batch in batches:
-            _require_image_size(self.model, batch.pixels)
             pixels, labels = batch.pixels.to(self.device), batch.labels.to(self.device)
+            require_input(self.model, pixels)
             self._judge_batch(state, batch._replace(pixels=pixels, labels=labels))
             self.progress.batch()
 
@@ -218,8 +224,7 @@ class _Run:
 
     def _logits(self, pixels: torch.Tensor) -> torch.Tensor:
         with self._autocast(), torch.no_grad():
-            logits: torch.Tensor = self.model(pixels)
-        return logits
+            return logits_of(self.model(pixels), len(pixels))
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -264,21 +269,11 @@ class _Run:
         return outcome
 
 
-def _require_image_size(model: nn.Module, pixels: torch.Tensor) -> None:
-    """Raise ModelError if the model is built for images of another size, where it would only fail an assertion."""
-    built, found = required_image_size(model), tuple(pixels.shape[2:])
-    if built is not None and built != found:
-        raise ModelError(
-            f"expected images of {built[0]}x{built[1]} pixels, which the model is built for, found "
-            f"{found[0]}x{found[1]}. Give a transform of that size, or build the model for this one (img_size=...)."
-        )
-
-
 def _require_sound(logits: torch.Tensor, outputs: int, title: str) -> None:
     """Raise ModelError unless ``logits`` (B, K) are finite and K is ``outputs``."""
-    if logits.shape[-1] != outputs:
+    if logits.shape[1] != outputs:
         raise ModelError(
-            f"{title}: expected {outputs} logits, found {logits.shape[-1]}. "
+            f"{title}: expected {outputs} logits, found {logits.shape[1]}. "
             "The model's num_classes is not what it gives."
         )
     if not torch.isfinite(logits).all():

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import re
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import DataError, OptionError
-from ..utils import np, os_errors_as_output_errors, rank, torch, write_atomically
-
-# What numpy and zipfile raise for damaged files.
-_DAMAGED_FILE_ERRORS = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    zlib.error,
-    zipfile.BadZipFile,
+from ..utils import (
+    FileLock,
+    np,
+    os_errors_as_output_errors,
+    rank,
+    read_arrays,
+    remove_temporaries,
+    torch,
+    write_atomically,
 )
 
 
@@ -90,14 +84,17 @@ def save_correctness(folder: str | Path, key: str, paths: Sequence[str], right: 
     name = f"right/{re.sub(r'[^A-Za-z0-9._-]+', '_', key).strip('._')[:100] or 'images'}-{digest}.npz"
     if rank() == 0:
         path = Path(folder) / name
-        with os_errors_as_output_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
 
         def write(temporary: Path) -> None:
             with open(temporary, "wb") as stream:  # given a path, numpy would append .npz to it
                 np.savez_compressed(stream, paths=encoded, right=packed, n=np.int64(len(paths)))
 
-        write_atomically(path, write)
+        with os_errors_as_output_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.parent / ".lock", "the per-image results", wait=True) as lock:
+                if lock.is_held:
+                    remove_temporaries(path.parent)  # of killed processes; the others wait
+                write_atomically(path, write)
     return name
 
 
@@ -108,15 +105,17 @@ def load_correctness(path: str | Path) -> tuple[list[str], np.ndarray]:
         DataError: the file is missing or damaged, or holds something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            encoded, packed, n = stored["paths"].tobytes(), stored["right"], int(stored["n"])
-        paths = encoded.decode("utf-8", "surrogateescape").split("\0")
-        right = np.unpackbits(packed, count=n).astype(bool)
-        if len(paths) != n or len(right) != n:
-            raise ValueError(f"{len(paths)} paths for {n} images")
-    except _DAMAGED_FILE_ERRORS as error:
+        stored = read_arrays(Path(path))
+        encoded, packed, n = (stored[name] for name in ("paths", "right", "n"))
+        paths = encoded.tobytes().decode("utf-8", "surrogateescape").split("\0")
+        fits = packed.dtype == np.uint8 and packed.shape == ((len(paths) + 7) // 8,)
+        if not fits or n.shape != () or int(n) != len(paths):
+            raise ValueError(f"bits of shape {packed.shape} and n={n} for {len(paths)} paths")
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise DataError(
-            f"cannot read {path}: expected the per-image bits of a record (.npz), found: {error}. "
+            f"cannot read {path}: expected the per-image bits of a record (.npz), found: {reason}. "
             "Measure that record again."
         ) from error
+    right = np.unpackbits(packed, count=len(paths)).astype(bool)
     return paths, right

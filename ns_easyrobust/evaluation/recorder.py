@@ -1,88 +1,24 @@
-"""Records the results of one checkpoint and knows which of them exist already; keeps the journal of unfinished work."""
+"""Records the results of one checkpoint and knows which of them exist already."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Collection, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..attacks import Attack, Quantity, SecondVerdict
-from ..errors import OutputError
 from ..models import unwrap
-from ..utils import broadcast_object, os_errors_as_output_errors, rank
+from ..utils import broadcast_object, rank
+from .journal import Batch, Journal
 from .per_image import images_digest, save_correctness
 from .records import Record, now
 from .results_file import ResultsFile, append_record
-
-Batch = tuple[list[int], list[float]]  # per image: 1 if correct, else 0; L2 norm of the attack's perturbation
-
-
-class Journal:
-    """The unfinished work: one file ``<folder>/<key>.<rank>.jsonl`` for each unfinished measurement and rank.
-
-    A line is written and flushed to the operating system as soon as a batch is judged, so that a killed
-    process loses at most its current batch. Lines torn by a kill are skipped on reading.
-
-    Raises:
-        OutputError: the folder cannot be written, or the disk is full.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self._streams: dict[str, IO[str]] = {}
-
-    def read(self, share: bool = True) -> dict[str, dict[int, Batch]]:
-        """Every batch in the folder, by key and batch number; with ``share``, all ranks get what rank 0 reads."""
-        batches: dict[str, dict[int, Batch]] = {}
-        if self.folder.is_dir() and (rank() == 0 or not share):
-            for path in sorted(self.folder.glob("*.jsonl")):
-                batches.setdefault(path.name.split(".")[0], {}).update(_read_batches(path))
-        return broadcast_object(batches) if share else batches
-
-    def add(self, key: str, number: int, right: Iterable[int], l2: Iterable[float]) -> None:
-        """Write batch ``number`` of the measurement ``key``."""
-        path = self.folder / f"{key}.{rank()}.jsonl"
-        with os_errors_as_output_errors(path):
-            if key not in self._streams:
-                self._streams[key] = self._open_stream(path)
-                self._streams[key].write("\n")  # ends a line that a kill may have torn
-            self._streams[key].write(json.dumps([number, list(right), list(l2)]) + "\n")
-            self._streams[key].flush()
-
-    def _open_stream(self, path: Path) -> IO[str]:
-        for _ in range(100):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):  # another process has just removed the empty folder
-                return open(path, "a", encoding="utf-8")
-        raise OutputError(f"cannot write {path}: its folder is removed again and again. Write to another results file.")
-
-    def drop(self, key: str) -> None:
-        """Drop a measurement whose record is on disk; rank 0 deletes the files of all ranks."""
-        if key in self._streams:
-            self._streams.pop(key).close()
-        if rank() == 0:
-            for path in self.folder.glob(f"{key}.*.jsonl"):
-                path.unlink(missing_ok=True)
-            with suppress(OSError):  # it holds other measurements, or was never made
-                os.rmdir(self.folder)
-
-
-def _read_batches(path: Path) -> dict[int, Batch]:
-    batches: dict[int, Batch] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        with suppress(ValueError, TypeError):
-            number, right, l2 = json.loads(line)
-            batches[int(number)] = (list(right), list(l2))
-    return batches
-
 
 # Another version of one of these may judge images differently.
 _DECIDING_PACKAGES = ("ns_easyrobust", "easyrobust", "torchattacks", "timm", "torch", "torchvision")

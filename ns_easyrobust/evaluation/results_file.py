@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import DataError, OptionError
-from ..utils import os_errors_as_output_errors, rank
+from ..utils import os_errors_as_output_errors, parse_json, rank, read_bounded, require_regular
 from .records import Record
 
 _logger = logging.getLogger(__name__)
 _LINE_START = b'{"suite": '  # how every line of a results file begins
+_MOST_BYTES = 2**28  # of a results file: hundreds of thousands of records
 
 
 def _is_torn(tail: bytes) -> bool:
@@ -30,7 +31,7 @@ def _is_torn(tail: bytes) -> bool:
 
 def _is_json(line: bytes) -> bool:
     try:
-        json.loads(line)
+        parse_json(line)
     except ValueError:
         return False
     return True
@@ -39,6 +40,7 @@ def _is_json(line: bytes) -> bool:
 @contextmanager
 def _locked(path: Path) -> Iterator[IO[bytes]]:
     """``path`` open for reading and appending, locked against other processes that append to it."""
+    require_regular(path)
     with open(path, "ab+") as stream:
         # Windows has no fcntl and some network file systems have no locks; rather no lock than no result.
         with suppress(ImportError, OSError):
@@ -80,7 +82,8 @@ def read_records(path: str | Path) -> list[Record]:
     A last line torn by a kill is skipped with a logged warning.
 
     Raises:
-        DataError: the file cannot be read, or a line is not a record; the message gives the line's number.
+        DataError: the file cannot be read, is no regular file or larger than 256 MiB, or a line is not a record; the
+            message gives the line's number.
 
     Example:
         >>> recorder = Recorder("results.jsonl", {"label": "ViT", "model": "vit_micro_patch8_32"})
@@ -89,7 +92,7 @@ def read_records(path: str | Path) -> list[Record]:
         >>> record.value == top1, 100 * record.correct / record.n == top1
         (True, True)
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     return _parse(_read(path), path)
 
 
@@ -119,7 +122,7 @@ class ResultsFile:
         return self._newest.get(cell)
 
     def _update(self) -> None:
-        content = _read(self.path) if self.path.exists() else b""
+        content = _read(self.path) if os.path.lexists(self.path) else b""
         # A last line without its end may be cut off or completed by the next append.
         if not (self._parsed.endswith(b"\n") and content.startswith(self._parsed)):
             self._parsed, self._records, self._newest = b"", [], {}
@@ -131,10 +134,11 @@ class ResultsFile:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
+        return read_bounded(path, _MOST_BYTES)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in its name
+        reason = getattr(error, "strerror", None) or error
         raise DataError(
-            f"cannot read {path}: expected a results file (.jsonl), found: {error.strerror or error}. "
+            f"cannot read {path}: expected a results file (.jsonl), found: {reason}. "
             "Give the file that a benchmark wrote."
         ) from error
 

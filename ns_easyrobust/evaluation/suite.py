@@ -9,6 +9,7 @@ from ..attacks import Attack, known_attacks
 from ..data import SUITE_GROUPS, Benchmark, Preprocessing, Subset, known_benchmarks
 from ..errors import OptionError
 
+LARGEST_BATCH = 65536  # of 224 x 224 pixels, 40 GB
 # The columns of the paper's Table 2, left to right: suite, and heading.
 _TABLE2 = {
     "val": "Clean",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,10 +18,18 @@ from ..data import MissingImages, Subset, class_labels, describe_transform
 from ..errors import DataError, ModelError, OptionError
 from ..utils import world_size
 from .imagenet_c import corruption_tasks, sum_up_corruptions
-from .judging import judge, require_gradients
+from .judging import judge
 from .recorder import Recorder
 from .suite import Protocol, suites
-from .task import EvaluationTask, Measurement, device_of, number_of_outputs, task_for, warn_if_missing
+from .task import (
+    EvaluationTask,
+    Measurement,
+    device_of,
+    number_of_outputs,
+    require_gradients,
+    task_for,
+    warn_if_missing,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -106,7 +115,7 @@ def run_suites(
     Clean accuracy and quick attacks share a decoded batch, and with FGSM a forward. What an earlier
     run has finished is taken from ``records``.
     """
-    found = [name for name in suites() if name in plan.suites and plan.folder(name).exists()]
+    found = [name for name in suites() if name in plan.suites and os.path.exists(plan.folder(name))]
     if not found:
         return []
     for folder in dict.fromkeys(map(plan.folder, plan.suites)):
@@ -129,6 +138,7 @@ def run_suites(
     if "c" in found:
         with _suite_named_in_errors("c"):
             corruptions = plan.corruptions(outputs)
+            next(iter(corruptions.values())).open()  # whose files' names may contradict their labels
             for corruption, severity in corruptions:  # checked without listing 3.75 million images
                 class_labels(plan.folder("c") / corruption / str(severity), outputs)
     quick = _sharing_images(plan, {name: t for name, t in tasks.items() if not suites()[name].slowness}, outputs)

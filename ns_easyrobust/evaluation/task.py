@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..attacks import Attack
+from ..attacks import Attack, require_outputs
 from ..data import (
     ImageList,
     Loader,
@@ -25,9 +26,11 @@ from ..data import (
     read_image,
 )
 from ..errors import DataError, ModelError, OptionError
-from ..models import bare_vit, find_normalize, frozen, required_image_size, unwrap
-from .recorder import Batch, PerImageResult, Recorder
+from ..models import bare_vit, find_normalize, frozen, logits_of, reference_tensor, required_image_size
+from .journal import Batch
+from .recorder import PerImageResult, Recorder
 from .records import Record
+from .suite import LARGEST_BATCH
 
 _logger = logging.getLogger(__name__)
 
@@ -106,20 +109,21 @@ class Outcome:
 
 def device_of(model: nn.Module) -> torch.device:
     """The device of the model's parameters; the CPU for a model without any."""
-    return next((parameter.device for parameter in unwrap(model).parameters()), torch.device("cpu"))
+    return reference_tensor(model).device
 
 
 def outputs_of(model: nn.Module, pixels: torch.Tensor) -> int:
     """The number of logits that ``model`` gives for an image like ``pixels`` (C, H, W)."""
     with frozen(model) as inner, torch.no_grad():
-        return int(inner(pixels[None].to(device_of(model))).shape[-1])
+        return logits_of(inner(pixels[None].to(device_of(model))), 1).shape[1]
 
 
 def warn_if_missing(root: Path) -> bool:
     """Whether ``root`` exists; if not, a logged warning names it."""
-    if not root.exists():
+    exists = os.path.exists(root)
+    if not exists:
         _logger.warning("%s does not exist: skipped", root)
-    return root.exists()
+    return exists
 
 
 def transform_for(model: nn.Module, given: Any, default: Callable[[int], Any]) -> Any:
@@ -153,6 +157,14 @@ def number_of_outputs(model: nn.Module, root: Path, transform: Any) -> int:
     if first is None:
         raise DataError(f"{root}: expected images, found none. Check the path.")
     return outputs_of(model, transform(read_image(str(root / first))))
+
+
+def require_gradients(dtype: torch.dtype, measurements: Iterable[Measurement]) -> None:
+    """Raise OptionError for attacks in float16, and for what is no type of autocast."""
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise OptionError(f"dtype: expected torch.float32, torch.bfloat16 or torch.float16, found {dtype!r}.")
+    if dtype == torch.float16 and any(measurement.attack is not None for measurement in measurements):
+        raise OptionError("dtype float16: expected float32 or bfloat16 for attacks, whose gradients float16 cuts to 0.")
 
 
 def task_for(
@@ -191,8 +203,10 @@ class TaskState:
         journaled: Mapping[str, Mapping[int, Batch]],
     ) -> None:
         self.task, self.images = task, task.open()
-        if task.batch_size < 1:
-            raise OptionError(f"batch size: expected at least 1, found {task.batch_size}.")
+        if not (isinstance(task.batch_size, int) and 1 <= task.batch_size <= LARGEST_BATCH):
+            raise OptionError(f"batch size: expected 1 to {LARGEST_BATCH} images, found {task.batch_size}.")
+        if self.images.answers is None:
+            require_outputs(max(self.images.labels, default=0), self.images.outputs, str(self.images.root))
         n = len(self.images)
         self.batches = [range(i, min(i + task.batch_size, n)) for i in range(0, n, task.batch_size)]
         self.protocol = self._shared_protocol()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
@@ -13,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import CheckpointError, ModelError, OptionError
+from ..errors import CheckpointError, ModelError, OptionError, printable
 from ..models import build, load_model, read_checkpoint, resolve_normalization
 from ..nullspace import PatchSpectrum, find_projection, patch_spectrum
-from ..utils import fork_rng
+from ..utils import as_csv, fork_rng
 
 # Table 1 of arXiv:2403.10476, "Empirically computed nullspace dimensions for the pre-trained ViT models".
 PUBLISHED_DIMENSIONS = {
@@ -103,7 +101,7 @@ def checkpoint_row(path: str | Path, *, ema: bool = False, space: str = "normali
             f"{path}: expected a normalisation in the checkpoint for pixel space, found none. "
             "Use the space normalised, or export it with mean and std first."
         )
-    return _row(Path(path).name, entry, patch_spectrum(weight, space=space, rtol=rtol, std=std), None)
+    return _row(Path(checkpoint.source).name, entry, patch_spectrum(weight, space=space, rtol=rtol, std=std), None)
 
 
 def _projection(state: dict[str, torch.Tensor], source: str) -> torch.Tensor:
@@ -162,13 +160,9 @@ def dimensions_text(rows: Sequence[Row]) -> str:
 def _cell(value: object) -> str:
     if value is None:
         return "-"
-    return f"{value:.2e}" if isinstance(value, float) else str(value)
+    return f"{value:.2e}" if isinstance(value, float) else printable(str(value))
 
 
 def dimensions_csv(rows: Sequence[Row]) -> str:
-    """The table as CSV: numbers in full precision, an empty cell for a missing value."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(_HEADER)
-    writer.writerows(astuple(row) for row in rows)
-    return stream.getvalue()
+    """The table as CSV (:func:`~ns_easyrobust.utils.as_csv`): an empty cell for a missing value."""
+    return as_csv([_HEADER, *map(astuple, rows)])

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..training import NullspaceAugmentation
 from ..utils import rank
-from .logit_tracing import ForwardRecorder
+from .logit_tracing import ForwardRecorder, logits_in
 
 _logger = logging.getLogger(__name__)
 BRANCHES = ("first", "all")
@@ -43,8 +43,10 @@ class CompanionLoss(nn.Module):
         self.steps = 0  # of the optimizer
         self.companions = 0  # losses of this step that have got one
 
-    def forward(self, logits: torch.Tensor, target: torch.Tensor, *rest: Any) -> torch.Tensor:
+    def forward(self, logits: Any, target: torch.Tensor, *rest: Any) -> torch.Tensor:
         """The script's loss and its companion, added (Algorithm 1, lines 17-19).
+
+        Of noisy outputs, ``loss_fn`` is given what the script gives it of clean ones: logits, or what holds them.
 
         The script's loss alone without gradients, and with ``branch`` "first" for the further losses of a step.
         """
@@ -53,9 +55,11 @@ class CompanionLoss(nn.Module):
             return loss
         with self.recorder.paused():
             companion = self.augmentation.loss(
-                self.recorder.source_images(logits),
+                self.recorder.source_images(logits_in(logits)),
                 target,
-                lambda noisy_logits, labels: self.loss_fn(noisy_logits, labels, *rest),
+                lambda noisy, labels: self.loss_fn(
+                    logits_in(noisy) if isinstance(logits, torch.Tensor) else noisy, labels, *rest
+                ),
                 new_step=self.companions == 0,
             )
         self._companion_added(loss, companion)

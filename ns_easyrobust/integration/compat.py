@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils import data, model_zoo
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, without_secrets
 from ..models import (
     ALLOWED_GLOBALS,
     Checkpoint,
@@ -29,6 +29,7 @@ from ..models import (
     load_into,
     read_checkpoint,
     read_without_objects,
+    reference_tensor,
     required_image_size,
 )
 from ..utils import is_distributed, is_first_rank, rank, replaced_attributes
@@ -87,7 +88,7 @@ def _downloads_first(fetch: Callable[..., Any], downloads: Path | None) -> Calla
     def load(url: str, *args: Any, **options: Any) -> Any:
         name = url.rsplit("/", 1)[-1]
         if downloads is not None and (downloads / name).is_file():
-            log_repair(f"{name} is read from {downloads} instead of {url}")
+            log_repair(f"{name} is read from {downloads} instead of {without_secrets(url)}")
             return read_without_objects(downloads / name, name)
         try:
             return fetch(url, *args, **{**options, "weights_only": True})
@@ -195,7 +196,7 @@ class _ApexAmpStandIn:
 
 def _native_ddp(model: nn.Module, delay_allreduce: bool = False) -> nn.Module:
     log_repair("apex is not installed: PyTorch's DistributedDataParallel takes its place, and broadcasts no buffers")
-    device = next(model.parameters()).device
+    device = reference_tensor(model).device
     devices = [device] if device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import logging
+import os
 import re
 import sys
 from contextlib import ExitStack
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -33,8 +35,14 @@ def load_script(path: Path) -> ModuleType:
     if not path.is_file():
         raise OptionError(f"{path}: expected an EasyRobust training script, found no file. Check the path.")
     spec = importlib.util.spec_from_file_location(_MODULE_NAME, path)
-    if spec is None or spec.loader is None:
+    if spec is None or not isinstance(spec.loader, SourceFileLoader):  # None, or compiled
         raise OptionError(f"{path}: expected an EasyRobust training script, found no Python file. Check the path.")
+    try:
+        spec.loader.get_code(_MODULE_NAME)
+    except (SyntaxError, ValueError) as error:  # ValueError: bytes that are no text
+        raise OptionError(
+            f"{path}: expected an EasyRobust training script, found no Python in it ({error}). Check the path."
+        ) from error
     module = importlib.util.module_from_spec(spec)
     sys.modules[_MODULE_NAME] = module
     try:
@@ -43,7 +51,9 @@ def load_script(path: Path) -> ModuleType:
         raise OptionError(
             f"{path}: expected its imports to be installed, found no module {error.name!r}. pip install it."
         ) from error
-    missing = [name for name in ("parser", "main", "train_one_epoch") if not hasattr(module, name)]
+    missing = [name for name in ("main", "train_one_epoch") if not callable(getattr(module, name, None))]
+    if not isinstance(getattr(module, "parser", None), argparse.ArgumentParser):
+        missing.insert(0, "parser")
     if missing:
         raise OptionError(
             f"{path}: expected parser, main and train_one_epoch at its top level, found no {', '.join(missing)}. "
@@ -53,12 +63,28 @@ def load_script(path: Path) -> ModuleType:
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add this package's flags, except those that the script has already added itself (:func:`nullspace_augmented`)."""
-    present = parser._option_string_actions
-    if "--ns-interval" not in present:
-        add_nullspace_args(parser)
-    if "--ns-branch" not in present:
-        add_script_args(parser)
+    """Add this package's flags, except those that the script has already added itself (:func:`nullspace_augmented`).
+
+    Raises:
+        OptionError: the script has a flag of the same name, or one that sets the same attribute.
+    """
+    for add, last in ((add_nullspace_args, "--ns-interval"), (add_script_args, "--ns-branch")):
+        if last in parser._option_string_actions:
+            continue
+        ours = argparse.ArgumentParser(add_help=False)
+        add(ours)
+        theirs = {action.dest: action for action in parser._actions}
+        taken = [name for action in ours._actions for name in action.option_strings]
+        clash = [name for name in taken if name in parser._option_string_actions]
+        clash += [
+            (theirs[dest].option_strings or [dest])[0] for action in ours._actions if (dest := action.dest) in theirs
+        ]
+        if clash:
+            raise OptionError(
+                f"{parser.prog}: expected a script without flags of this package's names, found its own {clash[0]}. "
+                "Rename it there; or call NullspaceAugmentation.loss(input, target, loss_fn) in the script instead."
+            )
+        add(parser)
 
 
 def run_script(script: Path, flags: list[str], *, device: str = "auto", downloads: Path | None = None) -> None:
@@ -72,7 +98,7 @@ def run_script(script: Path, flags: list[str], *, device: str = "auto", download
         UserError: a mistake in the script's path or shape, the device, the model, the noise, or the files that
             its flags name; other errors of the script are raised unchanged.
     """
-    folder = str(script.resolve().parent)
+    folder = os.path.dirname(os.path.realpath(script))  # Path.resolve() raises for links in a circle
     with ExitStack() as undo:
         if pick_device(device).type == "cpu":
             undo.enter_context(without_cuda())

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..errors import ModelError
-from ..models import unwrap
+from ..models import logits_of, unwrap
 
 _BASE = 128  # of the digits that number rows; smaller whole numbers are exact in bfloat16 and float16
 _MAX_FORWARDS = 32  # the latest are kept: an attack inside a step makes many
@@ -94,6 +94,15 @@ def _untraceable(expected: str) -> ModelError:
     )
 
 
+def logits_in(output: Any) -> Any:
+    """The logits in a model's output: the first of a tuple or list, ``logits`` of a dict or ModelOutput, or itself."""
+    first = output[0] if isinstance(output, tuple | list) and output else output
+    try:
+        return logits_of(first)
+    except ModelError:
+        return first
+
+
 class ForwardRecorder:
     """Records the forwards of a model since the last :meth:`forget`, for :meth:`source_images`."""
 
@@ -115,8 +124,8 @@ class ForwardRecorder:
             self.active = was_active
 
     def remember(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Forward hook that records a forward; ``output`` may be a tuple or list with the logits first."""
-        logits = output[0] if isinstance(output, tuple | list) and output else output
+        """Forward hook that records a forward whose output holds logits (:func:`logits_in`)."""
+        logits = logits_in(output)
         if not (self.active and args and isinstance(args[0], torch.Tensor) and isinstance(logits, torch.Tensor)):
             return
         if logits.requires_grad and logits.ndim == 2 and len(logits) == len(args[0]):

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
         token_shape,
     )
     from .normalization import NormalizedModel, resolve_normalization
+    from .outputs import logits_of, output_of
     from .safe_load import ALLOWED_GLOBALS, read_file, read_without_objects
-    from .vit import bare_vit, find_normalize, find_patch_embed, required_image_size, unwrap
+    from .vit import bare_vit, find_normalize, find_patch_embed, reference_tensor, required_image_size, unwrap
     from .weights import LAYOUTS
 
 __all__ = [
@@ -44,10 +45,13 @@ __all__ = [
     "is_url",
     "load_into",
     "load_model",
+    "logits_of",
+    "output_of",
     "prefix_tokens",
     "read_checkpoint",
     "read_file",
     "read_without_objects",
+    "reference_tensor",
     "register_small_models",
     "replaced_forward",
     "required_image_size",

@@ -5,6 +5,9 @@ EasyRobust's ``benchmark.py`` loads the one, ``timm.models.load_checkpoint`` the
 
 from __future__ import annotations
 
+import logging
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +17,10 @@ import torch
 from torch import nn
 
 from ..errors import CheckpointError, ModelError, OptionError
-from ..utils import write_atomically
+from ..utils import save_tensors
 from .architectures import build
 from .checkpoints import Checkpoint, load_into, read_checkpoint
+from .fit import jax_class_count, load_strictly, misfit
 from .normalization import resolve_normalization
 from .weights import (
     EMA,
@@ -24,13 +28,15 @@ from .weights import (
     NORMALIZATION,
     RAW,
     Weights,
+    channel_count,
     class_count,
     cpu_copy,
-    jax_class_count,
-    load_strictly,
     to_plain_values,
     weights_of_state_dict,
 )
+
+_logger = logging.getLogger(__name__)
+_OF_IMAGE_SIZE = re.compile(r"pos_embed|relative_position|rel_pos|attn_mask")  # tensors whose shape depends on it
 
 
 def write_layout(
@@ -59,12 +65,16 @@ def write_layout(
         if ema is not None and (ema.mean, ema.std) != (weights.mean, weights.std):
             content |= _normalization_lists(ema, "_ema")  # averaging the buffers changed their last bits
     content |= {key: to_plain_values(value, key) for key, value in extra.items()}
-    return write_atomically(path, lambda temporary: torch.save(content, temporary))
+    return save_tensors(path, content)
 
 
 def _to_layout(weights: Weights, layout: str) -> dict[str, torch.Tensor]:
-    """A copy of the tensors on the CPU, with the layout's names."""
-    state = {name: cpu_copy(value) for name, value in weights.state.items()}
+    """A copy of the tensors on the CPU, with the layout's names.
+
+    Names and other strings are interned: pickle writes a string again unless it is the same object, so that files of
+    equal contents would differ.
+    """
+    state = {sys.intern(name): cpu_copy(value) for name, value in weights.state.items()}
     if layout == "timm":
         return state
     if weights.mean is None or weights.std is None:
@@ -73,7 +83,7 @@ def _to_layout(weights: Weights, layout: str) -> dict[str, torch.Tensor]:
             "Wrap it (load_model, with_normalization), or save it in layout timm."
         )
     normalization = {"0.mean": torch.tensor(weights.mean), "0.std": torch.tensor(weights.std)}
-    return normalization | {f"1.{name}": value for name, value in state.items()}
+    return normalization | {sys.intern(f"1.{name}"): value for name, value in state.items()}
 
 
 def _normalization_lists(weights: Weights, suffix: str) -> dict[str, list[float]]:
@@ -145,15 +155,17 @@ def export_checkpoint(
         layout: ``easyrobust`` or ``timm``.
         mean, std: input normalisation for a checkpoint that does not contain one.
         arch: the architecture; None: the one that the file names. It is needed for ``.npz``, and to
-            take mean and std from timm (the weights must then fit it).
+            take mean and std from timm.
+
+    The weights must fit the architecture; where neither is known, they must have the names of one bare transformer.
 
     Raises:
-        CheckpointError: nothing to load, unsafe, damaged, or for another architecture.
+        CheckpointError: nothing to load, unsafe, damaged, for another architecture, or names that no host loads.
         ModelError: neither the file nor the arguments give the normalisation.
         OutputError: the file cannot be written.
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
-    arch, vit, ema = arch or checkpoint.arch, None, None
+    is_given, arch, vit, ema = arch is not None, arch or checkpoint.arch, None, None
     if checkpoint.form == "npz":
         if arch is None:
             raise CheckpointError(
@@ -165,10 +177,17 @@ def export_checkpoint(
     else:
         weights = checkpoint.weights()
         ema = checkpoint.weights(ema=True) if checkpoint.has_ema else None
-        if arch is not None and weights.mean is None and mean is None:
-            vit = build(arch, num_classes=class_count(weights.state) or 1000)
-            load_strictly(vit, weights, arch, checkpoint.source)  # another architecture's mean and std would be wrong
+        has_normalization = weights.mean is not None or mean is not None
+        if arch is not None:
+            vit = _built_for(weights.state, arch, required=is_given or not has_normalization)
+        for each in (weights,) if ema is None else (weights, ema):
+            if vit is None or arch is None:
+                _require_bare_names(each.state, checkpoint.source)
+            else:  # another architecture's mean and std would be wrong
+                _require_fit(vit, each, arch, checkpoint.source, sizes_may_differ=has_normalization)
     used_mean, used_std, origin = resolve_normalization(vit, weights, mean=mean, std=std)
+    if origin not in ("checkpoint", "caller"):
+        checkpoint.warn_of_other_normalization(used_mean, used_std)
     weights = replace(weights, mean=used_mean, std=used_std)
     if ema is not None and ema.mean is None:
         ema = replace(ema, mean=used_mean, std=used_std)
@@ -176,3 +195,49 @@ def export_checkpoint(
     path = write_layout(destination, layout, weights, ema, extra)
     entries = ("state_dict",) if ema is None else ("state_dict", "state_dict_ema")
     return Exported(path, layout, entries, used_mean, used_std, origin)
+
+
+def _built_for(state: Mapping[str, torch.Tensor], arch: str, required: bool) -> nn.Module | None:
+    """The architecture with as many classes and channels as the weights; None if it cannot be built and need not be."""
+    has_head = any(re.search(r"head|fc|classifier", name.split(".")[0]) for name in state)
+    channels = channel_count(state)
+    try:
+        return build(
+            arch,
+            num_classes=class_count(state) or (1000 if has_head else 0),
+            in_chans=None if channels == 3 else channels,
+        )
+    except ModelError as error:
+        if required:
+            raise
+        _logger.warning("the architecture that the file names could not be compared: %s", error.line)
+        return None
+
+
+def _require_fit(vit: nn.Module, weights: Weights, arch: str, source: str, sizes_may_differ: bool) -> None:
+    """Refuse weights that ``arch`` does not load; with ``sizes_may_differ`` it may be built for other images."""
+    reshaped = misfit(vit, weights.state).reshaped
+    if sizes_may_differ and reshaped and all(_OF_IMAGE_SIZE.search(name) for name in reshaped):
+        _logger.warning(
+            "%s: %s has another shape than in %s by default: give the host the image size that it was trained for",
+            source, reshaped[0], arch,
+        )  # fmt: skip
+        own = vit.state_dict()
+        weights = replace(weights, state=weights.state | {name: own[name] for name in reshaped})
+    load_strictly(vit, weights, arch, source)
+
+
+def _require_bare_names(state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Refuse names that cannot be those of one bare transformer: behind a prefix, or of a wrapper's own entries."""
+    embeddings = {found[0] for name in state if (found := re.match(r"(.*\.)?patch_embed\.", name))}
+    first = {name.split(".")[0] for name in state}
+    foreign = [name for name in state if not name.split(".")[0].isidentifier() or name.split(".")[0] == "module"]
+    foreign += [name for name in state if name == "n_averaged"]
+    foreign += [name for name in state for prefix in embeddings - {"patch_embed."} if name.startswith(prefix)]
+    if len(first) == 1 and len(state) > 1:
+        foreign += list(state)
+    if foreign:
+        raise CheckpointError(
+            f"{source}: expected the names of one bare transformer (patch_embed.proj.weight, ...), found "
+            f"{foreign[0][:160]}. Save that model's own state_dict(), or name its architecture."
+        )

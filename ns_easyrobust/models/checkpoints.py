@@ -15,20 +15,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import CheckpointError, OptionError
+from ..errors import CheckpointError, OptionError, without_secrets
 from ..utils import sha256_of
 from .architectures import build, published_classes, published_url
-from .download import check_sha256, fetch, is_url
+from .download import check_sha256, fetch, forget
+from .fit import load_jax_strictly, load_strictly
 from .normalization import NormalizedModel, resolve_normalization, with_normalization
-from .safe_load import read_file
+from .safe_load import DamagedFileError, read_file
 from .weights import (
     EMA,
     NORMALIZATION,
     RAW,
     Weights,
     check_finite,
-    load_jax_strictly,
-    load_strictly,
     to_plain_values,
     weights_of_state_dict,
 )
@@ -43,7 +42,7 @@ class Checkpoint:
 
     Attributes:
         path: the local file; for a URL the cached copy.
-        source: the path or URL as it was given.
+        source: the path or URL as it was given, except for the user and password of a URL.
         content: the file's dict; for ``.npz`` numpy arrays by JAX name.
         form: ``torch``, ``safetensors`` or ``npz``.
     """
@@ -72,7 +71,7 @@ class Checkpoint:
         timm_args = self.metadata.get("args")
         names = [timm_args.get("model")] if isinstance(timm_args, dict) else []
         names += [self.content.get(key) for key in ("arch", "model_name", "model")]
-        return next((name for name in names if isinstance(name, str) and name), None)
+        return next((name for name in names if isinstance(name, str) and 0 < len(name) < 200), None)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -85,6 +84,21 @@ class Checkpoint:
                 except OptionError:
                     continue  # tensors and other objects are not metadata
         return values
+
+    def warn_of_other_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Log a warning if timm's ``args`` or single numbers beside the weights say another mean or std than these.
+
+        They are not used: a script may normalise in another place, and single numbers may be results.
+        """
+        timm_args = self.metadata.get("args")
+        for place, said in (("its args", timm_args), ("the numbers beside its weights", self.content)):
+            given = [_listed(said.get(name)) for name in ("mean", "std")] if isinstance(said, dict) else [[]]
+            cut = [list(used)[: len(values)] for used, values in zip((mean, std), given, strict=False)]
+            if all(given) and given != cut:
+                _logger.warning(
+                    "%s: %s say mean %.80s and std %.80s, which are not used; give them if it was trained so",
+                    self.source, place, *given,
+                )  # fmt: skip
 
     def sha256(self) -> str:
         """Hexadecimal SHA-256 of the file."""
@@ -110,17 +124,24 @@ class Checkpoint:
         suffix = "_ema" if ema and "mean_ema" in self.content else ""
         mean, std = self.content.get(f"mean{suffix}"), self.content.get(f"std{suffix}")
         weights = weights_of_state_dict(entry, name, self.source, mean, std)
-        normalization = {"mean": torch.tensor(weights.mean or ()), "std": torch.tensor(weights.std or ())}
-        check_finite(weights.state | normalization, self.source)
+        check_finite(weights.state, self.source)
         return weights
 
     def _missing_weights_error(self, ema: bool) -> CheckpointError:
         wanted = f"EMA weights ({' or '.join(EMA)})" if ema else "weights"
-        available = ", ".join(self.entries) or f"none among {', '.join(map(str, self.content)) or 'no entries'}"
+        names = [str(name)[:80] for name in list(self.content)[:10]]
+        available = ", ".join(self.entries) or f"none among {', '.join(names) or 'no entries'}"
         advice = "Save model.state_dict()."
         if self.entries:
             advice = "Load the raw weights instead." if ema else "Load the EMA weights (ema=True)."
         return CheckpointError(f"{self.source}: expected {wanted}, found {available}. {advice}")
+
+
+def _listed(value: Any) -> list[Any]:
+    """A number or several as a list; nothing of anything else."""
+    if isinstance(value, int | float):
+        return [value]
+    return list(value) if isinstance(value, list | tuple) else []
 
 
 def _holds_tensors(entry: Any) -> bool:
@@ -140,18 +161,13 @@ def read_checkpoint(path_or_url: str | Path, *, sha256: str | None = None) -> Ch
         OptionError: ``sha256`` is not 64 hexadecimal digits.
     """
     source = str(path_or_url)
-    if is_url(source):
-        path = fetch(source, sha256=sha256)
-    else:
-        path = Path(source).expanduser()
-        check_sha256(path, sha256)
+    path = fetch(source, sha256=sha256)
     try:
         form, content = read_file(path, source)
-    except CheckpointError:
-        if is_url(source) and not source.startswith("file:"):
-            path.unlink(missing_ok=True)  # otherwise a cached error page would be read again for ever
+    except DamagedFileError:
+        forget(source)  # otherwise a cached error page would be read again for ever
         raise
-    return Checkpoint(path, source, content, form)
+    return Checkpoint(path, without_secrets(source), content, form)
 
 
 def load_model(
@@ -215,6 +231,8 @@ def load_model(
     elif pretrained:
         vit = build(arch, num_classes=num_classes, pretrained=True, **model_kwargs)
     used_mean, used_std, origin = resolve_normalization(vit, weights, mean=mean, std=std)
+    if checkpoint is not None and origin not in ("checkpoint", "caller"):
+        checkpoint.warn_of_other_normalization(used_mean, used_std)
     model = with_normalization(vit, used_mean, used_std)
     model.normalization_origin = origin
     model.weights_name = name

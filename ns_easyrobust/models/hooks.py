@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import ModelError, NoiseError
 from ..utils import nn, torch
+from .outputs import logits_of, output_of
 from .vit import find_patch_embed, unwrap
 
 
@@ -135,18 +136,18 @@ def depends_on_embedding_alone(model: nn.Module, images: torch.Tensor) -> bool:
     copy_tokens = _patch_embed_hook(model, lambda tokens: copies.append(tokens.clone()))
     with torch.no_grad():
         with copy_tokens, capture_patch_embed(model) as outputs:
-            logits = model(images[:1])
+            logits = logits_of(model(images[:1]), 1)
         if len(outputs) > 1 or not torch.equal(_tokens_of(outputs[0]), copies[0]):
             return False
         with _fixed_output(find_patch_embed(model), outputs[0]):
-            return torch.equal(model(storage_free_zeros(images[:1])), logits)
+            return torch.equal(logits_of(model(storage_free_zeros(images[:1])), 1), logits)
 
 
 def token_shape(model: nn.Module, images: torch.Tensor) -> tuple[int, ...]:
     """Shape (1, *tokens) of encoder noise for ``images`` (B, C, H, W), from one forward of one image in eval mode."""
     shapes: list[torch.Size] = []
     with frozen(model) as inner, torch.no_grad(), _patch_embed_hook(inner, lambda tokens: shapes.append(tokens.shape)):
-        inner(images[:1])
+        output_of(inner, images[:1])
     return (1, *shapes[0][1:])
 
 
@@ -160,7 +161,9 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
     """
     inner = unwrap(model)
     training = [(module, module.training) for module in inner.modules()]
-    requires_grad = [(parameter, parameter.requires_grad) for parameter in inner.parameters()]
+    # Those made in inference mode have no gradient in any case, and refuse to be told so outside of it.
+    normal = [parameter for parameter in inner.parameters() if not parameter.is_inference()]
+    requires_grad = [(parameter, parameter.requires_grad) for parameter in normal]
     checkpointed = [
         (module, flag)
         for module, _ in training

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import ModelError, OptionError
-from .weights import Weights, channel_count
+from .weights import Weights, channel_count, unit_problem
 
 _logger = logging.getLogger(__name__)
 
@@ -23,6 +23,9 @@ class Normalize(nn.Module):
 
     Args:
         mean, std: one number per channel, in units of pixels in [0, 1].
+
+    Raises:
+        OptionError: not as many of the one as of the other, or outside [0, 1], or std that is 0.
     """
 
     mean: torch.Tensor
@@ -35,6 +38,8 @@ class Normalize(nn.Module):
                 f"mean and std: expected one number a channel and std > 0, found mean={list(mean)} "
                 f"std={list(std)}. Give both with as many numbers as the model has channels."
             )
+        if problem := unit_problem(mean, std):
+            raise OptionError(f"mean and std: {problem}")
         self.register_buffer("mean", torch.tensor([float(m) for m in mean]))
         self.register_buffer("std", torch.tensor([float(s) for s in std]))
 
@@ -112,12 +117,14 @@ def resolve_normalization(
         ``timm config``, or ``ImageNet default`` if timm has none for this architecture.
 
     Raises:
-        OptionError: mean without std, or neither one number nor as many as the model has channels.
-        ModelError: none of the three gives a normalisation.
+        OptionError: mean without std, in other units, or neither one number nor as many as the model has channels.
+        ModelError: none of the three gives a normalisation, or timm's is in other units.
     """
     if (mean is None) != (std is None):
         raise OptionError(f"mean and std: expected both or neither, found mean={mean} std={std}. Give both.")
     caller = (tuple(mean), tuple(std)) if mean is not None and std is not None else None
+    if caller is not None and (problem := unit_problem(*caller)):  # also where the checkpoint's own are used
+        raise OptionError(f"mean and std: {problem}")
     chosen: tuple[Sequence[float], Sequence[float]]
     if weights is not None and weights.mean is not None and weights.std is not None:
         chosen, origin = (weights.mean, weights.std), "checkpoint"
@@ -133,6 +140,8 @@ def resolve_normalization(
         if not config.get("mean"):
             origin = "ImageNet default"
             _logger.warning("timm has no mean and std for %s: give them", type(vit).__name__)
+        if problem := unit_problem(*chosen):
+            raise ModelError(f"timm's config of {type(vit).__name__}: {problem}")
     else:
         raise ModelError(
             "input normalisation: expected one in the checkpoint, found none. Give mean and std, or name the model."

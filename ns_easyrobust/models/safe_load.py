@@ -7,33 +7,59 @@ a truncated download and a pickle that would run code are each reported as what 
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import re
+import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 
 from ..errors import CheckpointError
+from ..utils import check_archive, is_archive, read_arrays, read_member, require_bounded
+from .download import opened
+from .safe_pickle import check_legacy_pickles, check_pickle
 
 _GET_AGAIN = "Copy or download it again."
+_MOST_HEADER = 16 << 20  # bytes of a safetensors file's list of tensors
+_MOST_PICKLE = 256 << 20  # bytes of what is not tensors
+_MOST_VALUES = 1_000_000
+_FREE_TENSORS = 64 << 20  # bytes; and tensors that share their numbers may have 4 times as many as are in the file
 _numpy_scalar = np.float64(0).__reduce__()[0]
+
+
+class DamagedFileError(CheckpointError):
+    """A file that is not what its author wrote: cut off, changed, or something else in its place."""
+
+
+def _checked_numpy_scalar(kind: np.dtype[Any], data: bytes) -> Any:
+    """numpy's own function, which would otherwise make zeros of any size, or hand an object through."""
+    if kind.hasobject or not isinstance(data, bytes) or len(data) != kind.itemsize:
+        raise ValueError("a numpy scalar without its bytes")
+    return _numpy_scalar(kind, data)
+
 
 # What a pickle may refer to beyond torch's own allow-list. timm stores its argparse.Namespace in each
 # training checkpoint; a metric may be a numpy scalar, whose constructor moved in numpy 2.
 ALLOWED_GLOBALS: list[Any] = [
     argparse.Namespace,
-    (_numpy_scalar, "numpy._core.multiarray.scalar"),
-    (_numpy_scalar, "numpy.core.multiarray.scalar"),
+    (_checked_numpy_scalar, "numpy._core.multiarray.scalar"),
+    (_checked_numpy_scalar, "numpy.core.multiarray.scalar"),
     np.dtype,
     *{type(np.dtype(code)) for code in "?bhilqBHILQefd"},
 ]
 
 
 def read_file(path: Path, name: str) -> tuple[str, dict[str, Any]]:
-    """Read a checkpoint of any form.
+    """Read a checkpoint of any form, in time and memory that are bounded by the file's size.
+
+    The checksums of a zip archive, which ``torch.load`` ignores, are compared; an archive without any has none, nor has
+    a file of PyTorch before 1.6 or of safetensors.
 
     Args:
         path: the file.
@@ -44,24 +70,48 @@ def read_file(path: Path, name: str) -> tuple[str, dict[str, Any]]:
         arrays by JAX name, else the file's dict, with its tensors on the CPU.
 
     Raises:
-        CheckpointError: missing, empty, a web page, a git-lfs pointer, damaged, or a
-            pickle that refers to anything but tensors and plain values.
+        DamagedFileError: empty, a web page, a git-lfs pointer, damaged, or with sizes that no checkpoint has.
+        CheckpointError: missing, no regular file, or a pickle that refers to anything but tensors and plain values.
     """
-    head = _first_bytes(path, name)
-    if not head:
-        raise CheckpointError(f"{name}: expected a checkpoint, found an empty file. {_GET_AGAIN}")
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+    return _read_file(path, name, leave_out_objects=False)
+
+
+def _read_file(path: Path, name: str, leave_out_objects: bool) -> tuple[str, dict[str, Any]]:
+    with opened(path, name) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        head = stream.read(256)
+        stream.seek(0)
+        if not head:
+            raise DamagedFileError(f"{name}: expected a checkpoint, found an empty file. {_GET_AGAIN}")
+        if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+            raise DamagedFileError(
+                f"{name}: expected a checkpoint, found a web page (HTML), such as an error or login page. "
+                "Get the file from its direct address."
+            )
+        if head.startswith(b"version https://git-lfs"):
+            raise DamagedFileError(f"{name}: expected a checkpoint, found a git-lfs pointer. Run: git lfs pull")
+        if head[8:9] == b"{" and 2 <= (header := int.from_bytes(head[:8], "little")) < 1 << 30:
+            if header > _MOST_HEADER:
+                raise _damaged_error(name, f"a list of tensors of {header} bytes")
+            return "safetensors", _read_safetensors(path, name)
+        try:
+            members = check_archive(path) if is_archive(head) else []
+            if members and all(member.filename.endswith(".npy") for member in members):
+                return "npz", read_arrays(path)
+            _check_pickles(stream, members)
+        except ValueError as error:
+            raise _refused_content(name, error) from error
+        content = _read_torch(stream, name, _stand_ins(stream) if leave_out_objects else [])
+    try:
+        require_bounded(content, _MOST_VALUES)
+        _require_bounded_tensors(content, max(size, sum(member.file_size for member in members)))
+    except ValueError as error:
+        raise _damaged_error(name, error) from error
+    if not isinstance(content, Mapping):
         raise CheckpointError(
-            f"{name}: expected a checkpoint, found a web page (HTML), such as an error or login page. "
-            "Get the file from its direct address."
+            f"{name}: expected a dict of weights, found {type(content).__name__}. Save model.state_dict()."
         )
-    if head.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{name}: expected a checkpoint, found a git-lfs pointer. Run: git lfs pull")
-    if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") < 1 << 30:
-        return "safetensors", _read_safetensors(path, name)
-    if _is_npz(path):
-        return "npz", _read_npz(path, name)
-    return "torch", _read_torch(path, name)
+    return "torch", dict(content)
 
 
 class _LeftOut:
@@ -80,44 +130,91 @@ def read_without_objects(path: Path, name: str) -> dict[str, Any]:
     Lightning's checkpoints hold their callbacks beside the weights. Their classes are never looked
     up: torch's weights-only reader gets an empty stand-in class for each name.
     """
+    return _read_file(path, name, leave_out_objects=True)[1]
+
+
+def _stand_ins(stream: IO[bytes]) -> list[Any]:
+    """An empty class for each name in the pickle that is not allowed; leaves the stream at its beginning."""
     try:
-        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # not a zip archive: read_file reports what it is
+        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(stream)
+    except Exception:  # not a zip archive: reading it says what it is
         unknown = []
-    stand_ins: list[Any] = [(type("LeftOut", (_LeftOut,), {}), class_name) for class_name in unknown]
-    with torch.serialization.safe_globals(stand_ins):
-        return read_file(path, name)[1]
+    stream.seek(0)
+    return [(type("LeftOut", (_LeftOut,), {}), class_name) for class_name in unknown]
 
 
-def _first_bytes(path: Path, name: str) -> bytes:
-    if path.is_dir():
-        raise CheckpointError(f"{name}: expected a checkpoint file, found a folder. Name the file in it.")
-    try:
-        with open(path, "rb") as stream:
-            return stream.read(256)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"no checkpoint at {name}: expected a file, found none. Check the path.") from error
-    except OSError as error:
-        raise CheckpointError(
-            f"{name}: expected a readable file, found {error.strerror}. Check its permissions."
-        ) from error
+def _check_pickles(stream: IO[bytes], members: Sequence[zipfile.ZipInfo]) -> None:
+    """Refuse pickles that would take too long or too much memory; leaves the stream at its beginning."""
+    if not members:
+        check_legacy_pickles(stream)
+    pickles = [member for member in members if member.filename.rsplit("/", 1)[-1] == "data.pkl"]
+    if len(pickles) > 1:
+        raise ValueError(f"{len(pickles)} of data.pkl")
+    for member in pickles:
+        if member.file_size > _MOST_PICKLE:
+            raise ValueError(f"{member.filename[:100]} of {member.file_size} bytes")
+        check_pickle(io.BytesIO(read_member(stream, member)))
+    stream.seek(0)
 
 
-def _damaged_error(name: str, reason: object) -> CheckpointError:
-    return CheckpointError(
+def _require_bounded_tensors(content: Any, size: int) -> None:
+    """Refuse tensors with more numbers than the file holds, which an expanded tensor shows and each use would make.
+
+    Args:
+        content: nested values, bounded in number.
+        size: the file's bytes, unpacked.
+
+    Raises:
+        ValueError: tensors of over 4 times as many bytes.
+    """
+    waiting, total = [content], 0
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, list | tuple | set):
+            waiting += value
+        elif isinstance(value, argparse.Namespace):
+            waiting.append(vars(value))
+        elif isinstance(value, torch.Tensor) and value.layout is torch.strided and not value.is_meta:
+            total += value.numel() * value.element_size()
+    if total > _FREE_TENSORS + 4 * size:
+        raise ValueError(f"tensors of {total} bytes in a file of {size}")
+
+
+def _damaged_error(name: str, reason: object) -> DamagedFileError:
+    return DamagedFileError(
         f"{name}: expected a whole checkpoint, found a damaged or foreign file ({reason}). {_GET_AGAIN}"
     )
 
 
-def _read_torch(path: Path, name: str) -> dict[str, Any]:
+def _refused_content(name: str, error: ValueError) -> CheckpointError:
+    if "allow_pickle" in str(error):
+        return CheckpointError(
+            f"{name}: expected arrays of numbers, found Python objects in the .npz, which were not "
+            "loaded: they could run any code. Save plain arrays."
+        )
+    return _damaged_error(name, error)
+
+
+@contextmanager
+def _allowing(names: Sequence[Any]) -> Iterator[None]:
+    """``torch.serialization.safe_globals``, except that what was allowed before stays so afterwards."""
+    before = torch.serialization.get_safe_globals()
+    with torch.serialization.safe_globals([name for name in names if name not in before]):
+        yield
+
+
+def _read_torch(stream: IO[bytes], name: str, stand_ins: Sequence[Any]) -> Any:
     if tuple(int(number) for number in torch.__version__.split(".")[:2]) < (2, 6):
         raise CheckpointError(
             f"{name}: expected torch 2.6 or newer, whose weights_only loading runs no code (CVE-2025-32434), "
             f"found {torch.__version__}. Update torch."
         )
     try:
-        with torch.serialization.safe_globals(ALLOWED_GLOBALS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        with _allowing([*ALLOWED_GLOBALS, *stand_ins]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on foreign files torch warns before it raises
+            return torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:  # on arbitrary bytes the unpickler may raise anything, even KeyError
         text = str(error)
         if refused := re.search(r"GLOBAL (\S+)", text):
@@ -132,46 +229,18 @@ def _read_torch(path: Path, name: str) -> dict[str, Any]:
             ) from error
         # on a foreign file, torch's message is a page long and advises unsafe loading
         junk = text.startswith("Weights only") or isinstance(error, LookupError)
-        reason = "no PyTorch file" if junk else text.split("\n")[0][:120]
+        reason = "no PyTorch file" if junk else text.split("\n")[0].split(". ")[0][:120]
         raise _damaged_error(name, reason or type(error).__name__) from error
-    if not isinstance(content, Mapping):
-        raise CheckpointError(
-            f"{name}: expected a dict of weights, found {type(content).__name__}. Save model.state_dict()."
-        )
-    return dict(content)
 
 
 def _read_safetensors(path: Path, name: str) -> dict[str, Any]:
     try:
-        from safetensors.torch import load_file
+        from safetensors.torch import load, load_file
     except ImportError as error:
         raise CheckpointError(f"{name}: expected the safetensors package. Run: pip install safetensors") from error
     try:
+        if os.fsencode(path).decode("utf-8", "replace") != str(path):  # a name that the library refuses
+            return dict(load(path.read_bytes()))
         return dict(load_file(path, device="cpu"))
     except Exception as error:  # safetensors' own error class is not public in all versions
-        raise _damaged_error(name, error) from error
-
-
-def _is_npz(path: Path) -> bool:
-    """Whether the file is a zip archive of ``.npy`` members alone; torch's files are zip archives too."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (OSError, zipfile.BadZipFile):
-        return False
-    return bool(names) and all(member.endswith(".npy") for member in names)
-
-
-def _read_npz(path: Path, name: str) -> dict[str, Any]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except ValueError as error:
-        if "allow_pickle" in str(error):
-            raise CheckpointError(
-                f"{name}: expected arrays of numbers, found Python objects in the .npz, which were not "
-                "loaded: they could run any code. Save plain arrays."
-            ) from error
-        raise _damaged_error(name, error) from error
-    except Exception as error:  # zlib, zipfile and numpy each raise their own
         raise _damaged_error(name, error) from error

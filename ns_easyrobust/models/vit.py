@@ -7,9 +7,10 @@ for a ViT, before the class token and the position embedding are added.
 from __future__ import annotations
 
 import logging
+from itertools import chain
 
 from ..errors import ModelError
-from ..utils import nn
+from ..utils import nn, torch
 
 _logger = logging.getLogger(__name__)
 _SUPPORTED = "fits: one patch embedding named 'patch_embed' (ViT, DeiT, BEiT, Swin, MAE-ViT, RVT, FAN)"
@@ -58,6 +59,19 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = inner
         else:
             return model
+
+
+def reference_tensor(model: nn.Module) -> torch.Tensor:
+    """A tensor of the device and precision of ``model``, for its inputs: its first floating-point parameter, or else
+    buffer; for a model without any, float32 on the CPU.
+
+    Example:
+        >>> reference_tensor(torch.nn.Flatten()).device
+        device(type='cpu')
+    """
+    inner = unwrap(model)
+    tensors = chain(inner.parameters(), inner.buffers())
+    return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0, dtype=torch.float32))
 
 
 def find_patch_embed(model: nn.Module) -> nn.Module:

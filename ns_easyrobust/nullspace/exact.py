@@ -21,6 +21,7 @@ from ..models import bare_vit, find_normalize, find_patch_embed
 from ..utils import nn, torch
 
 SPACES = ("normalised", "pixel")
+_MOST_STD = 1 + 1e-3  # of pixels in [0, 1]; a moving average may round it up
 _NEEDS = "needs one unpadded, ungrouped convolution of the pixels whose square kernel equals its stride"
 
 
@@ -220,10 +221,10 @@ def _matrix(weight: torch.Tensor, space: str, std: torch.Tensor | None) -> torch
     if not torch.isfinite(matrix).all():
         raise ModelError("patch projection: expected finite weights, found NaN or infinity. Check the checkpoint.")
     if std is not None:
-        if len(std) != weight.shape[1] or not bool((std > 0).all() and torch.isfinite(std).all()):
+        if len(std) != weight.shape[1] or not bool((std > 0).all() and (std <= _MOST_STD).all()):
             raise OptionError(
-                f"std: expected {weight.shape[1]} positive numbers, one a channel, found {std.tolist()}. "
-                "Give the normalisation that the model was trained with."
+                f"std: expected {weight.shape[1]} positive numbers up to 1, one a channel, found {std.tolist()}. "
+                "Give the normalisation that the model was trained with; if it is for pixels in 0..255, divide by 255."
             )
         matrix = matrix / std[:, None, None]
     return matrix.flatten(1)

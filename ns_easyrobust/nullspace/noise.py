@@ -7,9 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import NoiseError
-from ..utils import torch, write_atomically
+from .. import models
+from ..errors import CheckpointError, NoiseError, OptionError
+from ..utils import save_tensors, torch
 from .config import NoiseConfig
+
+# What reading the fields of a foreign file may raise; OptionError: settings that NoiseConfig refuses.
+_ODD_FIELDS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, OptionError)
 
 
 class Step(NamedTuple):
@@ -90,8 +94,13 @@ class Noise:
         return float(self.value.double().norm())
 
     @property
+    def untouched(self) -> bool:
+        """Whether the start was under eps already, so that it was returned as it is and nothing was synthesized."""
+        return self.stopped and self.steps == 0
+
+    @property
     def converged(self) -> bool | None:
-        """Whether the upper bound on held-out images is under eps; None if not measured."""
+        """Whether the upper bound on held-out images is under eps (also if :attr:`untouched`); None if not measured."""
         return None if self.held_out is None else self.held_out.mse_probability_upper < self.config.eps
 
     def permuted(self, generator: torch.Generator) -> Noise:
@@ -123,44 +132,69 @@ class Noise:
         if not isinstance(state, dict) or state.get("format") != "ns_easyrobust.noise/1":
             raise NoiseError("not a noise: expected what Noise.save writes, found another file. Check the path.")
         try:
+            held_out = state["held_out"]
             noise = Noise(
-                value=state["value"],
+                value=_checked_value(state["value"]),
                 mse_probability=float(state["mse_probability"]),
-                steps=int(state["steps"]),
-                stopped=bool(state["stopped"]),
-                held_out=None if state["held_out"] is None else Influence(**state["held_out"]),
-                trace=tuple(
-                    Step(int(step), mse_p, mse_z, norm) for step, mse_p, mse_z, norm in state["trace"].tolist()
-                ),
+                steps=_count(state["steps"]),
+                stopped=_truth(state["stopped"]),
+                held_out=None if held_out is None else Influence(**_numbers(held_out)),
+                trace=tuple(Step(int(step), *numbers) for step, *numbers in state["trace"].tolist()),
                 config=NoiseConfig(**state["config"]),
             )
-            finite = bool(torch.isfinite(noise.value).all())
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except _ODD_FIELDS as error:
             raise NoiseError(
                 f"noise file: expected the fields of this version, found another set ({error}). Synthesize it again."
             ) from error
-        if not finite:
+        if not bool(torch.isfinite(noise.value).all()):
             raise NoiseError("noise holds nan or inf: expected finite values. Synthesize it again.")
         return noise
 
     def save(self, path: str | Path) -> Path:
         """Write to ``path`` atomically."""
-        return write_atomically(path, lambda temporary: torch.save(self.state_dict(), temporary))
+        return save_tensors(path, self.state_dict())
 
     @staticmethod
     def load(path: str | Path) -> Noise:
         """Read a file that :meth:`save` wrote, without running any code pickled in it.
 
         Raises:
-            NoiseError: the file is missing, damaged or not a noise.
+            NoiseError: the file is missing, damaged (see :func:`ns_easyrobust.models.read_file`) or not a noise.
         """
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except FileNotFoundError:
-            raise NoiseError(f"{path}: expected a noise file, found nothing. Check the path.") from None
-        except Exception as error:  # the unpickler may raise anything on a file of another kind
+            form, state = models.read_file(Path(path), str(path))
+        except CheckpointError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise NoiseError(f"{path}: expected a noise file, found nothing. Check the path.") from error
             raise NoiseError(
-                f"{path}: expected a noise file, found a damaged or foreign one ({type(error).__name__}). "
-                "Synthesize it again."
+                f"{path}: expected a noise file, found none that can be read ({error.line.rstrip('.')})."
             ) from error
-        return Noise.from_state_dict(state)
+        return Noise.from_state_dict(state if form == "torch" else None)
+
+
+def _checked_value(value: torch.Tensor) -> torch.Tensor:
+    """``value`` if it is a noise's tensor; else raise ValueError or AttributeError."""
+    if value.layout is not torch.strided or value.is_meta or value.is_nested:
+        raise ValueError("a value that is not dense")
+    if not value.is_floating_point() or value.element_size() < 2 or value.ndim < 2 or not value.numel():
+        raise ValueError(f"a value that is {value.dtype} of shape {tuple(value.shape)}")
+    return value.detach()
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):  # bool("False") is True
+        raise TypeError(f"{value!r:.80} in place of True or False")
+    return value
+
+
+def _count(value: Any) -> int:
+    if int(value) != value or value < 0:
+        raise ValueError(f"{value!r:.80} in place of a count")
+    return int(value)
+
+
+def _numbers(held_out: Any) -> dict[str, Any]:
+    numbers = {name: _count(value) if name == "n" else float(value) for name, value in held_out.items()}
+    if not all(value >= 0 for value in numbers.values()):  # the bound of one image is infinite
+        raise ValueError(f"an influence of {numbers}")
+    return numbers

@@ -11,8 +11,15 @@ from typing import Any, NamedTuple
 
 from ..data import images_of
 from ..errors import NoiseError
-from ..models import capture_patch_embed, depends_on_embedding_alone, encoder_noise, storage_free_zeros
-from ..utils import mean_over_ranks, nn, torch, world_size
+from ..models import (
+    capture_patch_embed,
+    depends_on_embedding_alone,
+    encoder_noise,
+    logits_of,
+    output_of,
+    storage_free_zeros,
+)
+from ..utils import mean_over_ranks, nn, sum_over_ranks, torch, world_size
 from .config import NoiseConfig
 from .distances import DistanceMeans, DistanceSums, Moments, probability_distance, squared_distance
 from .noise import Step
@@ -169,7 +176,7 @@ class NoiseObjective:
             if self._embedding_is_enough is None:
                 self._embedding_is_enough = depends_on_embedding_alone(self.model, images)
             with capture_patch_embed(self.model) as outputs:
-                logits = _at_least_float32(self.model(images))
+                logits = _at_least_float32(output_of(self.model, images))
         # In a Swin the embedding is larger than the images, and a pool of embeddings could take too much memory.
         embedding_is_larger = memory_of(outputs[0]) > memory_of(images)
         if self._embedding_is_enough and not (self._has_pool and embedding_is_larger):
@@ -205,12 +212,19 @@ class NoiseObjective:
         distance = probability_distance(clean, noisy.detach())
         return self.start_test(step, value, distance, loss), loss
 
-    def take(self, images: int) -> list[CleanBatch]:
-        """The stream's next minibatches, outside the pool: ``images`` images over all ranks, or a few more."""
+    def take(self, images: int) -> tuple[list[CleanBatch], int]:
+        """The stream's next minibatches, outside the pool: ``images`` images over all ranks, or a few more.
+
+        Also how many of them, over all ranks, are distinct: a short stream begins anew.
+        """
         taken: list[CleanBatch] = []
+        distinct: set[int] = set()
         while sum(len(batch.logits) for batch in taken) < images / world_size():
-            taken.append(self._clean_forward(next(self.fresh)))
-        return taken
+            fresh = next(self.fresh)
+            distinct.update(hash(image.cpu().contiguous().view(torch.uint8).numpy().tobytes()) for image in fresh)
+            taken.append(self._clean_forward(fresh))
+        count = sum_over_ranks(torch.tensor(float(len(distinct)), device=taken[0].logits.device))
+        return taken, int(count)
 
     def evaluate_on(self, batches: list[CleanBatch], value: torch.Tensor) -> DistanceMeans:
         """Test ``value`` on the ``batches`` of all ranks."""
@@ -231,7 +245,8 @@ def _minibatches(images: torch.Tensor, size: int) -> Sequence[torch.Tensor]:
     return [minibatch.clone() for minibatch in images.tensor_split(math.ceil(len(images) / size))]
 
 
-def _at_least_float32(logits: torch.Tensor) -> torch.Tensor:
+def _at_least_float32(output: Any) -> torch.Tensor:
+    logits = logits_of(output)
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 

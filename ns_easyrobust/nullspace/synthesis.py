@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -13,13 +14,15 @@ from torch import nn
 
 from ..data import cycle, images_of
 from ..errors import NoiseError
-from ..models import encoder_noise, frozen, fused_attention, token_shape, unwrap
+from ..models import encoder_noise, frozen, fused_attention, logits_of, output_of, reference_tensor, token_shape
 from ..utils import broadcast, draw_seed, fork_rng
 from .config import NoiseConfig
 from .distances import ONE_SIDED_95, DistanceSums
 from .noise import Influence, Noise
 from .objective import NoiseObjective, OnStep
 from .solvers import known_solvers
+
+_logger = logging.getLogger(__name__)
 
 
 def synthesize(
@@ -50,9 +53,12 @@ def synthesize(
 
     Raises:
         ModelError: the model has no patch embedding, or several.
-        DataError: ``batches`` are empty, a one-shot iterator that ran out, or not images.
-        NoiseError: ``start`` does not fit the model or is not finite, a distance became nan or inf, or
+        DataError: ``batches`` are empty, a one-shot iterator that ran out, not images, or of another size than the
+            model is built for.
+        NoiseError: ``start`` does not fit the model or is not finite, a distance or the noise became nan or inf, or
             ``held_out`` is empty.
+
+    A start that is under eps already is returned as it is (:attr:`Noise.untouched`), and a warning says so.
 
     Example:
         >>> noise = synthesize(model, loader, NoiseConfig(max_steps=200), held_out=loader)
@@ -61,7 +67,7 @@ def synthesize(
     """
     config = config or NoiseConfig()
     generator = generator if generator is not None else torch.Generator().manual_seed(0)
-    parameter = next(unwrap(model).parameters())
+    parameter = reference_tensor(model)
     device, dtype = parameter.device, torch.promote_types(parameter.dtype, torch.float32)
     solver = known_solvers()[config.solver]
     full_precision = torch.autocast(device.type, enabled=False)  # else the caller's affects the backward pass too
@@ -75,6 +81,7 @@ def synthesize(
         stream = cycle(batches)
         first = next(stream)
         shape = token_shape(inner, images_of(first, parameter))
+        is_random = start is None
         if start is None:
             start = _draw_start(shape, dtype, config, generator)
         elif tuple(start.shape) != shape or not torch.isfinite(start).all():
@@ -82,8 +89,13 @@ def synthesize(
         value = broadcast(start.detach().to(device, dtype).clone())
         objective = NoiseObjective(inner, chain([first], stream), config, parameter)
         result = solver.solve(objective, value, config, on_step or (lambda step: None))
+        is_start = torch.equal(result.value, value)
+        if not torch.isfinite(result.value).all():  # as after a last update, which no test follows
+            raise NoiseError(
+                f"synthesis, {result.updates} updates: expected finite noise, found nan or inf. Lower limit or lr."
+            )
         influence = None if held_out is None else measure(inner, held_out, result.value)
-    return Noise(
+    noise = Noise(
         value=result.value.cpu(),
         mse_probability=result.history[-1].mse_probability if result.history else math.nan,
         steps=result.updates,
@@ -92,6 +104,16 @@ def synthesize(
         trace=tuple(result.history),
         config=config,
     )
+    if noise.untouched and is_start and is_random:
+        _logger.warning(
+            "this noise is its random start, under eps = %g already as the model hardly reacts to it: nothing was "
+            "optimised. Start from a trained checkpoint, lower eps%s.",
+            config.eps,
+            "" if solver.gaussian else f", or raise limit (now {config.limit:g})",
+        )
+    elif noise.untouched and is_start:
+        _logger.info("the start given is under eps = %g already and is returned as it is", config.eps)
+    return noise
 
 
 def _draw_start(shape: tuple[int, ...], dtype: torch.dtype, config: NoiseConfig, g: torch.Generator) -> torch.Tensor:
@@ -119,7 +141,7 @@ def measure(model: nn.Module, batches: Iterable[Any], value: torch.Tensor) -> In
         >>> found < control
         True
     """
-    parameter = next(unwrap(model).parameters())
+    parameter = reference_tensor(model)
     device = parameter.device
     value = value.to(device)
     sums = DistanceSums(device)
@@ -127,9 +149,9 @@ def measure(model: nn.Module, batches: Iterable[Any], value: torch.Tensor) -> In
     with frozen(model) as inner, torch.no_grad(), full_precision, fork_rng(0, device):
         for batch in batches:
             images = images_of(batch, parameter)
-            clean = inner(images).double()
+            clean = logits_of(output_of(inner, images), len(images)).double()
             with encoder_noise(inner, value):
-                noisy = inner(images).double()
+                noisy = logits_of(inner(images), len(images)).double()
             sums.add(clean, noisy)
     means = sums.means_over_ranks()
     n, mse_logits = int(means.n), float(means.mse_logits)

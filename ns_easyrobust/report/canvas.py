@@ -7,15 +7,19 @@ defaults: no display and no pyplot are needed, and a user's matplotlibrc has no 
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ..errors import OptionError
 from ..utils import write_atomically
+from .presentable import presentable
 
 DPI = 150
+_LONGEST_SIDE = 2**16 - 1  # pixels, as Agg can draw
+_MOST_PIXELS = 2**26  # a quarter of a gigabyte
 # Okabe and Ito's colours, distinguishable with all common forms of colour blindness; yellow is too pale for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#6b6b6b"
@@ -48,24 +52,30 @@ def colour(index: int) -> str:
 
 
 @contextmanager
-def open_canvas(path: str | Path, width: float, height: float) -> Iterator[Any]:
+def open_canvas(path: str | Path | IO[bytes], width: float, height: float) -> Iterator[Any]:
     """A matplotlib ``Figure`` of ``width`` x ``height`` inches, written to ``path`` after the ``with`` block.
 
-    The style applies only inside the block and to the writing; the process's own settings are then restored.
+    ``path`` may also be a stream of bytes. The style applies only inside the block and to the writing; the process's
+    own settings are then restored.
 
     Raises:
-        OptionError: matplotlib is not installed.
+        OptionError: matplotlib is not installed, or the figure is too large to be drawn.
         OutputError: ``path`` cannot be written.
     """
+    pixels = round(width * DPI), round(height * DPI)
+    if max(pixels) > _LONGEST_SIDE or pixels[0] * pixels[1] > _MOST_PIXELS:
+        raise OptionError(
+            f"figure: expected at most {_LONGEST_SIDE} pixels a side and {_MOST_PIXELS} in all, found "
+            f"{pixels[0]} x {pixels[1]}. Show fewer rows or columns."
+        )
     try:
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise OptionError(
-            f"cannot draw {path}: expected matplotlib, found none. Install it: pip install matplotlib."
-        ) from error
-    with matplotlib.rc_context():
+        raise OptionError("figure: expected matplotlib, found none. Install it: pip install matplotlib.") from error
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a box stands for it
         # The backend is kept: resetting it too would make matplotlib look for a display.
         matplotlib.rcParams.update(
             {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")}
@@ -75,12 +85,16 @@ def open_canvas(path: str | Path, width: float, height: float) -> Iterator[Any]:
         FigureCanvasAgg(figure)
         yield figure
         # savefig cannot infer the format from the suffix of the temporary name.
-        write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
+        if isinstance(path, str | Path):
+            write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
+        else:
+            figure.savefig(path, format="png")
 
 
 def wrap_text(text: str, width: int) -> str:
-    """``text`` wrapped to at most ``width`` characters a line; its own line breaks are kept."""
-    return "\n".join(wrapped for line in text.splitlines() for wrapped in textwrap.wrap(line, width) or [""])
+    """``text``, :func:`presentable`, wrapped to at most ``width`` characters a line; its own line breaks are kept."""
+    lines = map(presentable, text.splitlines())
+    return "\n".join(wrapped for line in lines for wrapped in textwrap.wrap(line, width) or [""])
 
 
 def line_count(text: str) -> int:

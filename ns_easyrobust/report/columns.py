@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,29 +45,32 @@ def columns_of(records: Sequence[Record]) -> tuple[Column, ...]:
         first_records.setdefault(column_key(record), record)
     suites = dict.fromkeys([*(suite.record for suite in table2_suites()), *(record.suite for record in records)])
     position = {suite: index for index, suite in enumerate(suites)}
+    variants: dict[tuple[str, str], dict[str, Record]] = {}
+    for key, record in first_records.items():
+        variants.setdefault((record.suite, record.metric), {})[key] = record
+    titles = {key: title for of_metric in variants.values() for key, title in _titles(of_metric).items()}
     columns = [
-        Column(key, _title(r, first_records.values()), r.suite, r.metric, r.unit, column_settings(r))
-        for key, r in first_records.items()
+        Column(key, titles[key], r.suite, r.metric, r.unit, column_settings(r)) for key, r in first_records.items()
     ]
     return tuple(sorted(columns, key=lambda column: position[column.suite]))
 
 
-def _title(record: Record, first_records: Iterable[Record]) -> str:
-    variants = [
-        {"unit": other.unit, **column_settings(other)}
-        for other in first_records
-        if (other.suite, other.metric) == (record.suite, record.metric)
+def _titles(variants: Mapping[str, Record]) -> dict[str, str]:
+    """Titles by key of all columns of one suite and metric."""
+    settings = {key: {"unit": record.unit, **column_settings(record)} for key, record in variants.items()}
+    names = dict.fromkeys(name for own in settings.values() for name in own)
+    differing = [
+        name for name in names if len({json.dumps(own.get(name, "not given")) for own in settings.values()}) > 1
     ]
-    names = dict.fromkeys(name for settings in variants for name in settings)
-    padded = [{name: settings.get(name, "not given") for name in names} for settings in variants]
-    differing = [name for name in names if len({json.dumps(settings[name]) for settings in padded}) > 1]
-    own_settings = {"unit": record.unit, **column_settings(record)}
-    shown = {name: own_settings.get(name, "not given") for name in differing}
-    suffix = format_settings(shown)
-    if [format_settings({name: settings[name] for name in differing}) for settings in padded].count(suffix) > 1:
-        suffix = json.dumps(shown)  # the variants differ only beyond the digits that format_settings shows
-    title = f"{record.suite} {record.metric}"
-    return f"{title} ({suffix})" if suffix else title
+    shown = {key: {name: own.get(name, "not given") for name in differing} for key, own in settings.items()}
+    suffixes = {key: format_settings(own) for key, own in shown.items()}
+    shared = Counter(suffixes.values())
+    titles = {}
+    for key, record in variants.items():
+        # Some variants differ only beyond the digits that format_settings shows.
+        suffix = suffixes[key] if shared[suffixes[key]] == 1 else json.dumps(shown[key])
+        titles[key] = f"{record.suite} {record.metric}" + (f" ({suffix})" if suffix and differing else "")
+    return titles
 
 
 def require_rows(names: Sequence[str], rows: Sequence[str], what: str) -> None:
@@ -84,11 +88,16 @@ def row_names(records: Sequence[Record]) -> dict[tuple[object, ...], str]:
     first_records: dict[tuple[object, ...], Record] = {}
     for record in records:
         first_records.setdefault(record.row, record)
+    traits_by_label: dict[str, list[tuple[str, ...]]] = {}
+    for record in first_records.values():
+        traits_by_label.setdefault(record.label, []).append(_traits(record))
+    differing = {
+        label: [index for index, values in enumerate(zip(*rows, strict=True)) if len(set(values)) > 1]
+        for label, rows in traits_by_label.items()
+    }
     names = {}
     for row, record in first_records.items():
-        same_label = [_traits(other) for other in first_records.values() if other.label == record.label]
-        differing = [index for index, values in enumerate(zip(*same_label, strict=True)) if len(set(values)) > 1]
-        traits = ", ".join(_traits(record)[index] for index in differing)
+        traits = ", ".join(_traits(record)[index] for index in differing[record.label])
         names[row] = f"{record.label} [{traits}]" if traits else record.label
     return names
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,8 @@ from typing import Any, NamedTuple
 from ..errors import OptionError
 from ..utils import torch
 from .canvas import DPI, GREY, colour, line_count, open_canvas, wrap_text
+
+_MOST_PANELS, _MOST_DOTS = 64, 2048  # of dot_panels: some ten seconds
 
 
 def noise_history(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path, eps: float) -> Path:
@@ -104,6 +107,7 @@ def _history_line(axes: Any, history: Sequence[Mapping[str, Any]], key: str, lin
     scale = min(1.0, 100 / len(history))
     size = max(2.0, 5 * scale)
     label = wrap_text(name, 60) or "unnamed"
+    label = f" {label}" if label.startswith("_") else label  # which a legend would leave out
     steps, values = [entry["step"] for entry in history], [entry[key] for entry in history]
     axes.plot(steps, values, color=line_colour, linewidth=max(0.3, 1.4 * scale), label=label)
     for converged in (True, False, None):
@@ -194,30 +198,32 @@ class Dot(NamedTuple):
 def dot_panels(
     panels: Sequence[tuple[str, Mapping[str, Dot]]],
     labels: Sequence[str],
-    path: str | Path,
     *,
     unit: str = "%",
     caption: str = "",
     baseline: str | None = None,
     absent: str = "not run",
-) -> Path:
-    """Draw one panel per column, with a dot and its interval in each row; only the left panels name the rows.
+) -> bytes:
+    """A PNG with one panel per column, with a dot and its interval in each row; only the left panels name the rows.
 
     Args:
         panels: (title, dots by label) each; a label without a dot shows the text ``absent``.
         labels: the rows from top to bottom.
-        path: the PNG file.
         unit: of every panel's x-axis; with "%" the axis stays within 0 to 100.
         caption: a line under the panels, or "".
         baseline: the label whose value a thin vertical line extends through all rows.
         absent: the text in place of a missing dot.
 
     Raises:
-        OptionError: no panel or no label.
-        OutputError: ``path`` cannot be written.
+        OptionError: no panel or no label, or too many to be drawn.
     """
     if not panels or not labels:
         raise OptionError("dot panels: expected at least one column and one row, found none. Give some records.")
+    if len(panels) > _MOST_PANELS or len(panels) * len(labels) > _MOST_DOTS:
+        raise OptionError(
+            f"dot panels: expected at most {_MOST_PANELS} columns and {_MOST_DOTS} cells, found {len(panels)} columns "
+            f"of {len(labels)} rows. Show fewer."
+        )
     grid_rows = -(-len(panels) // 4)  # both divisions round up: the fewest rows of at most four panels, evenly filled
     grid_columns = -(-len(panels) // grid_rows)
     names = [wrap_text(label, 30) for label in labels]
@@ -226,7 +232,8 @@ def dot_panels(
     title_height = 0.6 + 0.16 * max(map(line_count, titles))
     names_width = 0.07 * max(len(line) for name in names for line in name.splitlines())
     height = grid_rows * (rows_height + title_height) + (0.3 if caption else 0.1)
-    with open_canvas(path, names_width + 0.4 + 2.35 * grid_columns, height) as figure:
+    picture = io.BytesIO()
+    with open_canvas(picture, names_width + 0.4 + 2.35 * grid_columns, height) as figure:
         figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08, wspace=0.03)
         if caption:
             figure.supxlabel(caption, fontsize=8, color=GREY)
@@ -250,7 +257,7 @@ def dot_panels(
             axes.locator_params(axis="x", nbins=5)
             axes.set_yticks(range(len(labels)), names)
             axes.set_ylim(len(labels) - 0.5, -0.5)
-    return Path(path)
+    return picture.getvalue()
 
 
 def _set_limits(axes: Any, unit: str) -> None:

@@ -17,12 +17,15 @@ from typing import Any
 from ..data import ROBUSTBENCH
 from ..errors import OptionError
 from ..evaluation import PRESETS, Record, load_correctness, released_images
+from ..utils import parse_json, read_bounded, require_bounded
 from .columns import Column, require_rows
+from .presentable import presentable
 from .sheet import format_value
 from .statistics import tasks_differ
 from .table import ResultsTable
 
 _logger = logging.getLogger(__name__)
+_LONGEST_ABOUT = 2**20  # bytes
 _EPSILON = 4 / 255  # L-infinity radius of AutoAttack on both leaderboards
 
 # EasyRobust's keys that take numbers, with the (suite, metric) that gives each.
@@ -129,12 +132,14 @@ def read_about(path: Path | None) -> dict[str, Any]:
     """The user's JSON object with what records do not hold; {} if ``path`` is None.
 
     Raises:
-        OptionError: the file cannot be read, or does not hold a JSON object.
+        OptionError: the file cannot be read, or does not hold a JSON object of reasonable size and finite numbers.
     """
     if path is None:
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_bounded(path, _LONGEST_ABOUT))
+        require_bounded(content)
+        json.dumps(content, allow_nan=False)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OptionError(f"--about {path}: expected a JSON file, found: {reason}. Mend it.") from error
@@ -160,6 +165,7 @@ def _fill_in(blank: Mapping[str, Any], about: Mapping[str, Any], flag: str) -> d
 
 def _choose_row(table: ResultsTable, row: str | None) -> str:
     if row is not None:
+        row = presentable(row)
         require_rows([row], table.rows, "--row")
         return row
     if len(table.rows) > 1:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import textwrap
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -75,8 +77,8 @@ class Cell(NamedTuple):
 
     ``value`` comes first, then the pieces of ``rest``, which line up down the column in text ("" where a
     piece is missing). ``best`` marks the best value of a column. ``is_number`` is false where ``value`` is a word
-    in place of a number. ``significance`` is "better" or "worse" where the difference's interval excludes 0,
-    for output that can show colour.
+    in place of a number. ``significance`` is "better" or "worse" where the difference is more than chance
+    (:func:`~ns_easyrobust.report.statistics.are_significant`), for output that can show colour.
     """
 
     value: str
@@ -104,17 +106,20 @@ class Sheet:
 
 
 def as_text(sheet: Sheet, width: int | None = None) -> str:
-    """Aligned columns, split into groups of at most ``width`` characters if given. The best values carry a star."""
-    names = [name for name, _ in sheet.rows]
-    stub_width = max(len("label"), *map(len, names))
-    stub = [line.ljust(stub_width) for line in ("label", "-" * stub_width, *names)]
+    """Aligned columns, split into groups of at most ``width`` characters if given. The best values carry a star.
+
+    Where ``width`` is given, a name takes at most half of it; the rest of a longer one stands beneath.
+    """
+    names = [_folded(name, len(name) if width is None else max(width // 2, 30)) for name, _ in sheet.rows]
+    stub_width = max(_columns(line) for line in ("label", *itertools.chain(*names)))
+    stub = [_padded(line, stub_width) for line in ("label", "-" * stub_width, *itertools.chain(*names))]
     blocks = [
         _block([*textwrap.wrap(title, 30), subtitle], [_pieces(cells[index]) for _, cells in sheet.rows])
         for index, (title, subtitle) in enumerate(sheet.headings)
     ]
     lines = []
     for group in _groups(blocks, None if width is None else width - stub_width):
-        lines += [*_side_by_side([stub, *group]), ""]
+        lines += [*_side_by_side([stub, *(_beside(block, names) for block in group)]), ""]
     footer = list(sheet.notes)
     for heading, items in sheet.lists:
         footer += ["", heading, *(f"  {item}" for item in items)]
@@ -136,10 +141,39 @@ def as_markdown(sheet: Sheet) -> str:
             for text, cell in zip(texts, cells, strict=True)
         ]
         lines.append(f"| {escape(name)} | " + " | ".join(marked) + " |")
-    lines += ["", *(line for note in sheet.notes for line in (escape(note), ""))]
+    lines += ["", *(line for note in sheet.notes for line in (_escape_line(note), ""))]
     for heading, items in sheet.lists:
-        lines += [f"### {heading}", "", *(f"- {escape(item)}" for item in items), ""]
+        lines += [f"### {heading}", "", *(f"- {_escape_line(item)}" for item in items), ""]
     return "\n".join(lines[:-1] if lines[-1] == "" else lines) + "\n"
+
+
+def _columns(text: str) -> int:
+    """How many columns of a terminal ``text`` takes: 2 for a wide character, 0 for an accent, else 1."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+        for letter in text
+    )
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - _columns(text))
+
+
+def _folded(name: str, width: int) -> list[str]:
+    """The lines of a name, each of at most ``width`` characters."""
+    return [name[start : start + width] for start in range(0, len(name), width)]
+
+
+def _beside(block: list[str], names: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a column, with empty ones where a name takes more than one."""
+    head = len(block) - len(names)
+    blank = " " * len(block[0])
+    lines = block[:head]
+    for line, name in zip(block[head:], names, strict=True):
+        lines += [line, *[blank] * (len(name) - 1)]
+    return lines
 
 
 def _pieces(cell: Cell) -> list[str]:
@@ -186,8 +220,14 @@ def escape(text: str, *, brackets: bool = True) -> str:
     A pair of brackets is shown literally anyway unless a link's address follows or is defined for it,
     so intervals need no escape (``brackets=False``).
     """
-    text = re.sub(r"([\\|*`<>\[\]~#&])" if brackets else r"([\\|*`<>~#&])", r"\\\1", text)
+    text = re.sub(r"([\\|*`<>\[\]~#&$])" if brackets else r"([\\|*`<>~#&$])", r"\\\1", text)
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
+
+
+def _escape_line(text: str) -> str:
+    """:func:`escape` for a whole line, which must not begin a list or be a rule either."""
+    text = re.sub(r"^(\s*)([-+=])(?=\s|[-=\s]*$)", r"\1\\\2", escape(text))
+    return re.sub(r"^(\s*\d+)([.)])(?=\s|$)", r"\1\\\2", text)
 
 
 def describe_difference(found: Difference, unit: str) -> str:
@@ -200,15 +240,29 @@ def describe_difference(found: Difference, unit: str) -> str:
     return f"({', '.join(pieces)})"
 
 
-def significance(found: Difference | None, lower_is_better: bool = False) -> str:
-    """The direction of a difference whose interval excludes 0: "better" or "worse"; "" for any other."""
-    if found is None or found.low is None or found.high is None or found.low <= 0 <= found.high:
+def significance(found: Difference | None, is_significant: bool, lower_is_better: bool = False) -> str:
+    """The direction of a difference that is significant: "better" or "worse"; "" for any other."""
+    if found is None or not is_significant:
         return ""
     return "worse" if (found.delta > 0) == lower_is_better else "better"
 
 
+def colour_note(confidence: float) -> str:
+    """The line of a legend that says what the colours of differences mean."""
+    level = f"{1 - confidence:.2g}"
+    return (
+        f"Green (better) and red (worse) in results.html: p of at most {level} after Holm's correction for the columns "
+        "of the row that are shown here; where there is no p, an interval without 0. Other differences have no colour."
+    )
+
+
 def measured_cell(
-    record: Record, found: Difference | None, same_n: bool, confidence: float, lower_is_better: bool
+    record: Record,
+    found: Difference | None,
+    same_n: bool,
+    confidence: float,
+    lower_is_better: bool,
+    is_significant: bool = False,
 ) -> Cell:
     """The cell of a record: value, difference from the baseline, Wilson interval and, unless ``same_n``, n."""
     ends = None if record.correct is None else wilson_interval(record.correct, record.n, confidence)
@@ -217,4 +271,5 @@ def measured_cell(
         "" if ends is None else f"[{ends[0]:.2f}, {ends[1]:.2f}]",
         "" if same_n else f"n={record.n}",
     )
-    return Cell(format_number(record.value, record.unit), rest, significance=significance(found, lower_is_better))
+    direction = significance(found, is_significant, lower_is_better)
+    return Cell(format_number(record.value, record.unit), rest, significance=direction)

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 from ..errors import OptionError
-from ..evaluation import MODEL_SETTINGS, RUN_SETTINGS, Record, latest
+from ..evaluation import RUN_SETTINGS, Record, latest
+from ..utils import as_csv
 from .columns import Column, column_key, columns_of, mismatch, require_rows, row_names
+from .presentable import presentable, presentable_record
+from .provenance import facts_line, facts_of
 from .sheet import (
     NOT_RUN,
     Cell,
     Sheet,
     as_markdown,
     as_text,
+    colour_note,
     format_settings,
     format_value,
     group_values,
     join_values,
     measured_cell,
 )
-from .statistics import Difference, difference, wilson_interval
+from .statistics import Difference, are_significant, difference, wilson_interval
 
 _MAX_VARIANTS = 8  # columns of one suite and metric; more than this (ImageNet-C's 75) appear only in the CSV
 _CSV_FIELDS = ("label", "column", "value", "low", "high", "n", "correct", "unit", "suite", "metric", "protocol")
@@ -65,26 +68,33 @@ class ResultsTable:
         baseline: str | None = None,
         confidence: float = 0.95,
     ) -> None:
-        records = latest(records)
+        records = [presentable_record(record) for record in latest(records)]
         if not records:
             raise OptionError("table: expected at least one record, found none. Run a benchmark first.")
         row_of = row_names(records)
         label_of = {row_of[record.row]: record.label for record in records}
         rows = list(label_of)
         if labels is not None:
+            labels = [presentable(label) for label in labels]
             require_rows(labels, [*rows, *label_of.values()], "label")
             rows = list(dict.fromkeys(r for label in labels for r in rows if label in (r, label_of[r])))
             records = [record for record in records if row_of[record.row] in rows]
         if baseline is not None:
+            baseline = presentable(baseline)
             require_rows([baseline], rows, "baseline")
         # Runs that differ only in batch size or dtype share a cell, so the newest must be entered last.
         by_age = sorted(records, key=lambda record: record.time)
         self.cells = {(row_of[record.row], column_key(record)): record for record in by_age}
         self.rows, self.columns = tuple(rows), columns_of(records)
         self.baseline, self.confidence = baseline, confidence
+        self._by_column = {
+            column.key: [(row, self.cells[row, column.key]) for row in self.rows if (row, column.key) in self.cells]
+            for column in self.columns
+        }
+        self._best: dict[str, set[str]] = {}
         self._differences: dict[tuple[str, str], Difference] = {}
 
-    @property
+    @cached_property
     def shown(self) -> tuple[Column, ...]:
         """The columns of text, Markdown and plot: without metrics of many variants, unless no others exist."""
         variants = Counter((column.suite, column.metric) for column in self.columns)
@@ -96,8 +106,7 @@ class ResultsTable:
 
     def column_records(self, column: Column) -> list[tuple[str, Record]]:
         """(row, record) for each cell of ``column`` that was run, top to bottom."""
-        cells = [(row, self.cell(row, column)) for row in self.rows]
-        return [(row, record) for row, record in cells if record is not None]
+        return self._by_column[column.key]
 
     def row_records(self, row: str) -> list[tuple[Column, Record]]:
         """(column, record) for each cell of ``row`` that was run, left to right."""
@@ -127,11 +136,12 @@ class ResultsTable:
 
     def best(self, column: Column) -> set[str]:
         """Rows with the column's best value; empty if only one row was run, or if there is a :meth:`mismatch`."""
-        column_records = self.column_records(column)
-        if len(column_records) < 2 or self.mismatch(column):
-            return set()
-        best = (min if column.lower_is_better else max)(record.value for _, record in column_records)
-        return {row for row, record in column_records if record.value == best}
+        if column.key not in self._best:
+            column_records = self.column_records(column)
+            comparable = len(column_records) > 1 and not self.mismatch(column)
+            best = (min if column.lower_is_better else max)(record.value for _, record in column_records)
+            self._best[column.key] = {row for row, record in column_records if comparable and record.value == best}
+        return self._best[column.key]
 
     def notes(self, column: Column) -> list[str]:
         """What a reader must know before comparing the column's rows."""
@@ -155,29 +165,7 @@ class ResultsTable:
 
     def describe(self, row: str) -> dict[str, str]:
         """Where a row's numbers come from: model, checkpoint, sha256, weights, normalisation, seed, machine, day."""
-        column_records = [(column.title, record) for column, record in self.row_records(row)]
-        first = column_records[0][1]
-        facts = {"model": first.model, "checkpoint": first.checkpoint or "no checkpoint file"}
-        if first.checkpoint_sha256:
-            facts["sha256"] = first.checkpoint_sha256
-        if first.weights or first.ema:
-            facts["weights"] = f"{'EMA weights' if first.ema else 'weights'} {first.weights or ''}".strip()
-        for name in MODEL_SETTINGS:
-            pairs = [
-                (format_value(record.protocol[name]), title)
-                for title, record in column_records
-                if name in record.protocol
-            ]
-            if pairs:
-                facts[name] = join_values(pairs)
-        seeds = [(f"{record.seed}", title) for title, record in column_records if record.seed is not None]
-        facts["seed"] = join_values(seeds) or "none drawn"
-        facts["machine"] = join_values(
-            (record.machine or "a machine not recorded", title) for title, record in column_records
-        )
-        days = sorted({record.created[:10] for _, record in column_records})
-        facts["measured"] = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-        return facts
+        return facts_of(self.row_records(row))
 
     def to_text(self, *, best: bool = False, width: int | None = None) -> str:
         """Aligned columns for a terminal, split into groups of at most ``width`` characters if given."""
@@ -190,12 +178,12 @@ class ResultsTable:
     def to_csv(self) -> str:
         """One line per measurement, in full precision; what was not run has no line.
 
+        A text that a spreadsheet would run as a formula has an apostrophe in front.
         A field that does not apply (no interval, no number of the baseline) is empty. If there is a
         baseline, the difference from it, that difference's interval and McNemar's p come last.
         """
-        stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow((*_CSV_FIELDS, *_CSV_DELTA_FIELDS) if self.baseline is not None else _CSV_FIELDS)
+        lines: list[Sequence[object]] = []
+        lines.append((*_CSV_FIELDS, *_CSV_DELTA_FIELDS) if self.baseline is not None else _CSV_FIELDS)
         for row in self.rows:
             for column, record in self.row_records(row):
                 low, high = self.interval(record) or (None, None)
@@ -205,21 +193,18 @@ class ResultsTable:
                 if self.baseline is not None:
                     diff = self.difference(row, column)
                     line += [None] * 4 if diff is None else [diff.delta, diff.low, diff.high, diff.p]
-                writer.writerow(line)  # csv writes None as an empty field
-        return stream.getvalue()
+                lines.append(line)
+        return as_csv(lines)
 
     def sheet(self, *, best: bool = False, mark: str = "marked") -> Sheet:
         """The columns :attr:`shown`, with legend, protocols, models and versions; ``mark`` says how the best look."""
         return Sheet(
             headings=[(column.title, self._subtitle(column)) for column in self.shown],
-            rows=[
-                (self.row_name(row), [self._sheet_cell(row, column, best) for column in self.shown])
-                for row in self.rows
-            ],
+            rows=[(self.row_name(row), self._sheet_cells(row, best)) for row in self.rows],
             notes=self._legend(mark if best else None),
             lists=[
                 ("Protocol of each column", [self._protocol_line(column) for column in self.shown]),
-                ("Model of each row", [f"{row}: {self._row_line(row)}" for row in self.rows]),
+                ("Model of each row", [f"{row}: {facts_line(self.describe(row))}" for row in self.rows]),
                 ("Versions", self.versions()),
             ],
         )
@@ -229,26 +214,36 @@ class ResultsTable:
         pairs = [(format_settings(record.versions), row) for (row, _), record in self.cells.items()]
         return [line or "not recorded" for line in group_values(pairs)]
 
+    @cached_property
     def _note_numbers(self) -> dict[str, int]:
         """The footnote number of each column that has notes, by column key."""
         noted = [column.key for column in self.shown if self.notes(column)]
         return {key: count for count, key in enumerate(noted, start=1)}
 
+    @cached_property
+    def _counts(self) -> dict[str, set[int]]:
+        """The numbers of images of each column's records, by column key."""
+        return {key: {record.n for _, record in records} for key, records in self._by_column.items()}
+
     def _subtitle(self, column: Column) -> str:
-        counts = {record.n for _, record in self.column_records(column)}
-        n = f"n={counts.pop()}" if len(counts) == 1 else "n differs"
-        note = self._note_numbers().get(column.key)
+        counts = self._counts[column.key]
+        n = f"n={next(iter(counts))}" if len(counts) == 1 else "n differs"
+        note = self._note_numbers.get(column.key)
         return ", ".join(text for text in (column.unit, n) if text) + (f" ({note})" if note else "")
 
-    def _sheet_cell(self, row: str, column: Column, best: bool) -> Cell:
-        """The cell as shown: value, difference, interval and, where the rows differ in n, n."""
-        record = self.cell(row, column)
-        if record is None:
-            return Cell(NOT_RUN, is_number=False)
-        same_n = len({other.n for _, other in self.column_records(column)}) == 1
-        diff = self.difference(row, column)
-        cell = measured_cell(record, diff, same_n, self.confidence, column.lower_is_better)
-        return cell._replace(best=best and row in self.best(column))
+    def _sheet_cells(self, row: str, best: bool) -> list[Cell]:
+        """The row's cells as shown: value, difference, interval and, where the rows differ in n, n."""
+        cells, differences = [], [self.difference(row, column) for column in self.shown]
+        significant = are_significant(differences, self.confidence)
+        for column, found, is_significant in zip(self.shown, differences, significant, strict=True):
+            record = self.cell(row, column)
+            if record is None:
+                cells.append(Cell(NOT_RUN, is_number=False))
+                continue
+            same_n = len(self._counts[column.key]) == 1
+            cell = measured_cell(record, found, same_n, self.confidence, column.lower_is_better, is_significant)
+            cells.append(cell._replace(best=best and row in self.best(column)))
+        return cells
 
     def _legend(self, mark: str | None) -> list[str]:
         lines = []
@@ -262,29 +257,19 @@ class ResultsTable:
             differences = [self.difference(row, column) for row in self.rows for column in self.shown]
             if any(diff is not None and diff.p is not None for diff in differences):
                 lines.append(
-                    f"(+x [low, high], p): with its {percent} paired bootstrap interval (images, 10000 draws) and "
-                    "McNemar's exact p, where both rows' verdicts on the same images were kept. "
-                    "No correction for the number of columns."
+                    f"(+x [low, high], p): with its {percent} paired score interval (Newcombe 1998, method 10) and "
+                    "McNemar's exact p, not corrected for the number of columns, where both rows' verdicts on the same "
+                    "images were kept."
                 )
-        numbers = self._note_numbers()
+                lines.append(colour_note(self.confidence))
+        numbers = self._note_numbers
         for column in self.shown:
             lines += [f"({numbers[column.key]}) {column.title}: {note}." for note in self.notes(column)]
-        hidden = Counter(f"{c.suite} {c.metric}" for c in self.columns if c not in self.shown)
+        shown = {column.key for column in self.shown}
+        hidden = Counter(f"{c.suite} {c.metric}" for c in self.columns if c.key not in shown)
         return lines + [f"{name}: {count} variants, each in the CSV." for name, count in hidden.items()]
 
     def _protocol_line(self, column: Column) -> str:
         run = {name: join_values(self.run_setting(name, column)) for name in RUN_SETTINGS}
         given = {name: value for name, value in run.items() if value != "not given"}
         return f"{column.title}: {format_settings({**column.protocol, **given}) or 'no settings recorded'}"
-
-    def _row_line(self, row: str) -> str:
-        """Model, checkpoint, weights, normalisation, seed, machine and date of one row's records."""
-        facts = self.describe(row)
-        sha256 = facts.pop("sha256", None)
-        if sha256 is not None:
-            facts["checkpoint"] += f" (sha256 {sha256[:12]})"
-        unnamed = ("model", "checkpoint", "weights")
-        prefixes = {"machine": "on "}
-        return ", ".join(
-            value if name in unnamed else f"{prefixes.get(name, name + ' ')}{value}" for name, value in facts.items()
-        )

@@ -186,9 +186,9 @@ class Table2:
         records = {}
         for column in reversed(self._corruptions):  # so that preferred columns overwrite the others
             record = self.table.cell(row, column)
-            key = (column.protocol.get("corruption"), column.protocol.get("severity"))
-            if record is not None and key in _FOLDERS:
-                records[key] = record
+            corruption, severity = column.protocol.get("corruption"), column.protocol.get("severity")
+            if record is not None and isinstance(severity, int) and (corruption, severity) in _FOLDERS:
+                records[str(corruption), severity] = record
         return records
 
     def corruption_error(self, row: str, corruption: str) -> float | None:

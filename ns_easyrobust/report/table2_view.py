@@ -8,8 +8,17 @@ from ..data import ROBUSTBENCH
 from ..evaluation import TABLE2, Suite, table2_suites
 from . import published
 from .published import PAPER, Published
-from .sheet import NOT_RUN, Cell, Sheet, describe_difference, format_number, measured_cell, significance
-from .statistics import DRAWS
+from .sheet import (
+    NOT_RUN,
+    Cell,
+    Sheet,
+    colour_note,
+    describe_difference,
+    format_number,
+    measured_cell,
+    significance,
+)
+from .statistics import DRAWS, Difference, are_significant
 from .table2 import Table2, Table2Column
 
 NOT_GIVEN = "not given"
@@ -20,10 +29,7 @@ def table2_sheet(summary: Table2, rows: Sequence[Published] = ()) -> Sheet:
     suites = [s for s in table2_suites() if s.name in summary.columns or any(s.name in row.columns for row in rows)]
     names = [suite.name for suite in suites]
     headings = [_head(summary, suite) for suite in suites]
-    measured = [
-        (summary.table.row_name(row), [*(_cell(summary, row, name) for name in names), _average_cell(summary, row)])
-        for row in summary.table.rows
-    ]
+    measured = [(summary.table.row_name(row), _cells(summary, row, names)) for row in summary.table.rows]
     copied = [(f"{row.label} (published, {row.source})", _published_cells(row, names)) for row in rows]
     protocols = [f"{column.title}: {column.protocol()}" for column in summary.columns.values()]
     return Sheet(
@@ -43,22 +49,32 @@ def _head(summary: Table2, suite: Suite) -> tuple[str, str]:
     return column.title, f"%, {n}" + (", lower is better" if column.lower_is_better else "")
 
 
-def _cell(summary: Table2, row: str, name: str) -> Cell:
+def _cells(summary: Table2, row: str, names: Sequence[str]) -> list[Cell]:
+    """The row's cells in the columns ``names``, and its Average."""
+    differences = [*(summary.difference(row, name) for name in names), summary.average_difference(row)]
+    significant = are_significant(differences, summary.table.confidence)
+    cells = [
+        _cell(summary, row, name, found, is_significant)
+        for name, found, is_significant in zip(names, differences, significant, strict=False)  # the Average is left
+    ]
+    return [*cells, _average_cell(summary, row, differences[-1], significant[-1])]
+
+
+def _cell(summary: Table2, row: str, name: str, found: Difference | None, is_significant: bool) -> Cell:
     record = summary.record(row, name)
     if record is None:
         return Cell(NOT_RUN, is_number=False)
-    column, difference = summary.columns[name], summary.difference(row, name)
+    column = summary.columns[name]
     same_n = len({other.n for other in column.records.values()}) == 1
-    return measured_cell(record, difference, same_n, summary.table.confidence, column.lower_is_better)
+    return measured_cell(record, found, same_n, summary.table.confidence, column.lower_is_better, is_significant)
 
 
-def _average_cell(summary: Table2, row: str) -> Cell:
+def _average_cell(summary: Table2, row: str, found: Difference | None, is_significant: bool) -> Cell:
     value = summary.average(row)
     if value is None:
         return Cell(f"needs {len(summary.missing(row))} more", is_number=False)
-    difference = summary.average_difference(row)
-    rest = ("" if difference is None else describe_difference(difference, "%"), "", "")
-    return Cell(format_number(value, "%"), rest, significance=significance(difference))
+    rest = ("" if found is None else describe_difference(found, "%"), "", "")
+    return Cell(format_number(value, "%"), rest, significance=significance(found, is_significant))
 
 
 def _published_cells(row: Published, names: Sequence[str]) -> list[Cell]:
@@ -79,11 +95,12 @@ def _notes(summary: Table2, names: Sequence[str], rows: Sequence[Published]) -> 
         notes.append(f"[low, high]: {percent} Wilson interval; n: images.")
     if table.baseline is not None:
         notes.append(
-            f"(+x [low, high], p): difference to {table.baseline} in points, {percent} paired bootstrap interval, "
-            f"McNemar's exact p; without the two where both rows' verdicts on the same images were not kept. "
-            f"mCE and Average have no p; {DRAWS} draws of images, sets of images that differ drawn independently. "
-            "An interval of [0, 0] means no verdict differed. No correction for the number of columns."
+            f"(+x [low, high], p): difference to {table.baseline} in points, {percent} paired score interval (Newcombe "
+            "1998, method 10), McNemar's exact p, not corrected for the number of columns; without the two where both "
+            f"rows' verdicts on the same images were not kept. mCE and Average have no p, and a paired bootstrap "
+            f"interval: {DRAWS} draws of images, sets of images that differ drawn independently."
         )
+        notes.append(colour_note(table.confidence))
     unrun = [suite.heading for suite in table2_suites() if suite.name not in summary.columns]
     if unrun:
         notes.append(f"Not run for any row: {', '.join(unrun)}.")

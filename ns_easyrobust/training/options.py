@@ -3,30 +3,58 @@
 from __future__ import annotations
 
 import argparse
+import datetime
+import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..data import INTERPOLATIONS
 from ..errors import OptionError
-from ..utils import FlagParser, add_machine_arguments, add_model_arguments, float_in, int_from
+from ..utils import (
+    FlagParser,
+    add_machine_arguments,
+    add_model_arguments,
+    file_or_folder,
+    float_in,
+    int_from,
+    parse_yaml,
+    read_bounded,
+)
 from .augmentations.flags import add_nullspace_args
 
 _SWITCH: Any = {"action": argparse.BooleanOptionalAction, "default": False}  # --flag and --no-flag
+_LONGEST_RECIPE = 2**18  # bytes: two seconds of parsing
 SELECTIONS = ("train-holdout", "val", "last")
+# Beyond these no run makes sense; what is far beyond them would fail later, or without a word.
+_LARGEST_IMAGE = 4096  # pixels of a side
+_GREATEST_LR = 1000
+_MOST = 10**9  # steps or epochs
+_BELOW_ONE = ("smoothing", "drop", "drop_path", "model_ema_decay", "momentum")  # at 1, nothing is learned or kept
 
 
 def build_parser(parser: argparse.ArgumentParser | None = None) -> argparse.ArgumentParser:
     """The parser of ``ns-easyrobust train``: ``parser`` with the flags added, or a new one."""
     parser = parser or FlagParser(prog="ns-easyrobust train")
-    parser.add_argument("-c", "--config", metavar="FILE", help="YAML file that sets flags; the command line wins")
+    parser.add_argument(
+        "-c",
+        "--config",
+        type=file_or_folder,
+        metavar="FILE",
+        help="YAML file that sets flags; the command line wins",
+    )
     add_model_arguments(parser)
     add_machine_arguments(parser)
     add_nullspace_args(parser)
 
     data = parser.add_argument_group("data")
-    data.add_argument("--data-dir", required=True, metavar="DIR", help="holds train/ and val/, one folder a class")
+    data.add_argument(
+        "--data-dir",
+        type=file_or_folder,
+        required=True,
+        metavar="DIR",
+        help="holds train/ and val/, one folder a class",
+    )
     data.add_argument("--train-split", default="train", metavar="NAME")
     data.add_argument("--val-split", default="val", metavar="NAME", help="EasyRobust's 'validation' means val/")
     data.add_argument(
@@ -35,7 +63,9 @@ def build_parser(parser: argparse.ArgumentParser | None = None) -> argparse.Argu
     data.add_argument(
         "-vb", "--validation-batch-size", type=int_from(1), metavar="N", help="default: the training batch"
     )
-    data.add_argument("--img-size", type=int_from(1), metavar="N", help="image side (default: the model's)")
+    data.add_argument(
+        "--img-size", type=int_from(1, _LARGEST_IMAGE), metavar="N", help="image side (default: the model's)"
+    )
     data.add_argument("--crop-pct", type=float_in(0.01, 1), metavar="F", help="validation crop (default: the model's)")
     data.add_argument("--interpolation", choices=tuple(INTERPOLATIONS), help="validation (default: the model's)")
     data.add_argument(
@@ -51,15 +81,17 @@ def build_parser(parser: argparse.ArgumentParser | None = None) -> argparse.Argu
     )
 
     start = parser.add_argument_group("start")
-    start.add_argument("--initial-checkpoint", default="", metavar="PATH", help="file or URL to finetune from")
+    start.add_argument(
+        "--initial-checkpoint", type=file_or_folder, default="", metavar="PATH", help="file or URL to finetune from"
+    )
     start.add_argument("--pretrained", action="store_true", help="timm's weights, where there is no checkpoint")
 
     optim = parser.add_argument_group("optimizer and schedule (timm's)")
     optim.add_argument("--opt", default="adamw", metavar="NAME")
-    optim.add_argument("--opt-eps", type=float_in(0), metavar="F")
-    optim.add_argument("--opt-betas", type=float_in(0, 1), nargs=2, metavar="F")
-    optim.add_argument("--momentum", type=float_in(0), default=0.9, metavar="F")
-    optim.add_argument("--weight-decay", type=float_in(0), default=0.05, metavar="F")
+    optim.add_argument("--opt-eps", type=float_in(0, 1), metavar="F")
+    optim.add_argument("--opt-betas", type=float_in(0, 1), nargs="+", metavar="F")
+    optim.add_argument("--momentum", type=float_in(0, 1), default=0.9, metavar="F")
+    optim.add_argument("--weight-decay", type=float_in(0, 100), default=0.05, metavar="F")
     optim.add_argument(
         "--decay-tokens",
         **_SWITCH,
@@ -68,38 +100,40 @@ def build_parser(parser: argparse.ArgumentParser | None = None) -> argparse.Argu
     optim.add_argument("--clip-grad", type=float_in(0), metavar="NORM")
     optim.add_argument("--clip-mode", default="norm", choices=("norm", "value", "agc"))
     optim.add_argument("--sched", default="cosine", choices=("cosine", "tanh", "step", "poly"))
-    optim.add_argument("--lr", type=float_in(0, 1e30), default=1e-5, metavar="F")
-    optim.add_argument("--min-lr", type=float_in(0, 1e30), default=1e-6, metavar="F")
-    optim.add_argument("--warmup-lr", type=float_in(0, 1e30), default=1e-6, metavar="F")
-    optim.add_argument("--warmup-epochs", type=int_from(0), default=0, metavar="N")
-    optim.add_argument("--cooldown-epochs", type=int_from(0), default=0, metavar="N")
-    optim.add_argument("--decay-epochs", type=float_in(0.01), default=30, metavar="N")
-    optim.add_argument("--decay-rate", "--dr", type=float_in(0), default=0.1, metavar="F")
-    optim.add_argument("--epochs", type=int_from(1), default=20, metavar="N")
+    optim.add_argument("--lr", type=float_in(0, _GREATEST_LR), default=1e-5, metavar="F")
+    optim.add_argument("--min-lr", type=float_in(0, _GREATEST_LR), default=1e-6, metavar="F")
+    optim.add_argument("--warmup-lr", type=float_in(0, _GREATEST_LR), default=1e-6, metavar="F")
+    optim.add_argument("--warmup-epochs", type=int_from(0, _MOST), default=0, metavar="N")
+    optim.add_argument("--cooldown-epochs", type=int_from(0, _MOST), default=0, metavar="N")
+    optim.add_argument("--decay-epochs", type=float_in(0.01, _MOST), default=30, metavar="N")
+    optim.add_argument("--decay-rate", "--dr", type=float_in(0, 10), default=0.1, metavar="F")
+    optim.add_argument("--epochs", type=int_from(1, _MOST), default=20, metavar="N")
     optim.add_argument(
-        "--epoch-steps", type=int_from(0), default=0, metavar="N", help="steps of an epoch; 0: all images once"
+        "--epoch-steps", type=int_from(0, _MOST), default=0, metavar="N", help="steps of an epoch; 0: all images once"
     )
-    optim.add_argument("--max-steps", type=int_from(0), default=0, metavar="N", help="end after N; 0: after --epochs")
+    optim.add_argument(
+        "--max-steps", type=int_from(0, _MOST), default=0, metavar="N", help="end after N; 0: after --epochs"
+    )
 
     aug = parser.add_argument_group("image augmentation (timm's)")
     aug.add_argument("--no-aug", action="store_true", help="no image augmentation at all")
     aug.add_argument("--scale", type=float_in(0, 1), nargs=2, default=(0.08, 1.0), metavar="F")
-    aug.add_argument("--ratio", type=float_in(0.01), nargs=2, default=(3 / 4, 4 / 3), metavar="F")
+    aug.add_argument("--ratio", type=float_in(0.01, 100), nargs=2, default=(3 / 4, 4 / 3), metavar="F")
     aug.add_argument("--hflip", type=float_in(0, 1), default=0.5, metavar="P")
     aug.add_argument("--vflip", type=float_in(0, 1), default=0.0, metavar="P")
-    aug.add_argument("--color-jitter", type=float_in(0), default=0.4, metavar="F")
+    aug.add_argument("--color-jitter", type=float_in(0, 10), default=0.4, metavar="F")
     aug.add_argument("--aa", metavar="POLICY", help="e.g. rand-m9-mstd0.5-inc1")
     aug.add_argument("--train-interpolation", default="random", choices=("random", *INTERPOLATIONS))
     aug.add_argument("--reprob", type=float_in(0, 1), default=0.0, metavar="P", help="random erasing")
     aug.add_argument("--remode", default="pixel", choices=("const", "rand", "pixel"))
-    aug.add_argument("--recount", type=int_from(1), default=1, metavar="N")
+    aug.add_argument("--recount", type=int_from(1, 100), default=1, metavar="N")
     aug.add_argument(
         "--erase-outside",
         **_SWITCH,
         help="let erased pixels leave [0, 1], as the paper's code",
     )
-    aug.add_argument("--mixup", type=float_in(0), default=0.0, metavar="ALPHA")
-    aug.add_argument("--cutmix", type=float_in(0), default=0.0, metavar="ALPHA")
+    aug.add_argument("--mixup", type=float_in(0, 100), default=0.0, metavar="ALPHA")
+    aug.add_argument("--cutmix", type=float_in(0, 100), default=0.0, metavar="ALPHA")
     aug.add_argument("--cutmix-minmax", type=float_in(0, 1), nargs=2, metavar="F")
     aug.add_argument("--mixup-prob", type=float_in(0, 1), default=1.0, metavar="P")
     aug.add_argument("--mixup-switch-prob", type=float_in(0, 1), default=0.5, metavar="P")
@@ -119,7 +153,7 @@ def build_parser(parser: argparse.ArgumentParser | None = None) -> argparse.Argu
     run.add_argument("--amp", **_SWITCH, help="mixed precision")
     run.add_argument("--amp-dtype", default="float16", choices=("float16", "bfloat16"))
     run.add_argument("--channels-last", **_SWITCH)
-    run.add_argument("--output", default="output/train", metavar="DIR")
+    run.add_argument("--output", type=file_or_folder, default="output/train", metavar="DIR")
     run.add_argument("--experiment", default="", metavar="NAME", help="folder in --output (default: date and model)")
     run.add_argument(
         "--resume",
@@ -161,7 +195,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 def parse_with(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
     """:func:`parse_args` with a parser that already has the flags of :func:`build_parser`."""
     config_parser = FlagParser(add_help=False)
-    config_parser.add_argument("-c", "--config")
+    config_parser.add_argument("-c", "--config", type=file_or_folder)
     config = config_parser.parse_known_args(argv)[0].config
     args: argparse.Namespace = parser.parse_args([*(_yaml_flags(Path(config), parser) if config else []), *argv])
     _check(args)
@@ -171,30 +205,76 @@ def parse_with(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Nam
 def _yaml_flags(path: Path, parser: argparse.ArgumentParser) -> list[str]:
     """A YAML file's settings as command-line words, so that the parser checks them like any others."""
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise OptionError(f"{path}: expected a YAML file of flags, found none that can be read ({error}).") from error
+        settings = parse_yaml(read_bounded(path, _LONGEST_RECIPE).decode("utf-8-sig"))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OptionError(f"{path}: expected a YAML file of flags, found: {reason}. Mend it.") from error
+    settings = {} if settings is None else settings
     if not isinstance(settings, dict):
         raise OptionError(f"{path}: expected 'flag: value' lines, found a {type(settings).__name__}.")
+    spellings = Counter(str(key).replace("-", "_") for key in settings)
+    if twice := [key for key, count in spellings.items() if count > 1]:
+        raise OptionError(f"{path}: expected each flag once, found {twice[0]} in two spellings. Take one out.")
     known = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
     settings = {str(key).replace("-", "_"): value for key, value in settings.items()}
     if unknown := sorted(set(settings) - set(known)):
-        raise OptionError(f"{path}: expected names of flags, found {', '.join(unknown)}. See train --help.")
-    flags: list[str] = []
-    for key, value in settings.items():
-        names = known[key].option_strings  # --amp and --no-amp, or one flag and its aliases
-        if value is False and len(names) == 2 and names[1].startswith("--no-"):
-            flags.append(names[1])
-        elif value is not None and value is not False:
-            flags.append(max(names, key=len) if value is not True else names[0])
-            flags += [] if value is True else [str(item) for item in (value if isinstance(value, list) else [value])]
-    return flags
+        shown = ", ".join(name[:100] for name in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+        raise OptionError(f"{path}: expected names of flags, found {shown}. See ns-easyrobust train --help.")
+    return [word for key, value in settings.items() for word in _words(known[key], value, path)]
+
+
+def _words(action: argparse.Action, value: Any, path: Path) -> list[str]:
+    """A YAML setting as command-line words; none where it leaves the flag out."""
+    name = max(action.option_strings, key=len)
+    if action.nargs == 0:  # --amp and --no-amp, or a switch alone
+        if not isinstance(value, bool | None):
+            raise OptionError(f"{path}: {action.dest}: expected true or false, found {value!r}.")
+        return list(action.option_strings[:1] if value else action.option_strings[1:] if value is False else [])
+    if value is None or (value is False and action.default in (None, "")):
+        return []
+    if value is False and isinstance(action.default, int | float):
+        value = 0  # as in timm's scripts
+    values = value if isinstance(value, list) else [value]
+    if odd := [item for item in values if not _is_word(item)]:
+        raise OptionError(
+            f"{path}: {action.dest}: expected numbers or text, found {odd[0]!r}. Put text such as yes into quotes."
+        )
+    if action.nargs is not None:
+        return [name, *map(str, values)]
+    if len(values) != 1:
+        raise OptionError(f"{path}: {action.dest}: expected one value, found {len(values)}.")
+    return [f"{name}={values[0]}"]  # one word, for it may begin with a hyphen
+
+
+def _is_word(value: Any) -> bool:
+    """Whether ``value`` can be given on a command line: a number, a date, or text that could be a file's name."""
+    if type(value) is not str:
+        return type(value) in (int, float, datetime.date)
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
+    return True
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raise OptionError for values that exclude each other; turn EasyRobust's ``validation`` split into ``val``."""
+    """Raise OptionError for values that exclude each other or learn nothing.
+
+    EasyRobust's ``validation`` split becomes ``val``, unless there is a folder of that name.
+    """
     if args.pretrained and args.initial_checkpoint:
         raise OptionError("--pretrained and --initial-checkpoint exclude each other: expected one start, found two.")
+    for name in _BELOW_ONE:
+        if getattr(args, name) == 1:
+            raise OptionError(f"--{name.replace('_', '-')}: expected a number below 1, found 1.")
+    if args.clip_grad == 0:
+        raise OptionError("--clip-grad: expected a number > 0, found 0, which clips all to nothing. Leave it out.")
+    if "\0" in args.experiment:
+        raise OptionError("--experiment: expected the name of a folder, found a NUL character in it.")
+    if args.experiment.startswith("~"):
+        raise OptionError(
+            f"--experiment: expected a name within --output, found {args.experiment}. Put the home in --output."
+        )
     if not 0 < args.holdout < 1:
         raise OptionError(f"--holdout: expected a share between 0 and 1, found {args.holdout}.")
     if (args.mean is None) != (args.std is None):
@@ -206,5 +286,5 @@ def _check(args: argparse.Namespace) -> None:
     mixes = args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
     if mixes and args.batch_size % 2:
         raise OptionError(f"--batch-size: expected an even number for mixup and cutmix, found {args.batch_size}.")
-    if args.val_split == "validation":
+    if args.val_split == "validation" and not os.path.isdir(os.path.join(args.data_dir, "validation")):
         args.val_split = "val"

@@ -8,9 +8,7 @@ import os
 import random
 import signal
 import threading
-import zipfile
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -18,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import CheckpointError, TrainingError
+from ..errors import CheckpointError, TrainingError, without_secrets
 from ..models import read_file
-from ..utils import os_errors_as_output_errors, write_atomically
+from ..utils import os_errors_as_output_errors, save_tensors
 
 _logger = logging.getLogger(__name__)
 PREVIOUS_STATE = "state-before.pth.tar"
@@ -53,9 +51,7 @@ def save_state(folder: Path, content: dict[str, Any]) -> None:
         OutputError: the folder cannot be written, or the disk is full; earlier states are kept.
     """
     previous, current, fresh = (folder / name for name in STATE_FILES)
-    for leftover in folder.glob(f".{fresh.name}.*.tmp"):  # of a process killed while saving
-        leftover.unlink(missing_ok=True)
-    write_atomically(fresh, partial(torch.save, content))
+    save_tensors(fresh, content)
     with os_errors_as_output_errors(current):
         if current.exists():
             os.replace(current, previous)
@@ -63,37 +59,70 @@ def save_state(folder: Path, content: dict[str, Any]) -> None:
 
 
 def find_state(folder: Path) -> dict[str, Any] | None:
-    """The newest state in ``folder`` that can be read, or None if there are no states; unreadable ones are logged.
+    """The newest state in ``folder`` that can be used, or None if there are no states; others are logged.
 
     Raises:
-        CheckpointError: there are states, but none of them can be read.
+        CheckpointError: there are states, but none of them can be used.
     """
-    paths = [folder / name for name in reversed(STATE_FILES) if (folder / name).exists()]
+    paths = [folder / name for name in reversed(STATE_FILES) if os.path.lexists(folder / name)]
+    lines = []
     for path in paths:
         try:
-            _require_undamaged(path)
-            return read_file(path, str(path))[1]
+            return _checked(read_file(path, str(path))[1], path)
         except CheckpointError as error:
-            _logger.warning("%s", error.line)
-    if paths:
+            lines.append(error.line)
+            _logger.warning("%s%s", error.line, " The one before is taken." if path != paths[-1] else "")
+    if lines:
         raise CheckpointError(
-            f"{folder}: expected a state to resume from, found {len(paths)} damaged. Start another --experiment, from "
-            "last.pth.tar by --initial-checkpoint if it is good."
+            f"{folder}: expected a state to resume from, found {len(lines)} damaged or of another kind "
+            f"(the newest: {lines[0].rstrip('.')}). Start another --experiment, from last.pth.tar by "
+            "--initial-checkpoint if it is good."
         )
     return None
 
 
-def _require_undamaged(path: Path) -> None:
-    """Check the checksums that ``torch.save`` wrote, which ``torch.load`` ignores; raise CheckpointError."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damage = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
-        damage = str(error)
-    if damage is not None:
-        raise CheckpointError(
-            f"{path}: expected a whole state, found a damaged one ({damage}). The one before is taken."
-        )
+# What Run._state saves, with the types of what is read before the rest is given to timm's and torch's objects.
+_STATE_TYPES: dict[str, Any] = {
+    "identity": {"args": dict, "data": str, "batch": int},
+    "at": dict.fromkeys(("step", "epoch", "epoch_step"), int)
+    | dict.fromkeys(("clean", "companion", "best"), (int, float))
+    | {"summary": str},
+    "state_dict": dict,
+    "state_dict_ema": (dict, type(None)),
+    "optimizer": dict,
+    "scaler": dict,
+    "scheduler": dict,
+    "augmentation": (dict, type(None)),
+    "random": list,
+}
+
+
+def _checked(content: Any, path: Path) -> dict[str, Any]:
+    """``content`` if it is a run's state, as far as its types say; else raise CheckpointError."""
+    odd = list(_odd_entries(content, _STATE_TYPES))
+    if not odd and not all(
+        isinstance(name, str) and is_plain(value) for name, value in content["identity"]["args"].items()
+    ):
+        odd = ["identity.args"]
+    if odd:
+        weights = isinstance(content, dict) and "state_dict" in content and "at" not in content
+        found = "a checkpoint, whose weights --initial-checkpoint takes" if weights else f"none or an odd {odd[0]}"
+        raise CheckpointError(f"{path}: expected the state of a training run, found {found}.")
+    assert isinstance(content, dict)
+    return content
+
+
+def _odd_entries(content: Any, types: Mapping[str, Any], where: str = "") -> Iterator[str]:
+    """Names of the entries that ``content`` lacks or has of another type, and of counts that are negative."""
+    if not isinstance(content, dict):
+        yield where or "content"
+        return
+    for name, kind in types.items():
+        value = content.get(name)
+        if isinstance(kind, dict):
+            yield from _odd_entries(value, kind, name)
+        elif not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, int) and value < 0):
+            yield f"{where}.{name}" if where else name
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
@@ -122,10 +151,17 @@ def dataset_digest(samples: Sequence[tuple[str, int]], root: str | Path) -> str:
     """SHA-256 of the paths (relative to ``root``) and labels of ``samples``, and of some of the files' sizes."""
     digest = hashlib.sha256()
     for path, label in samples:
-        digest.update(f"{os.path.relpath(path, root)}\t{label}\n".encode())
+        digest.update(os.fsencode(os.path.relpath(path, root)) + f"\t{label}\n".encode())  # a name need not be UTF-8
     for path, _ in samples[:: max(1, len(samples) // _SIZES_HASHED)]:
-        digest.update(f"{os.stat(path).st_size}\n".encode())
+        digest.update(f"{_size(path)}\n".encode())
     return digest.hexdigest()
+
+
+def _size(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except OSError:  # a link that leads nowhere: it is told, or replaced, when it is read
+        return None
 
 
 def require_same_run(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
@@ -151,7 +187,16 @@ def require_same_run(saved: Mapping[str, Any], now: Mapping[str, Any], folder: P
         )
 
 
+def is_plain(value: Any) -> bool:
+    """Whether ``value`` is None, text or a number, or a list of those."""
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, str | int | float | bool)
+
+
 def _comparable(value: Any) -> Any:
+    if isinstance(value, str):  # a state of an earlier version holds an address with its secrets
+        return without_secrets(value)
     return list(value) if isinstance(value, tuple) else value
 
 

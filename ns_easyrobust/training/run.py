@@ -18,16 +18,15 @@ from timm.utils import ModelEmaV2, update_summary
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
-from ..errors import TrainingError
+from ..errors import CheckpointError, TrainingError
 from ..models import save_model, unwrap
-from ..utils import gather_objects, on_first_rank, rank, world_size, write_text
+from ..utils import gather_objects, on_first_rank, rank, shown_flags, world_size, write_text
 from .augmentations.nullspace import NullspaceAugmentation
-from .resume import STATE_FILES, StopSignal, random_state, save_state, set_random_state
+from .resume import MAY_CHANGE_ON_RESUME, StopSignal, is_plain, random_state, save_state, set_random_state
 from .setup import Data
 from .trackers import Trackers
 
 _logger = logging.getLogger(__name__)
-RUN_FILES = ("summary.csv", "last.pth.tar", "model_best.pth.tar", "noise.csv", "noise.pt", *STATE_FILES)
 
 
 @dataclass
@@ -54,8 +53,14 @@ class Position:
 
 def identity(args: argparse.Namespace, data: Data) -> dict[str, Any]:
     """What must be the same when a run is resumed: flags, data and global batch size."""
-    flags = {name: value for name, value in vars(args).items() if _is_plain_value(value)}
+    flags = {name: value for name, value in shown_flags(args).items() if is_plain(value)}
     return {"args": flags, "data": data.digest, "batch": args.batch_size * world_size()}
+
+
+def _deciding_flags(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags that decide the weights, without the places where files lie: equal runs write equal checkpoints."""
+    flags = {name: value for name, value in shown_flags(args).items() if name not in MAY_CHANGE_ON_RESUME}
+    return flags | {"initial_checkpoint": Path(flags["initial_checkpoint"]).name}
 
 
 @dataclass
@@ -132,6 +137,12 @@ class Run:
         on_first_rank(lambda: save_state(self.folder, self._state(generators)), self.device)
         self.stop.saved = self.at.step
 
+    @property
+    def _optimizer_generator(self) -> torch.Generator | None:
+        """The optimizer's own source of random numbers, as AdaHessian has one."""
+        generator = getattr(self.optimizer, "generator", None)
+        return generator if isinstance(generator, torch.Generator) else None
+
     def _require_finite(self) -> None:
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
             raise self.diverged(f"step {self.at.step}: expected finite weights, found nan or inf")
@@ -143,6 +154,7 @@ class Run:
             "state_dict": unwrap(self.model).state_dict(),
             "state_dict_ema": None if self.ema is None else self.ema.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "optimizer_random": own.get_state() if (own := self._optimizer_generator) is not None else None,
             "scaler": self.scaler.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "augmentation": None if self.augmentation is None else self.augmentation.state_dict(),
@@ -150,18 +162,35 @@ class Run:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`save_state` saved, except the random generators (see :meth:`restore_random`)."""
+        """Restore what :meth:`save_state` saved, except the random generators (see :meth:`restore_random`).
+
+        Raises:
+            CheckpointError: an entry does not fit this run's model, optimizer, schedule or augmentation.
+        """
+        try:
+            self._restore_objects(state)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"{self.folder}: expected the state that this run saved, found one that does not fit it "
+                f"({type(error).__name__}: {reason}). Start another --experiment."
+            ) from error
+        on_first_rank(self._restore_summary, self.device)
+
+    def _restore_objects(self, state: dict[str, Any]) -> None:
         self.at = Position(**state["at"])
         self.began_at = self.stop.saved = self.at.step
         unwrap(self.model).load_state_dict(state["state_dict"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["state_dict_ema"])
         self.optimizer.load_state_dict(state["optimizer"])
+        drawn = state.get("optimizer_random")  # states of earlier versions have none
+        if drawn is not None and self._optimizer_generator is not None:
+            self._optimizer_generator.set_state(drawn)
         self.scaler.load_state_dict(state["scaler"])
         self.scheduler.load_state_dict(state["scheduler"])
         if self.augmentation is not None:
             self.augmentation.load_state_dict(state["augmentation"])
-        on_first_rank(self._restore_summary, self.device)
 
     def restore_random(self, state: dict[str, Any]) -> None:
         """Restore the global generators; to be called when nothing else draws from them before the next step."""
@@ -171,7 +200,13 @@ class Run:
                 world_size(), len(state["random"]),
             )  # fmt: skip
             return
-        set_random_state(state["random"][rank()], self.device)
+        try:
+            set_random_state(state["random"][rank()], self.device)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.folder}: expected the states of random generators, found others ({type(error).__name__}). "
+                "Start another --experiment."
+            ) from error
 
     def _restore_summary(self) -> None:
         """Reset summary.csv to the saved state: rows written since then will be written again."""
@@ -207,7 +242,7 @@ class Run:
 
     def _save_weights(self, name: str, **extra: Any) -> None:
         ema = self.ema.module if self.ema is not None else None
-        common = {"arch": self.args.model, "args": vars(self.args), "step": self.at.step}
+        common = {"arch": self.args.model, "args": _deciding_flags(self.args), "step": self.at.step}
         save_model(unwrap(self.model), self.folder / name, ema=ema, **common, **extra)
 
     def _write_noise(self, augmentation: NullspaceAugmentation) -> None:
@@ -218,9 +253,3 @@ class Run:
         writer.writerows(augmentation.history)
         write_text(self.folder / "noise.csv", table.getvalue())
         augmentation.noise.save(self.folder / "noise.pt")
-
-
-def _is_plain_value(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain_value, value))
-    return value is None or isinstance(value, str | int | float | bool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +27,8 @@ from ..data import (
     split_indices,
     training_transform,
 )
-from ..errors import OptionError, TrainingError
-from ..models import Ema, NormalizedModel, load_model, read_checkpoint
+from ..errors import ModelError, OptionError, TrainingError, is_full_memory
+from ..models import Ema, NormalizedModel, load_model, logits_of, read_checkpoint
 from ..utils import rank, world_size
 from .resume import dataset_digest
 
@@ -88,11 +89,32 @@ def _training_transform(args: argparse.Namespace, model: NormalizedModel, size: 
     )
 
 
+def _check_output(model: NormalizedModel, size: int, num_classes: int) -> None:
+    """Raise ModelError unless ``model`` makes ``num_classes`` logits of an image of ``size`` pixels a side."""
+    image = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            logits = logits_of(model.eval()(image), len(image))
+    except (AssertionError, RuntimeError) as error:  # timm's, of a size that it does not take
+        if is_full_memory(error):
+            raise
+        raise ModelError(
+            f"--img-size: expected images that the model takes, found that it does not take {size} x {size} pixels "
+            f"({' '.join(str(error).split())[:150]}). Leave it out, or take a multiple of the patch size."
+        ) from error
+    finally:
+        model.train(was_training)
+    if logits.shape[1] != num_classes:
+        raise ModelError(f"--num-classes: expected {num_classes} logits of the model, found {logits.shape[1]}.")
+
+
 def build_data(args: argparse.Namespace, model: NormalizedModel, start: int = 0) -> Data:
     """The data that ``args`` ask for; the training stream begins at batch ``start``.
 
     Raises:
         DataError: a folder is missing or empty, or has other than ``--num-classes`` classes.
+        ModelError: the model does not take images of this size, or has another number of outputs.
         TrainingError: train/ and val/ differ in their classes.
         OptionError: timm cannot read ``--aa``.
     """
@@ -108,12 +130,19 @@ def build_data(args: argparse.Namespace, model: NormalizedModel, start: int = 0)
     if train.classes != val.classes:
         unshared = sorted(set(train.classes) ^ set(val.classes))
         raise TrainingError(f"{root}: expected the same classes in train and val, found only in one: {unshared[:5]}.")
+    _check_output(model, size, args.num_classes)
+    if args.cutmix_minmax is not None and len({int(size * share) for share in args.cutmix_minmax}) < 2:
+        raise OptionError(
+            f"--cutmix-minmax: expected shares that differ by a pixel of {size}, found {args.cutmix_minmax}."
+        )
     holdout_indices: list[int] = []
     train_indices: Sequence[int] = range(len(train))
     if args.select == "train-holdout":
         holdout_indices, train_indices = split_indices(
             train_indices, max(1, min(_MAX_HOLDOUT, round(args.holdout * len(train)))), args.seed
         )
+    if re.search(r"-[nwd]\d{3}", args.aa or ""):
+        raise OptionError(f"--aa {args.aa}: expected at most 99 operations an image (n, w, d), found more.")
     try:
         train_transform = _training_transform(args, model, size, preprocessing.interpolation)
     except (AssertionError, KeyError, IndexError, ValueError) as error:  # timm parses --aa by assertion
@@ -124,7 +153,8 @@ def build_data(args: argparse.Namespace, model: NormalizedModel, start: int = 0)
     batch_sampler = EndlessBatchSampler(
         len(train_indices), args.batch_size, seed=args.seed, rank=rank(), world_size=world_size(), start=start
     )
-    samples = FolderView(train, train_indices, train_transform, replace_bad=args.bad_images == "replace")
+    replace_bad = args.bad_images == "replace"
+    samples = FolderView(train, train_indices, train_transform, replace_bad=replace_bad)
     loader: DataLoader[Any] = DataLoader(
         SeededSamples(samples, args.seed),
         batch_sampler=batch_sampler,
@@ -135,11 +165,30 @@ def build_data(args: argparse.Namespace, model: NormalizedModel, start: int = 0)
     return Data(
         train=loader,
         val=FolderView(val, range(len(val)), val_transform),
-        holdout=FolderView(train, holdout_indices, val_transform) if holdout_indices else None,
+        holdout=FolderView(train, holdout_indices, val_transform, replace_bad=replace_bad) if holdout_indices else None,
         steps_per_epoch=args.epoch_steps or batch_sampler.batches_per_epoch,
         replaced=samples.replaced,
         digest=dataset_digest([*train.samples, *val.samples], root),
     )
+
+
+class LogitsLoss(nn.Module):
+    """``loss_fn`` of a model's output: of the logits in a dict or ModelOutput, of the mean of two heads' logits.
+
+    A distilled DeiT returns its two heads' logits in training under timm 0.5.4. Without a teacher, it is trained as it
+    is evaluated, on their mean, which is what it returns itself under timm 1.x.
+    """
+
+    def __init__(self, loss_fn: nn.Module) -> None:
+        super().__init__()
+        self.loss_fn = loss_fn
+
+    def forward(self, output: Any, target: torch.Tensor) -> torch.Tensor:
+        """The loss of ``output`` for the labels (B,) or soft targets (B, K)."""
+        if isinstance(output, tuple) and len(output) == 2:
+            output = (logits_of(output[0], len(target)) + logits_of(output[1], len(target))) / 2
+        loss: torch.Tensor = self.loss_fn(logits_of(output, len(target)), target)
+        return loss
 
 
 def build_mixup_and_loss(args: argparse.Namespace) -> tuple[Mixup | None, nn.Module]:
@@ -155,5 +204,6 @@ def build_mixup_and_loss(args: argparse.Namespace) -> tuple[Mixup | None, nn.Mod
             label_smoothing=args.smoothing,
             num_classes=args.num_classes,
         )
-        return mixup, SoftTargetCrossEntropy()
-    return None, LabelSmoothingCrossEntropy(args.smoothing) if args.smoothing else nn.CrossEntropyLoss()
+        return mixup, LogitsLoss(SoftTargetCrossEntropy())
+    loss_fn = LabelSmoothingCrossEntropy(args.smoothing) if args.smoothing else nn.CrossEntropyLoss()
+    return None, LogitsLoss(loss_fn)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,19 @@ class Trackers:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
                 raise _missing("--log-tensorboard", "tensorboard") from error
-            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
+            try:
+                self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
+            except (OSError, ValueError) as error:  # ValueError: a folder's name that is not UTF-8
+                raise OptionError(
+                    f"--log-tensorboard: expected to write to {folder}, found {type(error).__name__}. Choose another "
+                    "--output and --experiment, or leave it out."
+                ) from error
         if wandb is not None:
             try:
                 import wandb as package
             except ImportError as error:
                 raise _missing("--log-wandb", "wandb") from error
-            run_id = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]  # stays the same on resuming
+            run_id = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]  # stays the same on resuming
             try:
                 self._wandb = package.init(
                     project=wandb,

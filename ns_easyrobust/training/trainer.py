@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -18,9 +17,8 @@ from typing import Any
 
 import torch
 import yaml
-from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.scheduler import create_scheduler
-from timm.utils import dispatch_clip_grad, random_seed
+from timm.utils import random_seed
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
@@ -28,24 +26,25 @@ from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
 from ..data import ParentSigtermOnly
-from ..errors import OptionError, OutputError, TrainingError
-from ..models import unwrap
+from ..errors import TrainingError
+from ..models import logits_of, unwrap
 from ..nullspace import Step
 from ..utils import (
-    broadcast_object,
     mean_over_ranks,
-    new_run_folder,
     on_first_rank,
     pick_device,
     process_group,
     rank,
+    shown_flags,
     sum_over_ranks,
     world_size,
     write_text,
 )
 from .augmentations.flags import augmentation_from_args, check_noise_args
-from .resume import PREVIOUS_STATE, StopSignal, find_state, require_same_run
-from .run import RUN_FILES, Run, identity
+from .optimizer import build_optimizer, clip_gradients, differentiable_attention, is_second_order
+from .resume import PREVIOUS_STATE, StopSignal, require_same_run
+from .run import Run, identity
+from .run_folder import held_run_folder
 from .setup import build_data, build_mixup_and_loss, build_model
 from .trackers import Trackers
 
@@ -69,7 +68,7 @@ def _evaluate(run: Run, dataset: Any) -> dict[str, float]:
     with torch.no_grad(), run.autocast():
         for images, labels in loader:
             images, labels = images.to(run.device), labels.to(run.device)
-            logits = model(images).float()
+            logits = logits_of(model(images), len(images)).float()
             loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
             correct = (logits.argmax(-1) == labels).sum()
             totals += torch.stack([loss.double(), correct.double(), torch.tensor(len(labels), device=run.device)])
@@ -87,13 +86,13 @@ def _train_step(run: Run, images: torch.Tensor, target: torch.Tensor) -> tuple[f
         images, target = run.mixup(images, target)
     if args.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
-    with run.autocast():
+    with run.autocast(), differentiable_attention(run.optimizer):
         loss = run.loss_fn(run.model(images), target)
         companion = torch.zeros_like(loss)
         if run.augmentation is not None:
             companion = run.augmentation.loss(images, target, run.loss_fn)  # Algorithm 1, lines 17-19
     run.optimizer.zero_grad()
-    run.scaler.scale(loss + companion).backward()
+    run.scaler.scale(loss + companion).backward(create_graph=is_second_order(run.optimizer))
     # Read once the backward is queued, so that a GPU is never idle, and before a non-finite loss changes the weights.
     numbers = torch.stack([loss.detach(), companion.detach(), loss.detach().new_tensor(float(run.stop.asked))])
     clean_value, companion_value, stop_asked = mean_over_ranks(numbers.float()).tolist()
@@ -103,7 +102,7 @@ def _train_step(run: Run, images: torch.Tensor, target: torch.Tensor) -> tuple[f
         raise run.diverged(f"step {run.at.step}: expected a finite loss, found {losses}")
     if args.clip_grad is not None:
         run.scaler.unscale_(run.optimizer)
-        dispatch_clip_grad(run.model.parameters(), value=args.clip_grad, mode=args.clip_mode)
+        clip_gradients(args, run.model)
     run.scaler.step(run.optimizer)
     run.scaler.update()
     if run.ema is not None:
@@ -146,6 +145,8 @@ def _train_epoch(run: Run, stream: Iterator[Any], steps: int, bar: Any) -> dict[
             run.save_state()
         if run.stop.agreed:
             raise run.stop.error(run.folder)
+    if hasattr(run.optimizer, "sync_lookahead"):
+        run.optimizer.sync_lookahead()
     metrics = {"loss": at.clean / steps, "noisy_loss": at.companion / steps}
     if replaced := int(sum_over_ranks(run.data.replaced.to(run.device, torch.int32)).count_nonzero()):
         _logger.warning("epoch %d: %d unreadable images were replaced so far", at.epoch, replaced)
@@ -196,24 +197,6 @@ def _fit(run: Run, bar: Any, state: dict[str, Any] | None) -> None:
         run.save_state()
 
 
-def _state_to_resume(args: argparse.Namespace, folder: Path) -> dict[str, Any] | None:
-    """The state that ``--resume auto`` goes on from, read by rank 0 for all ranks; None to start a new run."""
-    if args.resume != "auto":
-        return None
-    if not args.experiment:
-        raise OptionError("--resume auto: expected --experiment, the run's folder in --output, found none. Name it.")
-    state = find_state(folder) if rank() == 0 else None
-    state = broadcast_object(state)
-    if state is None and any((folder / name).exists() for name in RUN_FILES):
-        raise OutputError(
-            f"--resume auto: expected a state in {folder}, found a run without one. Choose another --experiment, and "
-            "--initial-checkpoint last.pth.tar to go on from its weights."
-        )
-    if state is None:
-        _logger.info("--resume auto: %s holds no state yet, starting anew", folder)
-    return state
-
-
 def train(args: argparse.Namespace) -> Path:
     """Carry out one run with parsed flags.
 
@@ -226,21 +209,10 @@ def train(args: argparse.Namespace) -> Path:
     torch.backends.cudnn.benchmark = True
     check_noise_args(args)
     with StopSignal() as stop, process_group(pick_device(args.device)) as device, ExitStack() as exit_stack:
-        name = args.experiment or f"{time.strftime('%Y%m%d-%H%M%S')}-{args.model}"
-        folder = Path(args.output) / name
-        state = _state_to_resume(args, folder)
-        if state is None:
-            on_first_rank(lambda: new_run_folder(folder, RUN_FILES), device)
+        folder, state = exit_stack.enter_context(held_run_folder(args, device))
         model, ema = build_model(args, device)
         data = build_data(args, model, start=0 if state is None else state["at"]["step"])
-        try:
-            # A plain Sequential hides no_weight_decay() from timm, as in the paper's code.
-            optimizer = create_optimizer_v2(
-                nn.Sequential(*model) if args.decay_tokens else model, **optimizer_kwargs(cfg=args)
-            )
-        except (AssertionError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise OptionError(f"--opt {args.opt}: expected an optimizer of timm's, found: {reason}.") from error
+        optimizer = build_optimizer(args, model, device)
         if args.max_steps:
             args.epochs = math.ceil(args.max_steps / data.steps_per_epoch)
         if state is not None:
@@ -267,12 +239,10 @@ def train(args: argparse.Namespace) -> Path:
                 folder,
                 tensorboard=args.log_tensorboard,
                 wandb=args.wandb_project if args.log_wandb else None,
-                settings=vars(args),
+                settings=shown_flags(args),
                 step=0 if state is None else state["at"]["step"],
             )
             exit_stack.callback(trackers.close)
-        settings = {key: value for key, value in vars(args).items() if key != "config"}  # which -c accepts
-        on_first_rank(lambda: write_text(folder / "args.yaml", yaml.safe_dump(settings)), device)
         run = Run(
             args=args,
             device=device,
@@ -294,6 +264,8 @@ def train(args: argparse.Namespace) -> Path:
             run.restore(state)
             bar.update(run.at.step)
             _logger.info("resumed %s at step %d of %d", folder, run.at.step, last_step)
+        settings = {key: value for key, value in shown_flags(args).items() if key != "config"}  # which -c accepts
+        on_first_rank(lambda: write_text(folder / "args.yaml", yaml.safe_dump(settings)), device)
         _fit(run, bar, state)
         on_first_rank(lambda: (folder / PREVIOUS_STATE).unlink(missing_ok=True), device)
     return folder

@@ -3,17 +3,20 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .archives import check_archive, is_archive, read_arrays, read_member
     from .arguments import (
         FlagParser,
         add_machine_arguments,
         add_model_arguments,
         add_settings,
         choices_of,
+        file_or_folder,
         flags_of,
         float_in,
         int_from,
         setting,
         settings_from,
+        shown_flags,
     )
     from .distributed import (
         broadcast,
@@ -29,31 +32,54 @@ if TYPE_CHECKING:
         sum_over_ranks,
         world_size,
     )
-    from .files import new_run_folder, os_errors_as_output_errors, sha256_of, write_atomically, write_text
+    from .files import (
+        as_utf8,
+        new_run_folder,
+        open_regular,
+        os_errors_as_output_errors,
+        read_bounded,
+        remove_temporaries,
+        require_regular,
+        require_replaceable,
+        save_tensors,
+        sha256_of,
+        write_atomically,
+        write_text,
+        write_together,
+    )
     from .lazy import dist, lazy_names, nn, np, timm, torch, transforms
+    from .locks import FileLock
+    from .parsing import parse_json, parse_yaml, require_bounded
     from .patching import replaced_attributes
     from .progress import Progress
     from .registry import Registry
     from .seeding import derive_seed, draw_seed, fork_rng
+    from .spreadsheet import as_csv
 
 __all__ = [
+    "FileLock",
     "FlagParser",
     "Progress",
     "Registry",
     "add_machine_arguments",
     "add_model_arguments",
     "add_settings",
+    "as_csv",
+    "as_utf8",
     "broadcast",
     "broadcast_object",
+    "check_archive",
     "choices_of",
     "derive_seed",
     "dist",
     "draw_seed",
+    "file_or_folder",
     "flags_of",
     "float_in",
     "fork_rng",
     "gather_objects",
     "int_from",
+    "is_archive",
     "is_distributed",
     "is_first_rank",
     "lazy_names",
@@ -62,14 +88,26 @@ __all__ = [
     "nn",
     "np",
     "on_first_rank",
+    "open_regular",
     "os_errors_as_output_errors",
+    "parse_json",
+    "parse_yaml",
     "pick_device",
     "process_group",
     "rank",
+    "read_arrays",
+    "read_bounded",
+    "read_member",
+    "remove_temporaries",
     "replaced_attributes",
+    "require_bounded",
+    "require_regular",
+    "require_replaceable",
+    "save_tensors",
     "setting",
     "settings_from",
     "sha256_of",
+    "shown_flags",
     "sum_over_ranks",
     "timm",
     "torch",
@@ -77,6 +115,7 @@ __all__ = [
     "world_size",
     "write_atomically",
     "write_text",
+    "write_together",
 ]
 
 if not TYPE_CHECKING:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import math
+import os
+import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import Field, field, fields
 from itertools import product
 from typing import Any
 
-from ..errors import OptionError
+from ..errors import OptionError, without_secrets
+
+_GREATEST_SEED = 2**32 - 1  # numpy takes no greater one
 
 
 class FlagParser(argparse.ArgumentParser):
@@ -25,19 +30,25 @@ class FlagParser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         if args is not None:
             args = [_dashed(arg) for arg in args]
-        return super().parse_known_args(args, namespace)
+        parsed, others = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            value = getattr(parsed, action.dest, None)
+            if action.type is file_or_folder and action.default != "" and "" in (value, *(value or ())):
+                self.error(f"argument {'/'.join(action.option_strings) or action.metavar}: expected a path, found none")
+        return parsed, others
 
     def error(self, message: str) -> Any:
         raise OptionError(f"{message}. See {self.prog} --help.")
 
 
-def int_from(least: int) -> Callable[[str], int]:
-    """The ``type`` of a flag: a whole number >= ``least``."""
+def int_from(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
+    """The ``type`` of a flag: a whole number in [least, most]."""
 
     def parse(text: str) -> int:
         value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"expected a whole number >= {least}, found {text}")
+        if not least <= value <= most:
+            bounds = f">= {least}" if value < least else f"<= {most}"
+            raise argparse.ArgumentTypeError(f"expected a whole number {bounds}, found {text}")
         return value
 
     parse.__name__ = "whole number"  # argparse names the type by it in errors
@@ -57,6 +68,29 @@ def float_in(low: float, high: float = math.inf) -> Callable[[str], float]:
 
     parse.__name__ = "number"
     return parse
+
+
+def file_or_folder(text: str) -> str:
+    """The ``type`` of a flag: a path, with ``~`` and ``~user`` as the home folder; a URL stays as it is."""
+    expanded = os.path.expanduser(text)
+    if re.match(r"\w+://", expanded):
+        return expanded
+    try:
+        os.stat(expanded)
+    except PermissionError as error:  # pathlib's exists() and is_dir() would raise it
+        raise argparse.ArgumentTypeError(f"expected a path, found {text}, but no permission to look there") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise argparse.ArgumentTypeError(
+                f"expected a path, found too long a name ({len(text)} characters)"
+            ) from error
+        if expanded.startswith("~") and not os.path.lexists(expanded):
+            raise argparse.ArgumentTypeError(
+                f"expected a path, found {text}, but no such user's home. Write ./{text} for a name that begins with ~"
+            ) from error
+    except ValueError as error:  # a NUL, or what no file system's encoding has
+        raise argparse.ArgumentTypeError(f"expected a path, found {text!r}, which no file can be called") from error
+    return expanded
 
 
 def _dashed(arg: str) -> str:
@@ -148,7 +182,7 @@ def _flag_type(default: Any, least: float | None, most: float | None) -> Callabl
     if isinstance(default, str):
         return str
     if isinstance(default, int):
-        return int if least is None else int_from(int(least))
+        return int_from(-(2**63) if least is None else int(least), 2**63 - 1 if most is None else int(most))
     return float if least is None else float_in(least, math.inf if most is None else most)
 
 
@@ -158,11 +192,23 @@ def _as_fraction(value: Any) -> str:
     return f"{round(steps)}/255" if 0 < steps < 17 and abs(steps - round(steps)) < 1e-9 else str(value)
 
 
+def shown_flags(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags as files and logs may show them: without the user and password of a URL.
+
+    Example:
+        >>> shown_flags(argparse.Namespace(lr=0.1, initial_checkpoint="https://me:secret@example.org/vit.pth"))
+        {'lr': 0.1, 'initial_checkpoint': 'https://***@example.org/vit.pth'}
+    """
+    return {name: without_secrets(value) if isinstance(value, str) else value for name, value in vars(args).items()}
+
+
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags with which commands describe a model."""
     group = parser.add_argument_group("model")
     group.add_argument("--model", "-m", required=True, metavar="NAME", help="architecture, by its name in timm")
-    group.add_argument("--num-classes", type=int_from(1), default=1000, metavar="N", help="classes of data and model")
+    group.add_argument(
+        "--num-classes", type=int_from(1, 10**6), default=1000, metavar="N", help="classes of data and model"
+    )
     group.add_argument("--mean", type=float, nargs="+", help="normalisation, where the checkpoint has none")
     group.add_argument("--std", type=float, nargs="+", help="normalisation, where the checkpoint has none")
 
@@ -171,5 +217,9 @@ def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags for device, workers and seed."""
     group = parser.add_argument_group("machine")
     group.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto: cuda if there is one")
-    group.add_argument("-j", "--workers", type=int_from(0), default=4, metavar="N", help="data loaders (default: 4)")
-    group.add_argument("--seed", type=int_from(0), default=42, metavar="S", help="of everything random (default: 42)")
+    group.add_argument(
+        "-j", "--workers", type=int_from(0, 1024), default=4, metavar="N", help="data loaders (default: 4)"
+    )
+    group.add_argument(
+        "--seed", type=int_from(0, _GREATEST_SEED), default=42, metavar="S", help="of everything random (default: 42)"
+    )

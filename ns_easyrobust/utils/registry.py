@@ -67,14 +67,24 @@ class Registry(dict[str, Item]):
         _import_plugins()
         return self
 
+    def _sort(self, files: list[str]) -> None:
+        """The items of ``files`` first, in the files' order, whichever of them was imported first; then the others'."""
+        places = {f"{self.package}.{file}": place for place, file in enumerate(files)}
+        modules = {name: source.rpartition(".")[0] for name, source in self.sources.items()}
+        items = sorted(self.items(), key=lambda item: places.get(modules[item[0]], len(files)))
+        self.clear()
+        self.update(items)
+
     def _import_files(self) -> None:
         with _lock:
             if not self.package or self.package in _import_started:
                 return
             _import_started.add(self.package)
             try:
-                for file in pkgutil.iter_modules(sys.modules[self.package].__path__):
-                    importlib.import_module(f"{self.package}.{file.name}")
+                files = [file.name for file in pkgutil.iter_modules(sys.modules[self.package].__path__)]
+                for file in files:
+                    importlib.import_module(f"{self.package}.{file}")
+                self._sort(files)
             except BaseException:
                 _import_started.discard(self.package)  # to be tried again
                 raise

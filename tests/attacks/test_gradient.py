@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from ns_easyrobust.attacks.base import require_radius
-from ns_easyrobust.attacks.gradient import autoattack, cw, fgsm, pgd
+from ns_easyrobust.attacks.gradient import cw, fgsm, pgd
+from ns_easyrobust.attacks.standard_auto_attack import autoattack
 from ns_easyrobust.errors import DataError, OptionError
 from ns_easyrobust.evaluation.easyrobust_api import (
     evaluate_imagenet_autoattack,

@@ -360,7 +360,7 @@ def test_what_does_not_fit_is_refused(model, images, labels):
         ({"alpha": -1}, "alpha >= 0"),
         ({"decay": 0}, "decay in"),
         ({"norm": "linf"}, "epsilon > 0 with norm 'linf', found 0"),
-        ({"norm": "linf", "epsilon": 8}, "Divide by 255"),
+        ({"norm": "linf", "epsilon": 8}, "Divide it by 255"),
         ({"epsilon": 0.1}, "epsilon 0 with norm 'none', found 0.1"),
     ],
 )

@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 from ns_easyrobust.cli import demo
 from ns_easyrobust.cli import main as cli
 from ns_easyrobust.data.corruptions import CORRUPTIONS
+from ns_easyrobust.errors import OutputError
 from ns_easyrobust.models.checkpoint_save import save_model
 
 
@@ -44,6 +45,25 @@ def test_a_used_folder_is_left_alone(tmp_path, capsys):
     assert cli.main(["demo", "--output", str(tmp_path)]) == 2
     assert "expected a new or empty folder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+def test_two_demos_at_once_have_a_folder_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with demo._own_folder(None) as one, demo._own_folder(None) as other:
+        assert (str(one), str(other)) == ("output/demo", "output/demo-2")
+        with pytest.raises(OutputError, match="nobody else at work on this demo"), demo._own_folder(str(one)):
+            pass
+    with demo._own_folder(str(one)) as again:  # whoever leaves lets go
+        assert [path.name for path in again.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("code", [130, 143])
+def test_a_signal_in_one_of_its_commands_ends_the_demo(tmp_path, monkeypatch, code, capsys):
+    main, run = cli.main, []
+    monkeypatch.setattr(cli, "main", lambda words: run.append(words) or code)
+    assert main(["demo", "--output", str(tmp_path / "demo")]) == code
+    assert len(run) == 1
+    assert "failed" not in capsys.readouterr().err
 
 
 @pytest.mark.stress

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ns_easyrobust.cli import export
-from ns_easyrobust.errors import CheckpointError, OutputError
+from ns_easyrobust.errors import CheckpointError, OutputError, UserError
 from ns_easyrobust.models import architectures as models
 from ns_easyrobust.models.checkpoint_save import save_model
 from ns_easyrobust.models.normalization import with_normalization
@@ -79,7 +79,33 @@ def test_missing_source_writes_nothing(tmp_path):
         ("weights", "weights.timm.pth.tar"),
         ("http://host/x/model_best.pth.tar?token=a/b", "model_best.timm.pth.tar"),
         ("http://host/", "checkpoint.timm.pth.tar"),
+        ("http://me:secret@host", "checkpoint.timm.pth.tar"),
+        ("http://me:secret@host/a@b.pth#x/y", "a@b.timm.pth.tar"),
     ],
 )
 def test_default_output(source, name):
     assert export.default_output(source, "timm").as_posix() == name
+
+
+def test_units_and_names_that_no_host_loads_write_nothing(tmp_path):
+    path = tmp_path / "bare.pth"
+    torch.save(models.build(ARCH, num_classes=5).state_dict(), path)
+    for flags, match in (
+        (["--mean", 123.7, "--std", 58.4], "divide by 255"),
+        (["--mean", 0.5, "--std", 0], "std > 0"),
+        (["--mean", 0.5, "--std", 0.5, "--model", "swin_micro_patch2_32"], "does not fit swin"),
+    ):
+        with pytest.raises(UserError, match=match):
+            run(path, "--layout", "easyrobust", *flags)
+    assert [file.name for file in tmp_path.iterdir()] == ["bare.pth"]
+
+
+def test_outputs_that_cannot_be_are_one_line(checkpoint, tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    for output, match in (
+        (tmp_path / "loop", "expected no file there"),
+        (tmp_path / "none" / "c.pth", "No such file"),
+        (checkpoint / "c.pth", "Not a directory"),
+    ):
+        with pytest.raises(OutputError, match=match):
+            run(checkpoint, "--layout", "timm", "--output", output)

@@ -17,6 +17,7 @@ from ns_easyrobust.cli import main as cli
 from ns_easyrobust.evaluation.results_file import read_records
 from ns_easyrobust.models.checkpoint_save import save_model
 from ns_easyrobust.nullspace.noise import Noise
+from ns_easyrobust.utils import FileLock
 
 MODEL = ["--model", "vit_micro_patch8_32", "--num-classes", "10"]
 
@@ -131,13 +132,15 @@ def test_unwritable_and_used_output(capsys, digits_dir, work, checkpoint):
     assert "already holds a run" in fails(capsys, *train(digits_dir))
     assert (work / "out" / "x" / "last.pth.tar").read_text() == "precious"
     (work / "noise.pt").write_text("precious")
-    line = fails(capsys, "noise", *MODEL, "--ckpt_path", checkpoint, "--data_dir", digits_dir / "train")
-    assert "Pass --overwrite" in line
+    noise = ["noise", *MODEL, "--ckpt_path", checkpoint, "--data_dir", digits_dir / "train"]
+    assert "Pass --overwrite" in fails(capsys, *noise)
+    with FileLock(work / ".noise.pt.lock", "this noise"):
+        assert f"found process {os.getpid()} on " in fails(capsys, *noise, "--overwrite")
     assert (work / "noise.pt").read_text() == "precious"
 
 
 def test_a_run_that_diverges(capsys, digits_dir, work):
-    line = fails(capsys, *train(digits_dir, "--lr", "1e30", "--min-lr", "1e30", "--max-steps", "3", "-b", "16"))
+    line = fails(capsys, *train(digits_dir, "--opt", "sgd", "--lr", "1000", "--max-steps", "30", "-b", "16"))
     assert "expected a finite loss" in line
     assert "Weights saved before that: out/x/state.pth.tar" in line
 

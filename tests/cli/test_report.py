@@ -13,8 +13,9 @@ import pytest
 from helpers.records import make, of_released_size, whole_set
 
 from ns_easyrobust.cli import report
-from ns_easyrobust.errors import DataError, OptionError
+from ns_easyrobust.errors import DataError, OptionError, OutputError
 from ns_easyrobust.evaluation.results_file import append_record, read_records
+from ns_easyrobust.report.leaderboards import read_about
 
 
 def test_verb_prints_the_table_and_the_paths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,7 +36,10 @@ def test_verb_prints_the_table_and_the_paths(tmp_path: Path, capsys: pytest.Capt
         report.run(parser.parse_args([str(tmp_path / "none.jsonl")]))
 
 
-def test_published_rows_and_forms_are_written_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_published_rows_and_forms_are_written_when_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # no label is folded
     results, form = tmp_path / "results.jsonl", tmp_path / "form.json"
     for record in of_released_size(whole_set(tmp_path, "mine", 0.5, 0, preset="easyrobust")):
         append_record(results, record)
@@ -74,6 +78,52 @@ def test_published_rows_and_forms_are_written_when_asked(tmp_path: Path, capsys:
         flags = ["--robustbench", str(fresh / "b.json"), "--output", str(fresh)]
         report.run(parser.parse_args([str(tmp_path / "rest.jsonl"), *flags]))
     assert not fresh.exists(), "a form that cannot be made leaves nothing behind"
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"[" * 5000, "nested too deeply"),
+        (b'{"a":' * 600 + b"1" + b"}" * 600, "nested too deeply"),
+        (b'{"authors": NaN}', "not JSON compliant"),
+        (b'{"authors": 1, "authors": 2}', "'authors' twice"),
+        (b"\xff", "decode"),
+        (b"[]", "found list"),
+        (b" " * (2**20 + 1), "more than 1048576 bytes"),
+    ],
+)
+def test_a_hostile_file_about_authors_is_one_line(tmp_path: Path, content: bytes, found: str) -> None:
+    (tmp_path / "about.json").write_bytes(content)
+    with pytest.raises(OptionError, match=found):
+        read_about(tmp_path / "about.json")
+
+
+def test_two_forms_in_one_file_are_refused(tmp_path: Path) -> None:
+    for record in of_released_size(whole_set(tmp_path, "mine", 0.5, 0, preset="easyrobust")):
+        append_record(tmp_path / "r.jsonl", record)
+    parser = argparse.ArgumentParser()
+    report.add_arguments(parser)
+    with pytest.raises(OptionError, match="expected two files, found one path"):
+        report.run(parser.parse_args([str(tmp_path / "r.jsonl"), "--submit", "x.json", "--robustbench", "./x.json"]))
+    assert not (tmp_path / "results.md").exists()
+
+
+def test_what_the_report_is_made_from_is_never_replaced(tmp_path: Path) -> None:
+    results, about = tmp_path / "results.csv", tmp_path / "about.json"  # the report has a results.csv of its own
+    for record in of_released_size(whole_set(tmp_path, "mine", 0.5, 0, preset="easyrobust")):
+        append_record(results, record)
+    about.write_text('{"institution": "X"}')
+    os.link(results, tmp_path / "other.jsonl")
+    before = results.read_bytes()
+    parser = argparse.ArgumentParser()
+    report.add_arguments(parser)
+    out = ["--output", str(tmp_path / "out"), "--about", str(about), "--submit"]
+    for flags in ([], [*out, str(results)], [*out, str(tmp_path / "other.jsonl")], [*out, str(about)]):
+        with pytest.raises(OutputError, match="the report is made from this file"):
+            report.run(parser.parse_args([str(results), *flags]))
+    assert results.read_bytes() == before
+    assert about.read_text() == '{"institution": "X"}'
+    assert sorted(path.name for path in tmp_path.glob("*.*")) == ["about.json", "other.jsonl", "results.csv"]
 
 
 def test_a_reader_who_has_seen_enough(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import pytest
 from torch.utils.data import DataLoader
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ns_easyrobust.data.image_folder import IMAGE_ENDINGS, FolderView, check_classes, open_image_folder
+from ns_easyrobust.data.image_folder import FolderView, check_classes, open_image_folder
+from ns_easyrobust.data.listing import IMAGE_ENDINGS
 from ns_easyrobust.data.transforms import Preprocessing
 from ns_easyrobust.errors import DataError
 
@@ -18,7 +19,7 @@ def test_labels_follow_sorted_class_names(folder):
 
 
 def test_broken_layouts_are_named(folder, tmp_path):
-    with pytest.raises(DataError, match="nowhere: expected a folder with one folder a class, found nothing"):
+    with pytest.raises(DataError, match="nowhere: expected a folder of images, found none"):
         open_image_folder(tmp_path / "nowhere")
     with pytest.raises(DataError, match="found no folders"):
         open_image_folder(folder / "a")

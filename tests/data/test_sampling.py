@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
+import signal
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+import ns_easyrobust.data.sampling as sampling
 from ns_easyrobust.data.sampling import (
     EndlessBatchSampler,
+    ParentSigtermOnly,
     SeededSamples,
     endless_batches,
     fixed_batches,
@@ -114,3 +121,31 @@ def test_split_is_a_partition():
     assert len(part) == 8
     assert sorted(part + rest) == list(range(50))
     assert split_indices(range(50), 8, seed=2)[0] != part
+
+
+def test_a_worker_whose_parent_was_killed_before_it_looked_ends(monkeypatch):
+    """As ``kill -9`` during a fork leaves it: torch's own watchdog would take its new parent for the old one."""
+    monkeypatch.setattr(sampling, "_LOOK_AT_PARENT", 0.05)
+    reader, writer = os.pipe()
+
+    def work() -> None:
+        os.read(reader, 1)  # until its parent is gone
+        ParentSigtermOnly()(0)
+        time.sleep(60)
+
+    def start_and_die() -> None:
+        worker = multiprocessing.get_context("fork").Process(target=work)
+        worker.start()
+        os.write(told, b"%d" % worker.pid)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    listen, told = os.pipe()
+    parent = multiprocessing.get_context("fork").Process(target=start_and_die)
+    parent.start()
+    worker = int(os.read(listen, 20))
+    parent.join(10)
+    os.write(writer, b"!")
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{worker}").exists() and "Z" not in Path(f"/proc/{worker}/stat").read_text().split(")")[1]:
+        assert time.monotonic() < deadline, "it lives on"
+        time.sleep(0.02)

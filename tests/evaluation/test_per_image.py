@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.hostile_checkpoints import flipped, hostile_files
 from helpers.records import make
 
 from ns_easyrobust.errors import DataError, OptionError
@@ -92,3 +96,62 @@ def test_images_digest_is_of_the_set_of_names() -> None:
 def test_only_rank_0_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bits, "rank", lambda: 1)
     assert not (tmp_path / save_correctness(tmp_path, "k", ["a"], np.array([True]))).exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n": np.int64(10**12)},  # unpackbits would fill the memory with zeros
+        {"n": np.int64(-1)},
+        {"n": np.int64(3)},
+        {"n": np.array([2])},
+        {"right": np.zeros(1, np.float32)},
+        {"right": np.zeros(2, np.uint8)},
+        {"paths": np.frombuffer(b"a", np.uint8)},
+    ],
+)
+def test_bits_and_paths_that_do_not_fit_each_other_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    good = {"paths": np.frombuffer(b"a\0b", np.uint8), "right": np.zeros(1, np.uint8), "n": np.int64(2)}
+    np.savez(tmp_path / "a.npz", **good)
+    assert load_correctness(tmp_path / "a.npz")[0] == ["a", "b"]
+    np.savez(tmp_path / "a.npz", **(good | change))
+    with pytest.raises(DataError, match="per-image bits"):
+        load_correctness(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("name", sorted(hostile_files()))
+def test_hostile_files_are_no_bits(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.npz").write_bytes(hostile_files()[name])
+    with pytest.raises(DataError, match="per-image bits"):
+        load_correctness(tmp_path / "a.npz")
+
+
+def test_a_flipped_bit_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / save_correctness(tmp_path, "k", ["a", "b"], np.array([True, False]))
+    path.write_bytes(flipped(path.read_bytes(), "right.npy"))
+    with pytest.raises(DataError, match="per-image bits"):
+        load_correctness(path)
+
+
+def test_what_killed_runs_left_goes_with_the_next_result(tmp_path: Path) -> None:
+    (tmp_path / "right").mkdir()
+    for name in (f".x.npz.{'0' * 32}.tmp", ".x.npz.4711.tmp", "other.tmp", "x.npz"):
+        (tmp_path / "right" / name).touch()
+    name = save_correctness(tmp_path, "mine", ["a", "b"], np.array([True, False]))
+    left = {path.name for path in (tmp_path / "right").iterdir()}
+    assert left == {"other.tmp", "x.npz", Path(name).name}
+
+
+def test_without_locks_nothing_that_another_process_may_be_writing_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    written_elsewhere = tmp_path / "right" / f".x.npz.{'0' * 32}.tmp"
+    written_elsewhere.parent.mkdir()
+    written_elsewhere.touch()
+    name = save_correctness(tmp_path, "mine", ["a", "b"], np.array([True, False]))
+    assert (tmp_path / name).exists()
+    assert written_elsewhere.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 from pathlib import Path
 
@@ -122,3 +123,16 @@ def test_newest_measurement_wins_and_first_place_stays() -> None:
     assert latest([old, other, new]) == [new, other]
     assert latest([new, other, old]) == [new, other]
     assert latest([old, one_record(value=25.0, correct=2, created=old.created)])[0].value == 25.0
+
+
+def test_what_is_no_regular_file_is_neither_read_nor_written(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path, kind in (
+        (tmp_path / "fifo", "a pipe"),
+        (Path("/dev/full"), "a device or socket"),
+        (tmp_path, "a folder"),
+    ):
+        with pytest.raises(DataError, match=f"expected a results file .*found: {kind}"):
+            read_records(path)
+        with pytest.raises(OutputError, match=f"cannot write {path}: expected a regular file or none, found {kind}"):
+            append_record(path, one_record())

@@ -14,11 +14,11 @@ from ns_easyrobust.models.normalization import with_normalization
 
 
 def test_pixel_space_takes_the_files_own_normalisation(tmp_path):
-    model = with_normalization(small_vit()[1], (0.5,) * 3, (0.2, 0.5, 1.1))
+    model = with_normalization(small_vit()[1], (0.5,) * 3, (0.2, 0.5, 0.9))
     save_model(model, tmp_path / "model.pth")
     torch.save(model[1].state_dict(), tmp_path / "bare.pth")
     normalised, pixel = (checkpoint_row(tmp_path / "model.pth", space=space) for space in ("normalised", "pixel"))
-    matrix = model[1].patch_embed.proj.weight.detach().double().numpy() / np.array([0.2, 0.5, 1.1])[:, None, None]
+    matrix = model[1].patch_embed.proj.weight.detach().double().numpy() / np.array([0.2, 0.5, 0.9])[:, None, None]
     values = np.linalg.svd(matrix.reshape(64, 192), compute_uv=False)
     assert pixel.smallest_kept == pytest.approx(values[-1] / values[0], rel=1e-6)
     assert pixel.smallest_kept != pytest.approx(normalised.smallest_kept, rel=1e-2)

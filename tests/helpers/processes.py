@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import multiprocessing
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -36,22 +37,35 @@ def once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Pa
     return path
 
 
-def in_a_fork(command: list[str], where: Path) -> subprocess.CompletedProcess[str]:
-    """``ns-easyrobust command`` in a process of its own that need not import torch again; what it says in ``where``."""
+def in_a_fork(
+    command: list[str], where: Path, seconds: float = 200, memory: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    """``ns-easyrobust command`` in a process of its own that need not import torch again; what it says in ``where``.
+
+    Args:
+        seconds: after which it counts as hanging.
+        memory: bytes of address space that it may take beyond what this process has; None: any.
+    """
 
     def child() -> None:
         for number, name in ((1, "stdout"), (2, "stderr")):
-            stream = open(where / name, "w", buffering=1)  # noqa: SIM115
+            stream = open(where / name, "w", buffering=1, errors="backslashreplace")  # noqa: SIM115
             os.dup2(stream.fileno(), number)
             setattr(sys, name, stream)
         logging.getLogger().handlers.clear()  # pytest's
+        if memory is not None:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory,) * 2)
         os._exit(cli.main(command))
 
     process = multiprocessing.get_context("fork").Process(target=child)
     process.start()
-    process.join(200)
-    assert process.exitcode is not None, "it hangs"
-    said = [(where / name).read_text() for name in ("stdout", "stderr")]
+    process.join(seconds)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+        raise AssertionError(f"it hangs: {' '.join(command)[:500]}")
+    said = [(where / name).read_text(errors="replace") for name in ("stdout", "stderr")]
     return subprocess.CompletedProcess(command, process.exitcode, *said)
 
 

@@ -13,7 +13,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from ns_easyrobust.errors import DataError, ModelError, OptionError
+from ns_easyrobust.integration.companion_loss import CompanionLoss
 from ns_easyrobust.integration.training_function import FirstBatches, add_script_args, nullspace_augmented
+from ns_easyrobust.nullspace.config import NoiseConfig
 from ns_easyrobust.training.augmentations.flags import add_nullspace_args, config_from_args
 from ns_easyrobust.training.augmentations.nullspace import NullspaceAugmentation
 
@@ -268,3 +270,27 @@ def test_an_epoch_that_would_train_nothing_is_refused_and_a_short_one_told(data,
 def test_a_function_that_is_augmented_already_is_left_as_it_is():
     run = nullspace_augmented(epoch_of(plain))
     assert nullspace_augmented(run) is run
+
+
+class Holding(nn.Module):
+    """A model that returns its logits in a dict, of which the script takes them."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        return {"logits": self.model(images), "loss": None}
+
+
+def test_logits_that_a_script_takes_from_a_dict_are_traced():
+    images, labels = torch.rand(4, 3, 32, 32), torch.arange(4)
+    config = NoiseConfig(max_steps=2, eps=1e-9)
+    losses = []
+    for model in (small_vit(), Holding(small_vit())):
+        loss_fn = CompanionLoss(nn.CrossEntropyLoss(), NullspaceAugmentation(model, [(images, labels)], config))
+        with loss_fn.recorder.on(model):
+            output = model(images)
+            losses.append(loss_fn(output["logits"] if isinstance(output, dict) else output, labels))
+    assert torch.equal(*losses)
+    assert losses[0] > nn.functional.cross_entropy(small_vit()(images), labels)

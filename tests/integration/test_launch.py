@@ -33,6 +33,15 @@ from ns_easyrobust.models.safe_load import read_without_objects
 SCRIPT = Path(__file__).parents[1] / "helpers" / "fake_easyrobust_script.py"
 
 
+# The shape of EasyRobust's scripts, and nothing in it.
+PLAIN = """import argparse, os, sys
+parser = argparse.ArgumentParser()
+def train_one_epoch(*args): pass
+def main():
+    parser.parse_args()
+"""
+
+
 @pytest.fixture
 def images(digits_dir, tmp_path):
     """Images in a folder of the test's own, for the script writes a list of them there."""
@@ -104,6 +113,7 @@ def test_raw_and_averaged_weights_of_dats_form_each_where_they_belong(images):
     assert "repaired: --model-ema starts from the checkpoint's moving average" in said
 
 
+@pytest.mark.stress
 def test_two_processes_train_one_model(images):
     done = torchrun(2, images.parent, *words(images, "--aug", "nullspace", "-j", "0"))
     assert done.returncode == 0, done.stderr[-3000:]
@@ -143,17 +153,60 @@ def test_help_is_the_scripts_and_ours(capsys, tmp_path):
         ("no suffix", "expected an EasyRobust training script, found no Python file"),
         ("import argparse\nparser = argparse.ArgumentParser()\ndef main(): pass\n", "found no train_one_epoch"),
         ("import a_module_that_is_not_there\n", "found no module 'a_module_that_is_not_there'"),
+        ("not ( python", "found no Python in it"),
+        ("x = 1\0", "found no Python in it"),
+        (PLAIN + "parser.add_argument('--aug')", "found its own --aug"),
+        (PLAIN + "parser.add_argument('--epoch-steps')", "found its own --epoch-steps"),
+        (PLAIN + "parser.add_argument('--noise', dest='ns_eps')", "found its own --noise"),
+        (PLAIN + "parser.add_argument('aug', nargs='?')", "found its own aug"),
+        (PLAIN + "parser = None", "found no parser"),
+        (PLAIN + "main = 3", "found no main"),
+        ("compiled", "found no Python file"),
+        ("loop", "found no file"),
     ],
 )
 def test_what_is_no_such_script(tmp_path, capsys, text, message):
-    path = tmp_path / ("main" if text == "no suffix" else "main.py")
-    if text is not None:
+    path = tmp_path / {"no suffix": "main", "compiled": "main.pyc"}.get(text, "main.py")
+    if text == "loop":
+        path.symlink_to(path.name)
+    elif text is not None:
         path.write_text(text)
     argv, folders = list(sys.argv), list(sys.path)
     assert cli.main(["launch", str(path), "--device", "cpu"]) == 2
     assert message in capsys.readouterr().err
     assert "easyrobust_script" not in sys.modules
     assert (sys.argv, sys.path) == (argv, folders)
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("raise ValueError('its own')", 1, "ValueError: its own"),
+        ("raise BrokenPipeError(32, 'Broken pipe')", 1, "BrokenPipeError"),
+        ("raise RecursionError('its own')", 1, "RecursionError: its own"),
+        ("sys.exit(7)", 7, ""),
+        ("sys.stdout.close()", 0, ""),
+        ("raise MemoryError", 2, "ns-easyrobust launch: memory is full"),
+        ("raise RuntimeError('CUDA out of memory. Tried to allocate')", 2, "ns-easyrobust launch: memory is full"),
+        ("raise RuntimeError('DataLoader worker (pid 5) is killed by signal: Killed. ')", 2, "Lower --workers"),
+    ],
+)
+def test_a_scripts_ending_is_its_own(tmp_path, monkeypatch, capsys, line, code, said):
+    """Its traceback begins in the script; what the system does to it is one line."""
+    (tmp_path / "main.py").write_text(PLAIN + f"    {line}\n")
+    monkeypatch.setattr(sys, "stdout", open(os.devnull, "w"))  # noqa: SIM115
+    try:
+        found = cli.main(["launch", str(tmp_path / "main.py"), "--device", "cpu"])
+    except SystemExit as ended:
+        found = ended.code
+    monkeypatch.undo()
+    err = capsys.readouterr().err
+    assert found == code
+    assert said in err
+    assert "ns_easyrobust/" not in err
+    if code == 1:
+        first = err[err.index("Traceback") :].splitlines()[1]
+        assert "main.py" in first
 
 
 def test_a_script_with_the_three_lines_is_launched_too(images, tmp_path):

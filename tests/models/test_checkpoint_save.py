@@ -2,7 +2,6 @@
 
 import errno
 import os
-from pathlib import Path
 
 import pytest
 import timm
@@ -24,6 +23,7 @@ from helpers.checkpoints import (
 )
 from timm.utils import ModelEmaV2
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from ns_easyrobust.errors import CheckpointError, ModelError, OptionError, OutputError
 from ns_easyrobust.models import architectures as models
@@ -160,7 +160,7 @@ def test_full_disk_keeps_the_old_file(tmp_path, monkeypatch, error):
     before = path.read_bytes()
 
     def save_half(content, target):
-        Path(target).write_bytes(b"half")
+        target.write(b"half")
         raise error
 
     monkeypatch.setattr(torch, "save", save_half)
@@ -216,3 +216,103 @@ def test_export_finds_or_asks_for_the_normalisation(tmp_path):
     assert torch.load(tmp_path / "b")["arch"] == ARCH
     with pytest.raises(CheckpointError, match="does not fit vit_micro_patch4_32"):
         export_checkpoint(tmp_path / "a", tmp_path / "b", "easyrobust", arch="vit_micro_patch4_32")
+
+
+# ---- export: what no host loads ----
+
+UNLOADABLE = {  # by names that EasyRobust's and timm's strict loaders do not find in their models
+    "a count of updates": lambda state: state | {"n_averaged": torch.tensor(3)},
+    "names behind a wrapper, some of them": lambda state: (
+        {f"module.{n}": v for n, v in state.items()} | {"cls_token": state["cls_token"]}
+    ),
+    "names behind another model": lambda state: {f"encoder.{n}": v for n, v in state.items()},
+    "names behind another model, and others": lambda state: (
+        {f"encoder.{n}": v for n, v in state.items()} | {"decoder.weight": torch.ones(1)}
+    ),
+    "two models": lambda state: state | {f"teacher.{n}": v for n, v in state.items()},
+    "names of a sequence": lambda state: {f"1.{n}": v for n, v in state.items()},
+    "a second normalisation": lambda state: (
+        {"0.mean": torch.tensor(MEAN), "0.std": torch.tensor(STD)}
+        | {"1.0.mean": torch.tensor(MEAN), "1.0.std": torch.tensor(STD)}
+        | {f"1.1.{n}": v for n, v in state.items()}
+    ),
+}
+
+
+@pytest.mark.parametrize("what", UNLOADABLE)
+@pytest.mark.parametrize("known", [None, "by the file", "by the caller"])
+@pytest.mark.parametrize("entry", ["state_dict", "state_dict_ema"])
+def test_export_refuses_what_no_host_loads(tmp_path, what, known, entry):
+    good = make_vit().state_dict()
+    content = {"state_dict": good, entry: UNLOADABLE[what](good)}
+    if known == "by the file":
+        content["arch"] = ARCH
+    torch.save(content, tmp_path / "a")
+    arch = ARCH if known == "by the caller" else None
+    with pytest.raises(CheckpointError) as caught:
+        export_checkpoint(tmp_path / "a", tmp_path / "b", "easyrobust", mean=MEAN, std=STD, arch=arch)
+    one_line(caught)
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("place", ["outside", "inside"])
+def test_export_of_an_averaged_model_is_one_that_the_host_loads(tmp_path, place):
+    model = make_model()
+    averaged = AveragedModel(model) if place == "outside" else nn.Sequential(model[0], AveragedModel(model[1]))
+    torch.save(averaged.state_dict(), tmp_path / "a")
+    export_checkpoint(tmp_path / "a", tmp_path / "b", "easyrobust")
+    assert torch.equal(logits(easyrobust_benchmark_model(tmp_path / "b", False)), logits(model))
+
+
+def test_export_compares_with_the_architecture_that_the_file_names(tmp_path, caplog):
+    model = make_model()
+    save_model(model, tmp_path / "a", arch="vit_micro_patch4_32")
+    with pytest.raises(CheckpointError, match="does not fit vit_micro_patch4_32"):
+        export_checkpoint(tmp_path / "a", tmp_path / "b", "timm")
+    export_checkpoint(tmp_path / "a", tmp_path / "b", "timm", arch=ARCH)
+    small = with_normalization(make_vit(embed_dim=32), MEAN, STD)  # the same names
+    save_model(small, tmp_path / "small", arch=ARCH)
+    with pytest.raises(CheckpointError, match=r"does not fit vit_micro_patch8_32.*of another shape"):
+        export_checkpoint(tmp_path / "small", tmp_path / "b", "timm")
+    save_model(model, tmp_path / "a", arch="a_model_of_mine")  # which timm does not know: by its names alone
+    export_checkpoint(tmp_path / "a", tmp_path / "c", "timm")
+    assert same_states(torch.load(tmp_path / "c")["state_dict"], model[1].state_dict())
+    assert "could not be compared" in caplog.text
+    with pytest.raises(ModelError, match="unknown model"):
+        export_checkpoint(tmp_path / "a", tmp_path / "d", "timm", arch="a_model_of_mine")
+
+
+def test_export_of_weights_for_another_image_size_says_so(tmp_path, caplog):
+    model = with_normalization(make_vit(img_size=48), MEAN, STD)
+    save_model(model, tmp_path / "a", arch=ARCH)
+    export_checkpoint(tmp_path / "a", tmp_path / "b", "easyrobust")
+    assert same_states(torch.load(tmp_path / "b")["state_dict"], model.state_dict())
+    assert "pos_embed has another shape" in caplog.text
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "deit_tiny_distilled_patch16_224", "swin_micro_patch2_32"])
+def test_export_of_other_models_needs_no_name(tmp_path, arch):
+    state = models.build(arch, num_classes=CLASSES).state_dict()
+    torch.save(state, tmp_path / "a")
+    export_checkpoint(tmp_path / "a", tmp_path / "b", "timm", mean=MEAN, std=STD)
+    assert same_states(torch.load(tmp_path / "b")["state_dict"], state)
+
+
+# ---- equal runs write equal files ----
+
+
+def test_equal_contents_are_equal_files(tmp_path):
+    """Whatever the file's name, and whichever of its strings are one object in memory."""
+    for name in ("a.pth.tar", "another name.pth.tar", "c"):
+        model, ema = make_model(seed=1), make_model(seed=2)
+        save_model(model, tmp_path / name, ema=ema, arch="".join(ARCH), args={"model": "".join(list(ARCH))}, epoch=3)
+    first = (tmp_path / "c").read_bytes()
+    assert (tmp_path / "a.pth.tar").read_bytes() == (tmp_path / "another name.pth.tar").read_bytes() == first
+    content = torch.load(tmp_path / "c")
+    copies = [{"".join(list(name)): value.clone() for name, value in content[e].items()} for e in EMA_AND_RAW]
+    torch.save(content | dict(zip(EMA_AND_RAW, copies, strict=True)), tmp_path / "d")
+    exported = [export_checkpoint(tmp_path / name, tmp_path / f"{name}.out", "easyrobust").path for name in "cd"]
+    assert exported[0].read_bytes() == exported[1].read_bytes() == first
+
+
+EMA_AND_RAW = ("state_dict", "state_dict_ema")

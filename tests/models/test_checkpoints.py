@@ -1,5 +1,6 @@
 """Every checkpoint form in, safely; two forms out, atomically."""
 
+import argparse
 import os
 import pickle
 import re
@@ -25,6 +26,7 @@ from helpers.checkpoints import (
 from ns_easyrobust.errors import CheckpointError
 from ns_easyrobust.models import architectures as models
 from ns_easyrobust.models import checkpoints
+from ns_easyrobust.models.checkpoint_save import export_checkpoint
 from ns_easyrobust.models.checkpoints import load_model, read_checkpoint
 from ns_easyrobust.models.normalization import with_normalization
 
@@ -203,3 +205,25 @@ def test_content_that_is_no_weights(tmp_path, content, match):
     with pytest.raises(CheckpointError, match=match) as caught:
         read_checkpoint(tmp_path / "c.pth").weights()
     one_line(caught)
+
+
+@pytest.mark.parametrize(
+    ("beside", "warns"),
+    [
+        ({"args": argparse.Namespace(mean=[0.1, 0.2, 0.3], std=[0.2, 0.2, 0.2])}, True),
+        ({"args": argparse.Namespace(mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5])}, False),
+        ({"args": argparse.Namespace(mean=None, std=None)}, False),
+        ({"mean": 0.1307, "std": 0.3081}, True),
+        ({"mean": 0.5, "std": 0.5}, False),
+    ],
+)
+def test_a_normalisation_that_is_not_used_is_named(tmp_path, caplog, beside, warns):
+    torch.save({"state_dict": make_model()[1].state_dict(), **beside}, tmp_path / "c.pth")
+    given = load_model(ARCH, tmp_path / "c.pth", num_classes=CLASSES, mean=[0.1], std=[0.2])
+    assert given.normalization_origin == "caller"
+    assert "not used" not in caplog.text
+    assert load_model(ARCH, tmp_path / "c.pth", num_classes=CLASSES).mean == [0.5] * 3
+    assert ("which are not used" in caplog.text) == warns
+    caplog.clear()
+    export_checkpoint(tmp_path / "c.pth", tmp_path / "out.pth", "timm", arch=ARCH)
+    assert ("which are not used" in caplog.text) == warns

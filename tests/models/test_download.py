@@ -10,7 +10,9 @@ import torch
 from helpers.checkpoints import ARCH, CLASSES, logits, make_model, one_line
 
 from ns_easyrobust.errors import CheckpointError, OptionError
+from ns_easyrobust.models import download
 from ns_easyrobust.models.checkpoints import load_model, read_checkpoint
+from ns_easyrobust.utils import FileLock
 
 
 @pytest.fixture
@@ -23,6 +25,7 @@ def server(tmp_path, monkeypatch):
         def do_GET(self):
             path = self.path.split("?")[0]
             self.server.requests.append(path)
+            self.server.headers[path] = self.headers
             body = self.server.pages.get(path)
             self.send_response(404 if body is None else 200)
             body = b"<html>not here</html>" if body is None else body
@@ -34,10 +37,10 @@ def server(tmp_path, monkeypatch):
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        running.pages, running.requests = {}, []
+        running.pages, running.headers, running.requests = {}, {}, []
         running.url = f"http://127.0.0.1:{running.server_port}"
         running.cache = tmp_path / "torch" / "hub" / "checkpoints"
-        thread = threading.Thread(target=running.serve_forever)
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
         thread.start()
         yield running
         running.shutdown()
@@ -108,3 +111,128 @@ def test_sha256_is_checked_of_downloads_and_files(server, tmp_path):
         load_model(ARCH, read_checkpoint(local), sha256=wrong)
     with pytest.raises(OptionError, match="64 hexadecimal digits"):
         read_checkpoint(local, sha256="abc")
+
+
+@pytest.mark.parametrize("spelling", ["file://{}", "FILE://{}", "File://localhost{}", "FILE:{}"])
+def test_a_users_file_is_never_removed(tmp_path, spelling):
+    own = tmp_path / "mine.pth"
+    for content in (b"damaged", b"", b"<html>", saved({"a": torch.ones(1)})[:-9]):
+        own.write_bytes(content)
+        for options in ({}, {"sha256": "0" * 64}):
+            with pytest.raises(CheckpointError):
+                read_checkpoint(spelling.format(own), **options)
+        assert own.read_bytes() == content
+
+
+def test_the_file_of_another_machine_is_refused(tmp_path):
+    (tmp_path / "c.pth").write_bytes(saved({"a": torch.ones(1)}))
+    with pytest.raises(CheckpointError, match="expected a file of this machine"):
+        read_checkpoint(f"file://elsewhere{tmp_path}/c.pth")
+
+
+def test_only_damage_removes_a_cached_file(server, monkeypatch):
+    """A file that is whole is not downloaded again because torch is old, or because its objects are not read."""
+    server.pages["/c.pth"] = saved({"a": torch.ones(1), "x": threading.Thread.run})
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="Python object"):
+            read_checkpoint(server.url + "/c.pth")
+    assert server.requests == ["/c.pth"]
+    (cached,) = server.cache.iterdir()
+    link = cached.with_name("kept")
+    cached.rename(link)
+    link.write_bytes(b"damaged")
+    cached.symlink_to(link)
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_checkpoint(server.url + "/c.pth")
+    assert [path.name for path in server.cache.iterdir()] == ["kept"]  # the entry, not what it led to
+
+
+def test_two_that_want_one_file_download_it_once(server, monkeypatch):
+    server.pages["/c.pth"] = saved({"a": torch.ones(1)})
+    real, both_started = download._download, threading.Barrier(2, timeout=20)
+
+    def slow(url, path):
+        both_started.wait()
+        real(url, path)
+
+    monkeypatch.setattr(download, "_download", slow)
+    found = []
+    first = threading.Thread(target=lambda: found.append(read_checkpoint(server.url + "/c.pth")))
+    first.start()
+    while not list(server.cache.glob(".*.lock")):
+        pass
+    second = threading.Thread(target=lambda: found.append(read_checkpoint(server.url + "/c.pth")))
+    second.start()
+    both_started.wait()  # the first downloads, and the second cannot get there
+    first.join()
+    second.join()
+    assert [checkpoint.weights().state["a"].item() for checkpoint in found] == [1, 1]
+    assert server.requests == ["/c.pth"]
+    assert len(list(server.cache.iterdir())) == 1  # no lock, no temporary
+
+
+def test_what_killed_downloads_left_is_cleaned_by_the_next(server):
+    server.pages["/c.pth"] = saved({"a": torch.ones(1)})
+    server.cache.mkdir(parents=True)
+    own = download.cache_path(server.url + "/c.pth").name
+    other = download.cache_path(server.url + "/d.pth").name
+    busy = download.cache_path(server.url + "/busy.pth").name
+    dead = [f".{own}.{'a' * 32}.tmp", f".{other}.{'b' * 32}.tmp", f".{other}.{'c' * 32}.part"]
+    alive = [f".{busy}.{'d' * 32}.tmp", "resnet50.pth.0a1b.partial", ".hidden.tmp", "precious.pth"]
+    for name in (*dead, *alive):
+        (server.cache / name).write_bytes(b"half")
+    with FileLock(server.cache / f".{busy[:16]}.lock", "a download"):
+        read_checkpoint(server.url + "/c.pth")
+        assert {path.name for path in server.cache.iterdir()} == {own, f".{busy[:16]}.lock", *alive}
+
+
+def test_a_link_in_the_way_is_not_followed(server, tmp_path):
+    server.pages["/c.pth"] = saved({"a": torch.ones(1)})
+    server.cache.mkdir(parents=True)
+    own = tmp_path / "mine"
+    own.write_bytes(b"precious")
+    cached = download.cache_path(server.url + "/c.pth")
+    cached.symlink_to(tmp_path / "gone")  # dangling: not there, as far as a reader can tell
+    read_checkpoint(server.url + "/c.pth")
+    assert not cached.is_symlink()
+    assert not (tmp_path / "gone").exists()
+
+
+def test_what_an_address_hides_reaches_the_server_alone(server, caplog):
+    server.pages["/c.pth"] = saved({"a": torch.ones(1)})
+    address = server.url.replace("//", "//me:s%40cret@")
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            checkpoint = read_checkpoint(address + "/c.pth")
+    assert server.headers["/c.pth"]["Authorization"] == "Basic bWU6c0BjcmV0"  # base64 of me:s@cret
+    assert checkpoint.source == server.url.replace("//", "//***@") + "/c.pth"
+    for path in ("/none.pth", "/short.pth", "/page.pth"):
+        server.pages["/page.pth"] = b"<html>"
+        with pytest.raises(CheckpointError) as caught:
+            read_checkpoint(address + path)
+        assert "cret" not in one_line(caught)
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint("http://me:s%40cret@127.0.0.1:1/c.pth")
+    assert "cret" not in one_line(caught)
+    assert "taken from the cache" in caplog.text
+    assert "cret" not in caplog.text
+
+
+def test_a_read_only_cache_is_used(server):
+    server.pages["/c.pth"] = saved({"a": torch.ones(1)})
+    read_checkpoint(server.url + "/c.pth")
+    server.cache.chmod(0o500)
+    try:
+        assert read_checkpoint(server.url + "/c.pth").weights().state["a"] == 1
+    finally:
+        server.cache.chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://[::1/c.pth", "http://host:port/c.pth", "http:///c.pth", "http://a b/c", "x://", "http://[::1]:x/\udcff"],
+)
+def test_addresses_that_are_none_are_one_line(address):
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(address)
+    one_line(caught)

@@ -250,3 +250,13 @@ def test_a_given_embedding_passes_the_owners_hooks_and_is_gone_after_an_error(im
             model(images)
         assert torch.equal(model(images), expected)
     assert "forward" not in vars(embedding)
+
+
+def test_a_model_made_in_inference_mode_is_frozen_outside_of_it(images):
+    with torch.inference_mode():
+        model = small_vit()
+        expected = model.eval()(images)
+        model.train()
+    with frozen(model) as inner, torch.no_grad():
+        assert torch.equal(inner(images), expected)
+    assert model.training

@@ -18,9 +18,9 @@ from helpers.checkpoints import (
 from helpers.models import small_vit
 from torch import nn
 
-from ns_easyrobust.errors import OptionError
+from ns_easyrobust.errors import ModelError, OptionError
 from ns_easyrobust.models.checkpoints import load_model, resolve_normalization
-from ns_easyrobust.models.normalization import Normalize
+from ns_easyrobust.models.normalization import Normalize, with_normalization
 
 
 def test_normalize_is_torchvisions(images):
@@ -104,3 +104,27 @@ def test_mean_and_std_are_checked(tmp_path):
         load_model(ARCH, num_classes=CLASSES, in_chans=1, mean=MEAN, std=STD)
     with pytest.raises(OptionError, match="ema and sha256"):
         load_model(ARCH, ema=True)
+
+
+@pytest.mark.parametrize(("mean", "std"), [((123.7, 116.3, 103.5), (58.4, 57.1, 57.4)), ((0.5,) * 3, (58.4,) * 3)])
+def test_units_of_the_callers_normalisation(tmp_path, mean, std):
+    torch.save(make_model().state_dict(), tmp_path / "c.pth")
+    for use in (
+        lambda: with_normalization(make_vit(), mean, std),
+        lambda: resolve_normalization(make_vit(), mean=mean, std=std),
+        lambda: load_model(ARCH, num_classes=CLASSES, mean=mean, std=std),
+        lambda: load_model(ARCH, tmp_path / "c.pth", num_classes=CLASSES, mean=mean, std=std),  # though it has its own
+    ):
+        with pytest.raises(OptionError, match="divide by 255"):
+            use()
+
+
+def test_units_of_timms_config():
+    vit = make_vit()
+    vit.default_cfg = vit.pretrained_cfg = {**vit.default_cfg, "mean": (123.7,) * 3, "std": (58.4,) * 3}
+    with pytest.raises(ModelError, match=r"timm's config .*divide by 255"):
+        resolve_normalization(vit)
+
+
+def test_the_bounds_are_normalisations_too():
+    assert resolve_normalization(make_vit(), mean=(0, 0, 1), std=(1, 1, 1))[:2] == ((0, 0, 1), (1, 1, 1))

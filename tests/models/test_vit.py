@@ -8,7 +8,9 @@ from torch import nn
 
 from ns_easyrobust.errors import ModelError
 from ns_easyrobust.models.normalization import with_normalization
-from ns_easyrobust.models.vit import find_normalize, find_patch_embed
+from ns_easyrobust.models.vit import find_normalize, find_patch_embed, reference_tensor
+from ns_easyrobust.nullspace.config import NoiseConfig
+from ns_easyrobust.nullspace.synthesis import measure, synthesize
 
 
 def test_model_compiled_in_place_is_refused():
@@ -37,3 +39,32 @@ def test_normalisation_is_found_by_easyrobusts_names():
     assert find_normalize(model) is model[0]
     assert find_normalize(nn.DataParallel(model)) is model[0]
     assert find_normalize(model[1]) is None
+
+
+def test_a_model_without_parameters_has_a_device_too():
+    assert reference_tensor(nn.Flatten()).dtype == torch.float32
+    model = nn.Module()
+    model.register_buffer("count", torch.zeros(1, dtype=torch.int64))
+    model.register_buffer("scale", torch.zeros(1, dtype=torch.float64))
+    assert reference_tensor(model) is model.scale
+    vit = small_vit()
+    assert reference_tensor(nn.DataParallel(vit)) is vit[1].cls_token
+
+
+class Averages(nn.Module):
+    """Logits without a parameter: an image's mean over four places."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch_embed = nn.Unfold(8, stride=8)
+
+    def forward(self, images):
+        return self.patch_embed(images).mean(1)[:, :4]
+
+
+def test_a_model_without_parameters_is_synthesized_for_and_measured():
+    images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    noise = synthesize(Averages(), [images], NoiseConfig(max_steps=2))
+    assert noise.value.shape == (1, 192, 16)
+    measured = measure(Averages(), [images], torch.zeros(1, 192, 16))
+    assert (measured.n, measured.mse_logits) == (8, 0)

@@ -215,6 +215,8 @@ def test_settings_out_of_range_are_refused():
             patch_nullspace(model, rtol=rtol)
     with pytest.raises(OptionError, match="std: expected 3 positive numbers"):
         patch_spectrum(find_projection(model).weight, space="pixel", std=(1, 1))
+    with pytest.raises(OptionError, match="divide by 255"):
+        patch_spectrum(find_projection(model).weight, space="pixel", std=(58.4, 57.1, 57.4))
     with pytest.raises(ModelError, match=r"expected a floating-point weight \(D, C, p, p\)"):
         patch_spectrum(torch.ones(64, 192))
     with pytest.raises(ModelError, match="finite"):

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import contextlib
 import math
 import pickle
+import zipfile
 from dataclasses import replace
 
 import pytest
 import torch
+from helpers.hostile_checkpoints import hostile_files, mutated, rezipped, saved
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ns_easyrobust.errors import NoiseError
+from ns_easyrobust.errors import NoiseError, UserError
 from ns_easyrobust.nullspace.config import NoiseConfig
-from ns_easyrobust.nullspace.noise import Noise
+from ns_easyrobust.nullspace.noise import Influence, Noise, Step
 from ns_easyrobust.nullspace.synthesis import synthesize
 
 
@@ -65,3 +70,85 @@ def test_the_share_of_the_largest_token(shape):
     value[(0,) + (0,) * (len(shape) - 2)] = 3.0  # 9 of 12 parts, the other three tokens one each
     noise = Noise(value, 0.0, 1, True, None, (), NoiseConfig())
     assert noise.token_share == pytest.approx(0.75)
+
+
+def test_equal_noises_are_equal_files(tmp_path):
+    def noise():
+        influence = Influence(0.01, 0.02, 0.5, 0.9, 10)
+        return Noise(torch.ones(1, 2, 3), 0.02, 9, True, influence, (Step(0, 0.1, 0.2, 3.0),), NoiseConfig())
+
+    files = [noise().save(tmp_path / "a.pt"), noise().save(tmp_path / "another.pt")]
+    files.append(Noise.load(files[0]).save(tmp_path / "c"))
+    assert len({path.read_bytes() for path in files}) == 1
+
+
+NOISE = Noise(torch.ones(1, 2, 3), 0.02, 9, True, Influence(0, 0, 0, 1, 5), (), NoiseConfig()).state_dict()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"value": torch.zeros(1).expand(1 << 20, 1 << 20)},
+        {"value": torch.ones(1, 2, 3, dtype=torch.int64)},
+        {"value": torch.ones(1, 2, 3, dtype=torch.complex64)},
+        {"value": torch.ones(1, 2, 3, device="meta")},
+        {"value": torch.tensor([[[float("nan")]]])},
+        {"value": torch.ones(1, 2, 3).to_sparse()},
+        {"value": None},
+        {"value": torch.ones(1, 2, 3).to(torch.float8_e4m3fn)},
+        {"value": torch.nested.nested_tensor([torch.ones(2, 3)])},
+        {"value": torch.ones(0, 2, 3)},
+        {"steps": -1},
+        {"stopped": "False"},
+        {"held_out": {**NOISE["held_out"], "n": -5}},
+        {"held_out": {**NOISE["held_out"], "mse_probability_upper": "nan"}},
+        {"steps": float("inf")},
+        {"mse_probability": 10**400},
+        {"held_out": {1: 2}},
+        {"held_out": {**NOISE["held_out"], "n": "many"}},
+        {"trace": torch.full((1, 4), float("nan"))},
+        {"trace": torch.zeros(4)},
+        {"trace": torch.zeros(1, 4, device="meta")},
+        {"config": {**NOISE["config"], "eps": "small"}},
+        {"config": {**NOISE["config"], "lr": None}},
+        {"config": 3},
+    ],
+)
+def test_fields_that_no_noise_has_are_one_line(tmp_path, change):
+    torch.save(NOISE | change, tmp_path / "noise.pt")
+    with pytest.raises(UserError) as caught:
+        Noise.load(tmp_path / "noise.pt")
+    assert isinstance(caught.value, NoiseError)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("name", sorted(hostile_files()))
+def test_hostile_files_are_no_noises(tmp_path, name):
+    (tmp_path / "noise.pt").write_bytes(hostile_files()[name])
+    with pytest.raises(NoiseError, match="expected"):
+        Noise.load(tmp_path / "noise.pt")
+
+
+def test_a_flipped_bit_is_seen(tmp_path):
+    path = replace(Noise.from_state_dict(NOISE), value=torch.rand(1, 50, 20)).save(tmp_path / "noise.pt")
+    content = bytearray(path.read_bytes())
+    content[content.index(Noise.load(path).value.numpy().tobytes()) + 1000] ^= 1
+    path.write_bytes(content)
+    assert torch.load(path, weights_only=True)
+    with pytest.raises(NoiseError, match="Bad CRC-32"):
+        Noise.load(path)
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(st.randoms(use_true_random=False))
+def test_any_change_of_a_file_ends_in_a_noise_or_in_one_line(tmp_path_factory, rng):
+    path = tmp_path_factory.getbasetemp() / "changed.pt"
+    path.write_bytes(mutated(rng, saved(NOISE)))
+    with contextlib.suppress(UserError):
+        assert torch.equal(Noise.load(path).value, NOISE["value"])  # no checksum lets another value through
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_file_written_anew_is_the_same_noise(tmp_path, method):
+    (tmp_path / "noise.pt").write_bytes(rezipped(saved(NOISE), method))
+    assert torch.equal(Noise.load(tmp_path / "noise.pt").value, NOISE["value"])

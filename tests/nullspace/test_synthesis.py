@@ -35,7 +35,9 @@ def algorithm_1(model, batches, start, *, lr, eps, max_steps, weight_decay):
     return v, max_steps
 
 
-@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+@pytest.mark.parametrize(
+    ("dtype", "rtol"), [pytest.param(torch.float32, 1e-5, marks=pytest.mark.stress), (torch.float64, 1e-10)]
+)
 def test_follows_algorithm_1_to_the_same_stop(trained, batches, dtype, rtol):
     model = trained.to(dtype)
     data = [(images.to(dtype), labels) for images, labels in batches]
@@ -70,6 +72,30 @@ def test_the_test_comes_before_the_update_and_is_strict(trained, batches):
     assert (at_eps.steps, at_eps.stopped) == (1, False)
     above = synthesize(trained, batches, NoiseConfig(max_steps=1, eps=exactly * 1.001), start=loud)
     assert (above.steps, above.stopped) == (0, True)
+
+
+def test_an_untouched_start_is_told(trained, batches, caplog):
+    caplog.set_level("INFO")
+    noise = synthesize(trained, batches, NoiseConfig(limit=1e-3), held_out=batches)
+    assert (noise.untouched, noise.converged, noise.norm > 0) == (True, True, True)
+    assert "nothing was optimised" in caplog.text
+    assert "raise limit (now 0.001)" in caplog.text
+    caplog.clear()
+    assert synthesize(trained, batches, start=noise.value).untouched
+    assert "the start given is under eps = 0.03 already" in caplog.text
+    assert [record.levelname for record in caplog.records] == ["INFO"], "with a warm start that is nothing unusual"
+    caplog.clear()
+    assert not synthesize(trained, batches, NoiseConfig(max_steps=3, eps=1e-9)).untouched
+    assert not synthesize(trained, batches, NoiseConfig(max_steps=0)).untouched
+    assert not caplog.records
+
+
+def test_noise_that_a_last_update_ruined_is_not_returned(trained, batches, monkeypatch):
+    """No test follows the last update, as one by a gradient that overflowed."""
+    overflown = "ns_easyrobust.nullspace.solvers.algorithm_1.mean_over_ranks"
+    monkeypatch.setattr(overflown, lambda gradient: gradient * math.inf)
+    with pytest.raises(NoiseError, match="synthesis, 1 updates: expected finite noise, found nan or inf"):
+        synthesize(trained, batches, NoiseConfig(max_steps=1, eps=1e-9))
 
 
 def test_running_out_of_steps_is_told_from_stopping(trained, batches):
@@ -186,3 +212,15 @@ def test_bad_input(trained, batches, tmp_path):
     for wrong in ({"eps": 0}, {"lr": -1}, {"limit": math.inf}, {"max_steps": -1}, {"solver": "best"}):
         with pytest.raises(OptionError, match="expected"):
             NoiseConfig(**wrong)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_images_of_another_size_than_the_models_are_one_line(place):
+    batches = [torch.rand(2, 3, 32, 32)]
+    batches.insert(place, torch.rand(2, 3, 48, 40))
+    for attempt in (
+        lambda: synthesize(small_vit(), batches, NoiseConfig(max_steps=3, eps=1e-9)),
+        lambda: measure(small_vit(), batches, torch.zeros(1, 16, 64)),
+    ):
+        with pytest.raises(DataError, match="expected 32 x 32 pixels, which the model is built for, found 48 x 40"):
+            attempt()

@@ -19,6 +19,7 @@ from matplotlib.image import imread
 
 import ns_easyrobust
 from ns_easyrobust.data.benchmarks import ALEXNET_ERROR
+from ns_easyrobust.evaluation.per_image import images_digest, save_correctness
 from ns_easyrobust.evaluation.records import Record
 from ns_easyrobust.report import html
 from ns_easyrobust.report.html import html_page
@@ -142,12 +143,43 @@ def test_corruptions_are_broken_down(records: list[Record]) -> None:
     assert "ImageNet-C" not in rendered(without)
 
 
-def test_differences_beyond_their_interval_are_coloured(records: list[Record]) -> None:
+def test_differences_beyond_chance_are_coloured(records: list[Record]) -> None:
     text = rendered(records)
     assert 'class="better"' in text
     assert 'class="worse"' not in text.split("</style>")[1].split("All measurements")[0], "0.7 beats 0.3, mCE too"
     table = ResultsTable(records, baseline=EVIL)
     assert 'class="worse"' in html_page(table, Table2(table))
+
+
+def kept(folder: Path, label: str, suite: str, right: np.ndarray) -> Record:
+    paths = [f"c/{index}.png" for index in range(len(right))]
+    name = save_correctness(folder, f"{label}-{suite}", paths, right)
+    record = make(label, suite, int(right.sum()), n=len(right), images=images_digest(paths), right=name)
+    return replace(record, folder=folder)
+
+
+@pytest.mark.parametrize(
+    ("disagreements", "columns", "coloured"),
+    [
+        (4, 1, 0),  # binomial: p = 2 / 2^4 = 0.125
+        (6, 1, 1),  # 2 / 2^6 = 0.031
+        (6, 2, 0),  # twice that by Holm
+        (7, 2, 2),  # 2 / 2^7 = 0.016, 0.031
+    ],
+)
+def test_colours_agree_with_mcnemars_p(tmp_path: Path, disagreements: int, columns: int, coloured: int) -> None:
+    base = np.arange(500) >= 250
+    better = np.arange(500) >= 250 - disagreements
+    records = [
+        kept(tmp_path, label, suite, right)
+        for label, right in (("base", base), ("new", better))
+        for suite in ("imagenet-val", "imagenet-a")[:columns]
+    ]
+    table = ResultsTable(records, baseline="base")
+    pages = html_page(table, Table2(table)).split("All measurements")
+    assert [page.count('class="better"') for page in pages] == [coloured, coloured]
+    for text in (*pages, table.to_text(), table.to_markdown()):
+        assert "after Holm's correction" in text.replace("&#39;", "'")
 
 
 def test_records_of_other_suites_have_a_page_too() -> None:

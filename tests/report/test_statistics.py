@@ -6,11 +6,18 @@ import time
 
 import numpy as np
 import pytest
-from scipy import stats
 from scipy.stats import binomtest
 
 from ns_easyrobust.errors import OptionError
-from ns_easyrobust.report.statistics import bootstrap_difference, bootstrap_sum, mcnemar, wilson_interval
+from ns_easyrobust.report.statistics import (
+    Difference,
+    are_significant,
+    bootstrap_sum,
+    holm,
+    mcnemar,
+    paired_interval,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
@@ -46,32 +53,73 @@ def test_mcnemar_at_its_ends() -> None:
         mcnemar(-1, 3)
 
 
-def test_bootstrap_difference_is_scipys() -> None:
-    only_a, only_b, n = 30, 12, 200
-    differences = np.repeat([1.0, -1.0, 0.0], [only_a, only_b, n - only_a - only_b])
-    expected = stats.bootstrap(
-        (differences,), np.mean, n_resamples=10_000, method="percentile", random_state=np.random.default_rng(5)
-    ).confidence_interval
-    found = bootstrap_difference(only_a, only_b, n)
-    assert found == pytest.approx((100 * expected.low, 100 * expected.high), abs=0.6)
-    assert found == bootstrap_difference(only_a, only_b, n), "equal calls, equal intervals"
-    low, high = bootstrap_difference(only_b, only_a, n)
-    assert (-high, -low) == pytest.approx(found, abs=0.6)
+# Cavo et al. 2012 (response before and after consolidation therapy), with the
+# limits that the R package contingencytables (Fagerland, Lydersen and Laake 2017, chapter 8) prints for Newcombe's
+# square-and-add interval.
+def test_paired_interval_is_the_published_one() -> None:
+    assert paired_interval(59, 6, 16, 80) == pytest.approx((-11.86, -0.46), abs=0.005)
+    assert paired_interval(59, 16, 6, 80) == pytest.approx((0.46, 11.86), abs=0.005), "the other way round"
 
 
-def test_bootstrap_difference_of_many_images_is_the_normal_interval() -> None:
+@pytest.mark.parametrize(
+    ("counts", "confidence"),
+    [((43, 0, 1, 0), 0.95), ((250, 4, 0, 246), 0.95), ((3, 9, 5, 4), 0.8), ((0, 2, 3, 0), 0.99)],
+)
+def test_paired_interval_joins_scipys_wilson_intervals(counts: tuple[int, int, int, int], confidence: float) -> None:
+    n = sum(counts)
+    a = np.repeat([1, 1, 0, 0], counts)
+    b = np.repeat([1, 0, 1, 0], counts)
+    ends_a, ends_b = (binomtest(int(x.sum()), n).proportion_ci(confidence, method="wilson") for x in (a, b))
+    phi = 0.0 if len({*a}) == 1 or len({*b}) == 1 else np.corrcoef(a, b)[0, 1]
+    if phi > 0:  # Newcombe's correction lowers ad - bc by n / 2
+        phi = max(0.0, phi - n / 2 / (n * a.std() * n * b.std()))
+    delta = a.mean() - b.mean()
+    dl1, du1, dl2, du2 = a.mean() - ends_a.low, ends_a.high - a.mean(), b.mean() - ends_b.low, ends_b.high - b.mean()
+    low = delta - (dl1**2 - 2 * phi * dl1 * du2 + du2**2) ** 0.5
+    high = delta + (du1**2 - 2 * phi * du1 * dl2 + dl2**2) ** 0.5
+    assert paired_interval(*counts, confidence) == pytest.approx((100 * low, 100 * high), abs=1e-9)
+
+
+def test_paired_interval_of_many_images_is_the_normal_one() -> None:
     only_a, only_b, n = 2500, 2000, 50_000
     share = (only_a - only_b) / n
     error = (((only_a + only_b) / n - share**2) / n) ** 0.5
     expected = (100 * (share - 1.645 * error), 100 * (share + 1.645 * error))
-    assert bootstrap_difference(only_a, only_b, n, confidence=0.9) == pytest.approx(expected, abs=0.02)
-    assert bootstrap_difference(0, 0, 50) == (0.0, 0.0)
+    assert paired_interval(30_000, only_a, only_b, 15_500, 0.9) == pytest.approx(expected, abs=0.02)
 
 
-@pytest.mark.parametrize("counts", [(-1, 2, 5), (3, 3, 5), (0, 0, 0)])
-def test_bootstrap_difference_of_impossible_counts(counts: tuple[int, int, int]) -> None:
-    with pytest.raises(OptionError, match="sum of at most n"):
-        bootstrap_difference(*counts)
+def test_few_disagreements_prove_nothing() -> None:
+    """4 against 0 of 500 are one sixteenth's luck on either side, p = 0.125; no disagreement is not certainty."""
+    low, high = paired_interval(250, 4, 0, 246)
+    assert low < 0 < 0.8 < high
+    for both in (0, 25, 50):
+        low, high = paired_interval(both, 0, 0, 50 - both)
+        assert -20 < low < 0 < high < 20
+        assert low == pytest.approx(-high)
+
+
+@pytest.mark.parametrize("counts", [(0, -1, 2, 5), (0, 0, 0, 0)])
+def test_paired_interval_of_impossible_counts(counts: tuple[int, int, int, int]) -> None:
+    with pytest.raises(OptionError, match="expected counts >= 0, at least one image"):
+        paired_interval(*counts)
+    with pytest.raises(OptionError, match="confidence=95"):
+        paired_interval(1, 1, 1, 1, 95)
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.04, 0.001, 0.03, 0.2]) == pytest.approx([0.09, 0.004, 0.09, 0.2])  # 2 * .04 < 3 * .03
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_a_difference_is_significant_by_its_corrected_p_or_else_by_its_interval() -> None:
+    with_p = [Difference(1.0, 0.1, 1.9, p) for p in (0.012, 0.03, 0.125)]
+    assert are_significant(with_p[:1]) == [True]
+    assert are_significant([with_p[1], None]) == [True, False]
+    assert are_significant(with_p) == [True, False, False], "3 * 0.012, but 2 * 0.03"
+    combined = [Difference(-1.0, -2.0, -0.1), Difference(1.0, -0.1, 2.0), Difference(3.0)]
+    assert are_significant([*combined, *with_p]) == [True, False, False, True, False, False]
+    assert are_significant([Difference(1.0, 0.1, 1.9, 0.04)], confidence=0.99) == [False]
 
 
 @pytest.mark.parametrize("distinct", [5, 4000])
@@ -84,6 +132,7 @@ def test_bootstrap_sum_adds_independent_groups(distinct: int) -> None:
     centre = sum(group.mean() for group in groups)
     low, high = bootstrap_sum(groups, draws=4000)
     assert (low, high) == pytest.approx((centre - 1.96 * error, centre + 1.96 * error), abs=0.1 * error)
+    assert (low, high) == bootstrap_sum(groups, draws=4000), "equal calls, equal intervals"
 
 
 def test_bootstrap_sum_draws_no_global_numbers_and_refuses_nothing() -> None:

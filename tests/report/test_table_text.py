@@ -204,7 +204,8 @@ def test_paired_differences_stand_in_every_form(tmp_path: Path) -> None:
 def test_tiny_p_values_need_no_zeros(tmp_path: Path) -> None:
     base, mine = with_bits(tmp_path, "base", [False] * 40), with_bits(tmp_path, "mine", [True] * 40)
     table = ResultsTable([base, mine], baseline="base")
-    assert "(+100.00 [100.00, 100.00], p<0.001)" in table.to_text()
+    low = 100 - 2**0.5 * 100 * 3.8415 / (40 + 3.8415)  # Wilson's interval of none of 40, up to z^2 / (n + z^2)
+    assert f"(+100.00 [{low:.2f}, 100.00], p<0.001)" in table.to_text()
     assert r"p\<0.001" in table.to_markdown()
 
 
@@ -246,3 +247,14 @@ def test_text_folds_into_groups_that_fit(width: int) -> None:
     assert max(map(len, text.splitlines())) <= width
     assert re.findall(r"suite-\d(?= top1 )|suite-\d(?= top1$)", text.split("[low")[0], re.MULTILINE) == suites
     assert text.split("[low")[0].count("60.00 [50.20, 69.06]") == 9
+
+
+def test_long_names_are_folded_and_wide_ones_aligned() -> None:
+    names = ["runs/" + 40 * "deep/" + "last.pth.tar", "日本語のモデル", "e\u0301" * 9, "b"]
+    text = ResultsTable([make(name) for name in names]).to_text(width=80).split("[low")[0]
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "".join(line[:40].strip() for line in lines if line[:40].strip("-e")).count("deep/") == 40
+    starts = [line.index("60.00") for line in lines if "60.00" in line]
+    # Counted by hand: seven letters of two columns each, nine accents of none.
+    assert [start - starts[0] for start in starts] == [0, -7, 9, 0]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 
 import pytest
 import torch
@@ -106,13 +107,17 @@ def strangers_loop(digits, workers: int, hooked: bool, epochs: int = 2):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_strangers_loop_is_left_alone(digits, workers):
+def test_a_strangers_loop_is_left_alone(digits, workers, monkeypatch):
     plain, plain_seen, _ = strangers_loop(digits, workers, hooked=False)
     hooked, hooked_seen, ns = strangers_loop(digits, workers, hooked=True)
     assert len(ns.history) == 4
     assert all(sorted(epoch) == list(range(160)) for epoch in hooked_seen)
     assert hooked_seen == plain_seen
     assert all(torch.equal(value, plain[name]) for name, value in hooked.items())
+    # The loaders are only collected with their cycles, and each would then wait 5 seconds for its idle workers.
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
+    del ns
+    gc.collect()
 
 
 def test_adding_the_loss_draws_nothing_from_the_loops_generators(loader):
@@ -410,3 +415,33 @@ def test_a_warm_start_of_the_random_baseline_is_refused(loader):
     add_nullspace_args(parser)
     with pytest.raises(OptionError, match="warm_start: expected noise that is optimised"):
         check_noise_args(parser.parse_args(["--aug", "random", "--ns-warm-start"]))  # before a model is built
+
+
+class Holding(nn.Module):
+    """A model that returns a dict, as Hugging Face's do."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        return {"loss": None, "logits": self.model(images)}
+
+
+def test_models_that_return_dicts_get_the_noise_and_the_loss_of_their_logits(trained, batches):
+    config = NoiseConfig(max_steps=3, eps=1e-9)
+    images, labels = batches[0]
+    plain = NullspaceAugmentation(trained, batches, config, held_out=batches[:1])
+    holding = NullspaceAugmentation(Holding(trained), batches, config, held_out=batches[:1])
+    expected = plain.loss(images, labels, nn.functional.cross_entropy)
+    found = holding.loss(images, labels, lambda output, target: nn.functional.cross_entropy(output["logits"], target))
+    assert torch.equal(found, expected)
+    assert holding.history == plain.history
+
+
+def test_images_of_another_size_than_the_models(trained, batches):
+    augmentation = NullspaceAugmentation(trained, batches, NoiseConfig(max_steps=1))
+    with pytest.raises(DataError, match=r"expected 32 x 32 pixels, which the model is built for, found 48 x 40"):
+        augmentation.loss(torch.rand(2, 3, 48, 40), torch.zeros(2, dtype=torch.long), nn.functional.cross_entropy)
+    with pytest.raises(IndexError):  # the loop's own mistakes stay what they are
+        augmentation.loss(batches[0][0], torch.full((64,), 99), nn.functional.cross_entropy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import multiprocessing
 import os
 import random
@@ -17,13 +18,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.models import small_vit
+from helpers.runs import STATE, equal, finish, same_runs, start, state_of
 
 import ns_easyrobust.training.trainer as module
 from ns_easyrobust.cli import main as cli
 from ns_easyrobust.errors import CheckpointError, OutputError, TrainingError
-from ns_easyrobust.models.checkpoint_save import save_model
-from ns_easyrobust.models.safe_load import read_file
 from ns_easyrobust.training import resume as runstate
 from ns_easyrobust.training import run as training
 from ns_easyrobust.training.augmentations import nullspace as augment
@@ -36,69 +35,10 @@ from ns_easyrobust.training.resume import (
     save_state,
     set_random_state,
 )
+from ns_easyrobust.training.run_folder import RUN_FILES
 from ns_easyrobust.training.trainer import train
 
 STEPS, SYNTHESIS, SAVING = range(3)
-
-
-@pytest.fixture
-def words(digits_dir, tmp_path, monkeypatch):
-    """A run with all that makes an exact resume hard, as words of the command line."""
-    monkeypatch.chdir(tmp_path)
-    save_model(small_vit(), tmp_path / "start.pth.tar")
-    return [
-        *("train", "--model", "vit_micro_patch8_32", "--num-classes", "10", "--data-dir", str(digits_dir)),
-        *("--initial-checkpoint", "start.pth.tar", "--device", "cpu", "-b", "16"),
-        *("--epochs", "3", "--epoch-steps", "6", "--drop", "0.1"),
-        *("--aug", "nullspace", "--ns-interval", "4", "--ns-max-steps", "6", "--ns-eps", "1e-9"),
-        *("--mixup", "0.8", "--cutmix", "1.0", "--smoothing", "0.1", "--mixup-off-epoch", "2", "--drop-path", "0.2"),
-        *("--aa", "rand-m9-mstd0.5-inc1", "--reprob", "0.25", "--model-ema", "--model-ema-decay", "0.9"),
-        *("--lr", "1e-3", "--warmup-epochs", "1", "--output", ".", "--recovery-interval", "2", "--resume", "auto"),
-    ]  # fmt: skip
-
-
-def start(words: list[str], *more: str) -> multiprocessing.Process:
-    process = multiprocessing.get_context("fork").Process(target=lambda: os._exit(cli.main([*words, *more])))
-    process.start()
-    return process
-
-
-def finish(words: list[str], *more: str) -> None:
-    process = start(words, *more)
-    process.join(180)
-    assert process.exitcode == 0
-
-
-def state_of(folder: Path):
-    return read_file(folder / "state.pth.tar", "state")[1]
-
-
-def equal(one, other, where: str = "") -> None:
-    """Bit for bit, wherever a tensor may sit."""
-    assert type(one) is type(other), where
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), where
-    elif isinstance(one, dict):
-        assert list(one) == list(other), where
-        for key in one:
-            if key not in ("resume", "experiment", "workers", "recovery_interval"):
-                equal(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for index, (a, b) in enumerate(zip(one, other, strict=True)):
-            equal(a, b, f"{where}[{index}]")
-    else:
-        assert one == other, where
-
-
-def same_runs(one: Path, other: Path) -> None:
-    """Weights, average, optimizer, schedule, noise, history, random numbers and tables."""
-    equal(state_of(one), state_of(other))
-    for name in ("last.pth.tar", "model_best.pth.tar"):
-        equal(read_file(one / name, name)[1], read_file(other / name, name)[1], name)
-    for name in ("summary.csv", "noise.csv"):
-        assert (one / name).read_text() == (other / name).read_text()
-    equal(torch.load(one / "noise.pt", weights_only=True), torch.load(other / "noise.pt", weights_only=True))
 
 
 def step_in(folder: Path) -> int:
@@ -172,7 +112,7 @@ def doing(monkeypatch):
 
         return work
 
-    for where, name, what in ((augment, "synthesize", SYNTHESIS), (training, "save_state", SAVING)):
+    for where, name, what in ((augment.nullspace, "synthesize", SYNTHESIS), (training, "save_state", SAVING)):
         monkeypatch.setattr(where, name, marked(getattr(where, name), what))
     return now
 
@@ -211,7 +151,7 @@ def test_killed_at_twenty_random_moments(words, tmp_path, doing):
 def test_killed_while_it_saves(tmp_path, monkeypatch):
     """At each of the three moves of a save, one whole state is found."""
     for step in range(3):
-        save_state(tmp_path, {"step": step})
+        save_state(tmp_path, STATE | {"step": step})
     assert find_state(tmp_path)["step"] == 2
     real, moves = os.replace, []
 
@@ -227,18 +167,11 @@ def test_killed_while_it_saves(tmp_path, monkeypatch):
         moves.clear()
         monkeypatch.setattr(os, "replace", cut)
         with pytest.raises(KeyboardInterrupt):
-            save_state(folder, {"step": 3})
+            save_state(folder, STATE | {"step": 3})
         monkeypatch.setattr(os, "replace", real)
         assert find_state(folder)["step"] == expected
-        save_state(folder, {"step": 4})
+        save_state(folder, STATE | {"step": 4})
         assert find_state(folder)["step"] == 4
-
-
-def test_what_kills_while_saving_have_left_is_cleared(tmp_path):
-    torn = tmp_path / ".state-next.pth.tar.1234.tmp"
-    torn.write_bytes(b"half a state")
-    save_state(tmp_path, {"step": 1})
-    assert not torn.exists()
 
 
 def test_a_run_has_a_state_from_the_start(words, tmp_path, monkeypatch):
@@ -272,7 +205,7 @@ def test_weights_that_are_not_finite_are_not_saved(words, tmp_path, monkeypatch)
 def test_a_damaged_state_falls_back_to_the_one_before(tmp_path, caplog):
     assert find_state(tmp_path) is None
     for step in range(2):
-        save_state(tmp_path, {"step": step})
+        save_state(tmp_path, STATE | {"step": step})
     newest = tmp_path / "state.pth.tar"
     newest.write_bytes(newest.read_bytes()[:-200])
     assert find_state(tmp_path)["step"] == 0
@@ -286,7 +219,7 @@ def test_a_damaged_state_falls_back_to_the_one_before(tmp_path, caplog):
 def test_bits_that_turned_over_on_the_disk_are_seen(tmp_path, caplog):
     """``torch.load`` reads them as good weights."""
     for step in range(2):
-        save_state(tmp_path, {"step": step, "weights": torch.zeros(5000)})
+        save_state(tmp_path, STATE | {"step": step, "weights": torch.zeros(5000)})
     newest = tmp_path / "state.pth.tar"
     content = bytearray(newest.read_bytes())
     middle = len(content) // 2
@@ -294,7 +227,7 @@ def test_bits_that_turned_over_on_the_disk_are_seen(tmp_path, caplog):
     newest.write_bytes(content)
     assert torch.load(newest, weights_only=True)["weights"].any()
     assert find_state(tmp_path)["step"] == 0
-    assert "state.pth.tar: expected a whole state, found a damaged one" in caplog.text
+    assert "state.pth.tar: expected a whole checkpoint, found a damaged" in caplog.text
 
 
 def test_a_run_without_its_states_is_not_begun_anew(words, tmp_path):
@@ -303,6 +236,23 @@ def test_a_run_without_its_states_is_not_begun_anew(words, tmp_path):
     (tmp_path / "cut" / "state.pth.tar").unlink()
     with pytest.raises(OutputError, match="expected a state in cut, found a run without one"):
         train(parse_args(flags))
+
+
+def test_an_optimizer_with_random_numbers_of_its_own_goes_on_exactly(words, monkeypatch):
+    flags = [*words[1:], "-j", "0", "--aug", "none", "--opt", "adahessian", "--epochs", "1", "--epoch-steps", "4"]
+    train(parse_args([*flags, "--experiment", "whole"]))
+    real = module._train_step
+
+    def cut(run, images, target):
+        if run.at.step == 3:
+            raise KeyboardInterrupt
+        return real(run, images, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "_train_step", cut)
+        train(parse_args([*flags, "--experiment", "cut"]))
+    train(parse_args([*flags, "--experiment", "cut"]))
+    equal(state_of(Path("cut")), state_of(Path("whole")))
 
 
 @pytest.fixture
@@ -320,18 +270,18 @@ def disk(tmp_path):
 
 
 def test_a_full_disk_keeps_the_last_state(disk):
-    save_state(disk, {"step": 1, "weights": torch.zeros(100_000)})
+    save_state(disk, STATE | {"step": 1, "weights": torch.zeros(100_000)})
     with pytest.raises(OutputError, match=r"No space left|Nothing was overwritten"):
-        save_state(disk, {"step": 2, "weights": torch.zeros(1_000_000)})
+        save_state(disk, STATE | {"step": 2, "weights": torch.zeros(1_000_000)})
     assert find_state(disk)["step"] == 1
     assert sorted(path.name for path in disk.iterdir()) == ["state.pth.tar"]
 
 
 def test_a_folder_that_turns_read_only_keeps_the_last_state(disk, words, capsys):
-    save_state(disk, {"step": 1})
+    save_state(disk, STATE | {"step": 1})
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     with pytest.raises(OutputError, match="Read-only file system"):
-        save_state(disk, {"step": 2})
+        save_state(disk, STATE | {"step": 2})
     assert find_state(disk)["step"] == 1
     assert cli.main([*words, "--output", str(disk), "--experiment", "new", "-j", "0"]) == 2
     assert "Read-only file system" in capsys.readouterr().err.splitlines()[-1]
@@ -370,7 +320,7 @@ def test_random_numbers_go_on(tmp_path):
     device = torch.device("cpu")
     np.random.randn()  # leaves a second number in reserve
     random.gauss(0, 1)
-    save_state(tmp_path, random_state(device))
+    save_state(tmp_path, STATE | random_state(device))
     expected = [draws() for _ in range(3)]
     set_random_state(find_state(tmp_path), device)
     assert [draws() for _ in range(3)] == expected
@@ -385,6 +335,18 @@ def test_a_dataset_is_its_names_labels_and_sizes(tmp_path):
     (tmp_path / "b").write_text("xy")
     digests.add(dataset_digest(samples, tmp_path))
     assert len(digests) == 4
+
+
+def test_a_dataset_with_a_name_that_is_not_utf8_has_a_digest_of_its_bytes(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff.png")
+    path.write_text("xyz")
+    expected = hashlib.sha256(b"\xff.png\t7\n3\n").hexdigest()
+    assert dataset_digest([(str(path), 7)], tmp_path) == expected
+
+
+def test_a_dataset_with_a_link_that_leads_nowhere_has_a_digest(tmp_path):
+    (tmp_path / "x.png").symlink_to("x.png")
+    assert dataset_digest([(str(tmp_path / "x.png"), 7)], tmp_path) == hashlib.sha256(b"x.png\t7\nNone\n").hexdigest()
 
 
 @pytest.mark.stress
@@ -417,4 +379,4 @@ def test_a_rank_that_is_killed_ends_the_others_and_the_run_goes_on(words, tmp_pa
 
 
 def test_the_names_of_states_are_marks_of_a_run():
-    assert set(runstate.STATE_FILES) < set(training.RUN_FILES)
+    assert set(runstate.STATE_FILES) < set(RUN_FILES)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import csv
 import math
 import shutil
@@ -14,7 +15,7 @@ from timm.utils import ModelEmaV2
 
 import ns_easyrobust.training.trainer as module
 from ns_easyrobust.data.transforms import Preprocessing
-from ns_easyrobust.errors import DataError, NoiseError, OptionError, OutputError, TrainingError
+from ns_easyrobust.errors import DataError, ModelError, NoiseError, OptionError, OutputError, TrainingError
 from ns_easyrobust.evaluation.easyrobust_api import evaluate_imagenet_val
 from ns_easyrobust.models.checkpoint_save import save_model
 from ns_easyrobust.models.checkpoints import read_checkpoint
@@ -71,14 +72,19 @@ def test_nullspace_adds_its_companion_loss_and_keeps_its_history(flags):
     assert not torch.equal(states[0]["1.head.weight"], states[1]["1.head.weight"])
 
 
-def test_the_same_seed_gives_the_same_weights_for_any_number_of_workers(flags):
+def test_equal_runs_write_equal_files_for_any_number_of_workers(flags, digits_dir, tmp_path):
     more = ["--aug", "nullspace", "--ns-max-steps", "3", "--mixup", "0.8", "--drop-path", "0.1", "--reprob", "0.5"]
-    more += ["--aa", "rand-m9-mstd0.5-inc1"]
-    states = []
+    more += ["--aa", "rand-m9-mstd0.5-inc1", "--model-ema"]
+    runs = []
     for workers in ("0", "2"):
-        folder = train(parse_args([*flags, *more, "-j", workers, "--experiment", workers]))
-        states.append(torch.load(folder / "last.pth.tar", weights_only=True)["state_dict"])
-    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+        place = tmp_path / f"place-{workers}"
+        place.mkdir()
+        (place / "data").symlink_to(digits_dir)
+        save_model(small_vit(), place / "start.pth.tar")
+        elsewhere = ["--data-dir", str(place / "data"), "--initial-checkpoint", str(place / "start.pth.tar")]
+        runs.append(train(parse_args([*flags, *more, *elsewhere, "--experiment", workers, "-j", workers])))
+    for name in ("last.pth.tar", "model_best.pth.tar", "noise.pt", "noise.csv", "summary.csv"):
+        assert (runs[0] / name).read_bytes() == (runs[1] / name).read_bytes(), name
 
 
 def test_raw_and_ema_each_start_from_their_own(flags, tmp_path):
@@ -122,6 +128,15 @@ def test_the_authors_decayed_tokens_are_a_flag(flags):
     decayed_head, decayed_position = head_and_position("--experiment", "b", "--decay-tokens")
     torch.testing.assert_close(decayed_position, position / 2, rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(decayed_head, head)
+
+
+def test_adaptive_clipping_does_not_reach_the_classifier(flags):
+    """One step of plain descent whose clipped gradients are next to nothing."""
+    still = ["--opt", "momentum", "--momentum", "0", "--lr", "1", "--weight-decay", "0", "--max-steps", "1"]
+    folder = train(parse_args([*flags, *still, "--clip-grad", "1e-12", "--clip-mode", "agc", "--seed", "0"]))
+    before, after = small_vit()[1].state_dict(), read_checkpoint(folder / "last.pth.tar").weights().state
+    moved = {name for name, value in after.items() if not torch.allclose(value, before[name], atol=1e-6)}
+    assert moved == {"head.weight", "head.bias"}
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -172,7 +187,7 @@ def test_every_epoch_saves_its_weights_and_noise(flags, monkeypatch):
 
 def test_weights_that_evaluate_to_nan_are_not_saved(flags):
     with pytest.raises(TrainingError, match=r"Weights saved before that: .*state.pth.tar"):
-        train(parse_args([*flags, "--lr", "1e30", "--max-steps", "1"]))
+        train(argparse.Namespace(**vars(parse_args([*flags, "--max-steps", "1"])) | {"lr": 1e30}))
 
 
 def test_saved_checkpoints_load_in_easyrobusts_benchmark(flags, digits_dir):
@@ -240,7 +255,7 @@ def test_switches_of_a_recipe_can_be_undone(tmp_path, flags):
     [
         ("lerning_rate: 1", "found lerning_rate"),
         ("[1, 2]", "found a list"),
-        ("a: [", "can be read"),
+        ("a: [", "no YAML, line 1"),
         ("aug: best", "best"),
     ],
 )
@@ -254,8 +269,13 @@ def test_bad_yaml(tmp_path, text, message):
     "wrong",
     [
         ["-b", "33", "--mixup", "1"], ["-vb", "0"], ["--sched", "plateau"], ["--lr", "nan"], ["--seed", "-1"],
-        ["--opt-betas", "0.9"], ["--scale", "2", "3"], ["--smoothing", "1.5"], ["--scale", "1", "0.5"],
-        ["--crop-pct", "0"], ["--decay-epochs", "0"], ["--lr", "1e38"],
+        ["--opt-betas"], ["--scale", "2", "3"], ["--smoothing", "1.5"], ["--scale", "1", "0.5"],
+        ["--crop-pct", "0"], ["--decay-epochs", "0"], ["--lr", "1e38"], ["--smoothing", "1"], ["--drop", "1"],
+        ["--drop-path", "1"], ["--model-ema-decay", "1"], ["--momentum", "1"], ["--clip-grad", "0"],
+        ["--color-jitter", "1e9"], ["--ratio", "0.5", "1e9"], ["--crop-pct", "87.5"], ["--recount", "1000000000"],
+        ["--img-size", "1000000000"], ["--epochs", "1000000000000"], ["--mixup", "1e300"], ["-j", "1000000"],
+        ["--weight-decay", "1e9"], ["--opt-eps", "1e9"], ["--warmup-lr", "1e9"], ["--experiment", "a\0b"],
+        ["--ns-interval", "0"],
         ["--epochs", "0"], ["--max-steps", "-1"], ["--holdout", "2"], ["--mean", "0.5"], ["--aug", "best"],
         ["--pretrained", "--initial-checkpoint", "x"], ["--no-such-flag"], ["--lr", "fast"],
     ],
@@ -270,6 +290,39 @@ def test_gpu_asked_for_and_absent(flags):
         pytest.skip("a GPU is present")
     with pytest.raises(OptionError, match="expected a GPU"):
         train(parse_args([*flags, "--device", "cuda"]))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--img-size", "1"], "does not take 1 x 1 pixels"),
+        (["--cutmix-minmax", "0.5", "0.51"], "differ by a pixel of 32"),
+        (["--opt-betas", "0.9"], "--opt adamw: expected an optimizer of timm's and settings that it takes"),
+        (["--opt", "foo"], "found: no such name"),
+        (["--aa", "rand-m9-n999999"], "at most 99 operations"),
+        (["--opt", "fusedadam"], "--opt fusedadam: expected an optimizer"),
+    ],
+)
+def test_settings_that_do_not_fit_are_told_before_the_first_step(flags, wrong, message):
+    with pytest.raises((OptionError, ModelError), match=message):
+        train(parse_args([*flags, *wrong]))
+    assert not [path for path in Path(flags[flags.index("--output") + 1]).rglob("*") if path.is_file()]
+
+
+def test_a_full_memory_is_not_called_a_wrong_image_size(flags, monkeypatch):
+    def too_large(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1099520016400 bytes")
+
+    monkeypatch.setattr("timm.models.vision_transformer.VisionTransformer.forward", too_large)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        train(parse_args(flags))
+
+
+def test_a_folder_called_validation_is_taken_as_timm_takes_it(flags, digits_dir, tmp_path):
+    assert parse_args([*flags, "--val-split", "validation"]).val_split == "val"
+    (tmp_path / "validation").symlink_to(digits_dir / "val")
+    args = parse_args([*flags, "--data-dir", str(tmp_path), "--val-split", "validation"])
+    assert args.val_split == "validation"
 
 
 @pytest.mark.parametrize("name", ["paper_strong", "paper_weak"])

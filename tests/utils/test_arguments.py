@@ -1,12 +1,22 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from ns_easyrobust.errors import OptionError
-from ns_easyrobust.utils.arguments import add_settings, flags_of, setting, settings_from
+from ns_easyrobust.utils.arguments import (
+    FlagParser,
+    add_settings,
+    file_or_folder,
+    flags_of,
+    setting,
+    settings_from,
+    shown_flags,
+)
 
 
 @dataclass(frozen=True)
@@ -53,3 +63,52 @@ def test_a_flag_that_is_taken_is_told():
     parser = parser_of(Base, "b-")
     with pytest.raises(OptionError, match=r"Base.radius: expected a new flag, found --radius, which is taken"):
         add_settings(parser, Base, "other-")
+
+
+def test_what_an_address_hides_is_not_shown():
+    args = argparse.Namespace(initial_checkpoint="https://me:secret@host/a.pth", lr=0.1, aug=["x"], output="a@b")
+    assert shown_flags(args) == {
+        "initial_checkpoint": "https://***@host/a.pth", "lr": 0.1, "aug": ["x"], "output": "a@b",
+    }  # fmt: skip
+
+
+def test_a_path_has_its_home_folder_and_a_url_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert file_or_folder("~/runs") == f"{tmp_path}/runs"
+    assert file_or_folder("a/~/b") == "a/~/b"
+    assert file_or_folder("~root").startswith("/"), "of a user"
+    url = "https://example.org/" + "x" * 500
+    assert file_or_folder(url) == url
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("~nobody-has-this-name/x", "no such user's home"),
+        ("x" * 300, "too long a name"),
+        ("a\0b", "no file can be called"),
+    ],
+)
+def test_a_path_that_cannot_be_is_refused_in_one_line(text: str, found: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=found):
+        file_or_folder(text)
+
+
+def test_no_permission_to_look_into_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "stat", refuse)  # root may look everywhere
+    with pytest.raises(argparse.ArgumentTypeError, match="found secret/x, but no permission to look there"):
+        file_or_folder("secret/x")
+
+
+def test_an_empty_path_is_none_unless_that_is_the_default():
+    parser = FlagParser(prog="x")
+    parser.add_argument("--start", type=file_or_folder, default="")
+    parser.add_argument("--output", type=file_or_folder, default="out")
+    parser.add_argument("results", nargs="*", type=file_or_folder)
+    assert parser.parse_args(["--start", ""]).start == ""
+    for words in (["--output", ""], ["--output="], ["a", ""]):
+        with pytest.raises(OptionError, match="expected a path, found none"):
+            parser.parse_args(words)

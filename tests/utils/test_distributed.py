@@ -107,6 +107,7 @@ def test_ranks_evaluate_each_image_once(trained, digits_dir, tmp_path, ranks, mo
             assert alone.right == shared.right  # the name carries a hash of the bits
 
 
+@pytest.mark.stress
 def test_train_under_torchrun_leaves_one_run_and_refuses_to_overwrite_it(digits_dir, tmp_path):
     flags = ["--model", "vit_micro_patch8_32", "--num-classes", "10", "--data-dir", digits_dir, "--device", "cpu"]
     flags += ["-j", "0", "-b", "8", "--max-steps", "2", "--aug", "nullspace", "--ns-max-steps", "3", "--ns-eps", "1e-9"]

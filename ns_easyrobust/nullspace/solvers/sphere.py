@@ -100,11 +100,12 @@ def sphere(objective: NoiseObjective, start: torch.Tensor, config: NoiseConfig, 
     """The solver; ``start`` gives the first direction, and its norm is where the search for the first radius begins.
 
     The turns end after ``config.max_steps``, when the norm has not grown by 1% within ``config.patience`` of them, or
-    at ten times the norm of Algorithm 1's start, because there are models that no noise moves. Then the radius is
-    set, up or down, on the next 512 images of the stream (not those in the pool, if there are enough others): as
-    large as possible with an upper bound on their mse_probability under eps. The bound is so far above the mean that
-    the 95% bound on 256 other images tends to be under eps too. ``stopped`` tells whether the bound is under eps.
-    With ``config.max_steps`` 0, ``start`` is returned as it is.
+    at ten times the norm of Algorithm 1's start (a cap that ``config.limit`` sets), because there are models that no
+    noise moves. Then the radius is set, up or down, on the next 512 images of the stream (not those in the pool, if
+    there are enough others): as large as possible with an upper bound on their mse_probability under eps. The bound is
+    so far above the mean that the 95% bound on 256 other images tends to be under eps too; a warning says if fewer
+    than 512 of them are distinct. ``stopped`` tells whether the bound is under eps. With ``config.max_steps`` 0,
+    ``start`` is returned as it is.
 
     Raises:
         NoiseError: nothing of ``start`` is left once it is centred, or logits became nan or inf.
@@ -167,12 +168,6 @@ class _Search:
                 break
         for _ in self.history.drain():
             pass
-        if largest_norm > end_norm:
-            _logger.warning(
-                "this noise has reached norm %.3g, where the search ends: the model hardly reacts to anything. Start "
-                "from a trained checkpoint, or lower eps.",
-                largest_norm,
-            )
 
     def _turn_once(self) -> StepFuture:
         value = (self.direction * self.radius).requires_grad_(True)
@@ -193,7 +188,14 @@ class _Search:
 
         ``under`` and ``over`` are the largest factor known to be feasible and the smallest known not to be.
         """
-        batches = self.objective.take(_FINAL_IMAGES)
+        batches, distinct = self.objective.take(_FINAL_IMAGES)
+        if distinct < _FINAL_IMAGES:
+            _logger.warning(
+                "the final radius was set on %d distinct images instead of %d: on other images the noise may be over "
+                "eps. Give more images.",
+                distinct,
+                _FINAL_IMAGES,
+            )
         value, eps = self.direction * self.radius, self.config.eps
         max_factor = self.max_radius / float(value.norm())
         factor, under, over = min(1.0, max_factor), 0.0, math.inf
@@ -211,6 +213,13 @@ class _Search:
             bracketed = under > 0 and over < math.inf
             factor = math.sqrt(under * over) if bracketed else min(factor * _FINAL.factor(bound, eps), max_factor)
         self.history.record(best_test)
+        if best_test.norm > self.max_radius / _GROWTH:
+            _logger.warning(
+                "this noise has reached norm %.3g, where the search ends (limit = %g): the model hardly reacts to "
+                "anything. Start from a trained checkpoint, lower eps, or raise limit to let it grow on.",
+                best_test.norm,
+                self.config.limit,
+            )
         return best, under > 0
 
     def _test_on(self, batches: list[CleanBatch], value: torch.Tensor) -> tuple[Step, float]:

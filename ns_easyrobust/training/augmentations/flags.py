@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from ...nullspace import NoiseConfig
-from ...utils import add_settings, nn, settings_from
+from ...utils import add_settings, int_from, nn, settings_from
 from .nullspace import NullspaceAugmentation, check_augmentation
 from .registry import augmentation_names, augmentations
 
@@ -40,7 +40,7 @@ def add_nullspace_args(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--ns-interval",
-        type=int,
+        type=int_from(1),
         default=40,
         metavar="N",
         help="steps that share one noise; S in App. C (default: 40)",

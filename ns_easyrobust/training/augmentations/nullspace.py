@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ... import data, nullspace
 from ...errors import DataError, NoiseError, OptionError
-from ...models import encoder_noise, find_patch_embed, unwrap
+from ...models import encoder_noise, find_patch_embed, output_of, reference_tensor
 from ...nullspace import Noise, NoiseConfig
 from ...utils import broadcast, derive_seed, draw_seed, fork_rng, nn, rank, torch, world_size
 from .registry import register_augmentation
@@ -106,7 +106,7 @@ class NullspaceAugmentation:
         self._start: torch.Tensor | None = None  # where the next synthesis starts, with warm_start
 
     def _device(self) -> torch.device:
-        return next(unwrap(self.model).parameters()).device
+        return reference_tensor(self.model).device
 
     def _seed_for(self, use: int, counter: int) -> int:
         return derive_seed(self._seed, use, counter)
@@ -166,7 +166,7 @@ class NullspaceAugmentation:
         Raises:
             NoiseError: memory is full, or the synthesis failed.
         """
-        previous, cold_start = self.noise, self._start is None
+        previous = self.noise
         try:
             self.noise = noise = self.make_noise()
         except torch.OutOfMemoryError as error:
@@ -201,12 +201,6 @@ class NullspaceAugmentation:
             else f"; held out (n={held_out.n}): {held_out.mse_probability:.4g}, at most "
             f"{held_out.mse_probability_upper:.4g} at 95%",
         )
-        if noise.stopped and not noise.steps and cold_start:
-            _logger.warning(
-                "noise %d is its random start, which this model hardly reacts to: nothing was optimised. "
-                "Start from a trained checkpoint, or raise limit.",
-                len(self.history),
-            )
         return noise
 
     def loss(
@@ -241,7 +235,7 @@ class NullspaceAugmentation:
         if self._value is None:
             self._value = self.noise.value.to(self._device())
         with encoder_noise(self.model, self._value) as inner, fork_rng(seed, input.device):
-            return loss_fn(inner(input), target)
+            return loss_fn(output_of(inner, input), target)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that :meth:`load_state_dict` needs for training to go on as if never interrupted."""

@@ -32,6 +32,7 @@ def held_out(digits):
     return [digits[0][1297:]]
 
 
+@pytest.mark.stress
 def test_feasible_on_other_images_and_larger_than_the_others_where_they_are(trained, batches):
     """Six batches to turn on, eight to set the radius on, six to judge on, all of one distribution."""
     batches, held_out, config = batches[:14], batches[14:], replace(SPHERE, pool=6)
@@ -78,7 +79,7 @@ def test_turning_is_what_makes_it_large(trained, batches):
     assert synthesize(trained, batches, SPHERE).norm > 3 * still.norm
 
 
-@pytest.mark.parametrize("lag", [0, 8])
+@pytest.mark.parametrize("lag", [0, pytest.param(8, marks=pytest.mark.stress)])
 def test_it_ends_where_it_no_longer_grows(trained, batches, monkeypatch, lag):
     """A GPU's numbers come some steps late."""
     monkeypatch.setattr("ns_easyrobust.nullspace.objective.lag_on", lambda device: lag)
@@ -106,7 +107,23 @@ def test_a_model_that_nothing_moves_ends_at_a_norm_and_is_told(batches, caplog, 
     assert noise.mse_probability < 0.03
     assert noise.norm == pytest.approx(10 * 3 * (16 * 64 / 3) ** 0.5, rel=0.03)
     assert noise.steps < 200
-    assert "the model hardly reacts to anything" in caplog.text
+    assert "where the search ends (limit = 3): the model hardly reacts to anything" in caplog.text
+    assert "raise limit to let it grow on" in caplog.text
+    assert caplog.text.count("where the search ends") == 1
+
+
+@pytest.mark.parametrize("count", [16, 512])
+def test_few_images_behind_the_final_radius_are_told(digits, caplog, count):
+    """A stream of 16 images gives 512 by beginning anew 31 times."""
+    images = digits[0][:count]
+    batches = [images[i : i + 16] for i in range(0, count, 16)]
+    synthesize(small_vit(), batches, replace(SPHERE, max_steps=1, pool=0))
+    told = [message for message in caplog.messages if "distinct images" in message]
+    assert [message.split(": ")[0] for message in told] == (
+        [f"the final radius was set on {len(torch.unique(images, dim=0))} distinct images instead of 512"]
+        if count < 512
+        else []
+    )
 
 
 def test_what_is_returned_is_what_was_judged(trained, batches, monkeypatch):
@@ -133,6 +150,7 @@ def test_the_last_radius_is_found_from_either_side(trained, batches, monkeypatch
     assert noise.mse_probability < 0.03
 
 
+@pytest.mark.stress
 def test_tokens_on_a_grid_and_half_precision(batches):
     noise = synthesize(small_vit(arch="swin_micro_patch2_32"), batches[:2], replace(SPHERE, max_steps=3))
     assert (len(noise.value), noise.value.shape[-1], noise.value.numel()) == (1, 24, 256 * 24)  # a grid in timm 1.x
