@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 import warnings
 from functools import cache
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from ..errors import DataError
-from ..utils import np
+from ..utils import np, open_regular
 
 # Formats of photographs. Others that Pillow knows start programs (EPS) or are unbounded, and no released set has any.
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "PPM", "GIF", "TIFF", "WEBP", "JPEG2000", "AVIF")
@@ -60,16 +59,13 @@ def read_image(path: str) -> Image.Image:
 def decode_image(path: str) -> DecodedImage:
     """:func:`read_image`, and the bits that the file has; raises the same errors."""
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise DataError(f"{path}: expected an image, found {_kind(status.st_mode)}. Take it out of the folder.")
-        with _LimitedFile(io.FileIO(path)) as stream, warnings.catch_warnings():
+        with _LimitedFile(open_regular(path).detach()) as stream, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # dozens of ImageNet's files have malformed EXIF data
             start = stream.peek(16)
             most = next(most for first_bytes, most in _MOST_BYTES.items() if start.startswith(first_bytes))
-            if status.st_size > most:
+            if (size := os.fstat(stream.fileno()).st_size) > most:
                 raise DataError(
-                    f"{path}: expected an image file of at most {most // _MIB} MiB, found {status.st_size / _MIB:.1f}. "
+                    f"{path}: expected an image file of at most {most // _MIB} MiB, found {size / _MIB:.1f}. "
                     "Convert it to a smaller PNG."
                 )
             with Image.open(stream, formats=_formats()) as image:
@@ -91,11 +87,6 @@ def decode_image(path: str) -> DecodedImage:
 
 def _undecodable(path: str, error: Exception) -> DataError:
     return DataError(f"{path}: expected an image, found one that cannot be decoded ({type(error).__name__}). {_ADVICE}")
-
-
-def _kind(mode: int) -> str:
-    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"))
-    return next((name for is_kind, name in kinds if is_kind(mode)), "a device")
 
 
 @cache

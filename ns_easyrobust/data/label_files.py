@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import DataError
+from ..utils import read_bounded
 from . import imagenet
 from .listing import list_folder, stem
 
@@ -26,10 +27,8 @@ def _parse_class(text: str) -> int | None:
 
 
 def _read_rows(path: Path) -> list[list[str]]:
-    if os.stat(path).st_size > _MOST_BYTES:
-        return []
-    text = path.read_bytes().decode("utf-8-sig", "surrogateescape")  # as Python decodes the names of files
-    lines = io.StringIO(text, newline=None)
+    content = read_bounded(path, _MOST_BYTES)
+    lines = io.StringIO(content.decode("utf-8-sig", "surrogateescape"), newline=None)  # as Python decodes files' names
     if path.suffix.lower() == ".csv":
         return [row for row in csv.reader(lines) if any(cell.strip() for cell in row)]
     return [line.split() for line in lines if line.strip()]

@@ -6,14 +6,13 @@ import io
 import json
 import logging
 import os
-import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError
-from ..utils import broadcast_object, os_errors_as_output_errors, parse_json, rank
+from ..utils import broadcast_object, open_regular, os_errors_as_output_errors, parse_json, rank, require_regular
 
 _logger = logging.getLogger(__name__)
 _LARGEST_NORM = 1e6  # no images are so large that pixels in [0, 1] could be further apart
@@ -58,8 +57,7 @@ class Journal:
         for _ in range(100):
             self.folder.mkdir(parents=True, exist_ok=True)
             with suppress(FileNotFoundError):  # another process has just removed the empty folder
-                if path.exists() and not path.is_file():  # opening a FIFO would wait for a reader
-                    raise FileExistsError(None, "it is no regular file")
+                require_regular(path)  # opening a pipe would wait for a reader
                 return open(path, "ab", buffering=0)
         raise OutputError(f"cannot write {path}: its folder is removed again and again. Write to another results file.")
 
@@ -78,9 +76,8 @@ class Journal:
 def _read_batches(path: Path) -> dict[int, Batch]:
     """The batches of one file; of several with one number, the last."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise OSError(None, "it is no regular file")
-        lines = path.read_bytes().split(b"\n")
+        with open_regular(path) as stream:
+            lines = stream.read().split(b"\n")
     except OSError as error:
         _logger.warning("%s: left out of the unfinished work: %s", path, error.strerror)
         return {}

@@ -28,7 +28,7 @@ from ..data import (
     training_transform,
 )
 from ..errors import ModelError, OptionError, TrainingError, is_full_memory
-from ..models import Ema, NormalizedModel, load_model, logits_of, read_checkpoint
+from ..models import Ema, NormalizedModel, load_model, logits_of, read_checkpoint, reference_tensor
 from ..utils import rank, world_size
 from .resume import dataset_digest
 
@@ -91,7 +91,7 @@ def _training_transform(args: argparse.Namespace, model: NormalizedModel, size: 
 
 def _check_output(model: NormalizedModel, size: int, num_classes: int) -> None:
     """Raise ModelError unless ``model`` makes ``num_classes`` logits of an image of ``size`` pixels a side."""
-    image = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
+    image = torch.zeros(1, 3, size, size, device=reference_tensor(model).device)
     was_training = model.training
     try:
         with torch.no_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import re
 import secrets
@@ -13,7 +14,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from ..errors import OutputError, is_full_memory
 from .lazy import torch
@@ -130,7 +130,7 @@ def _interrupts_deferred() -> Iterator[None]:
             signal.raise_signal(number)
 
 
-def open_regular(path: str | Path) -> IO[bytes]:
+def open_regular(path: str | Path) -> io.BufferedReader:
     """Open a file for reading, and nothing that never ends or waits for a writer, as devices and pipes do.
 
     Raises:

@@ -150,10 +150,10 @@ def lay(path, kind):
 
 
 KINDS = {
-    "FIFO": "found a FIFO",
+    "FIFO": "found: a pipe",
     "loop": "found: Too many levels of symbolic links",
     "dangling link": "found: No such file",
-    "device": "found a device",
+    "device": "found: a device",
     "bomb.png": "more pixels than Pillow takes",
     "floats.tif": "found floats",
 }

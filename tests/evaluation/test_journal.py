@@ -112,7 +112,7 @@ def test_what_is_no_file_is_skipped(tmp_path, caplog):
     assert Journal(tmp_path).read() == {"a": {0: BATCH}, "\udcff": {1: ([0], [0.0])}}
     assert caplog.text.count("left out of the unfinished work") == 3
     os.mkfifo(tmp_path / "b.0.jsonl")
-    with pytest.raises(OutputError, match=r"b\.0\.jsonl: it is no regular file"):
+    with pytest.raises(OutputError, match=r"b\.0\.jsonl: expected a regular file or none, found a"):
         Journal(tmp_path).add("b", 0, *BATCH)
     Journal(tmp_path).drop("a")
     assert sorted(path.name for path in tmp_path.glob("a.*")) == ["a.2.jsonl"]
