@@ -5,13 +5,13 @@ READY := .venv/ready
 CORE := tests/models tests/nullspace tests/training/test_augmentations.py tests/data/test_sampling.py tests/data/test_batches.py \
 	tests/attacks/test_patch_fool.py tests/cli/test_export.py
 
-.PHONY: demo test check stress test-timm1 clean
+.PHONY: demo test check stress gpu test-timm1 clean
 
 demo: $(READY)
 	$(BIN)/ns-easyrobust demo
 
 test: $(READY) check
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not stress"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not stress and not gpu"
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -20,6 +20,9 @@ check: $(READY)
 
 stress: $(READY)
 	$(BIN)/python -m pytest -m stress
+
+gpu: $(READY)
+	$(BIN)/python -m pytest -m gpu
 
 # The core under timm 1.x; easyrobust and torchattacks pin older packages, so they come without their dependencies.
 test-timm1: .venv-timm1/ready

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,12 @@ from torch import nn
 from ns_easyrobust.models.normalization import NormalizedModel, with_normalization
 
 torch.set_num_threads(1)  # two test processes share two cores
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs from all tests but those of ``make gpu``: the others fork, and compare bits with the CPU's."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session")
