@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     )
     from .corruptions import CORRUPTIONS
     from .demo_data import write_digits
-    from .image_folder import ClassFolders, FolderView, check_classes, open_image_folder
+    from .image_folder import ClassFolders, FolderView, LabelledImages, check_classes, open_image_folder
     from .image_list import ImageList, MissingImages, Subset
     from .image_reading import read_image
     from .integrity import LEVELS, Finding, examine
     from .known_labels import class_labels
     from .listing import images_below, is_image, list_folder
+    from .named_images import NamedImages, check_dataset_name, open_named_splits
     from .sampling import (
         EndlessBatchSampler,
         ParentSigtermOnly,
@@ -54,13 +55,16 @@ __all__ = [
     "Finding",
     "FolderView",
     "ImageList",
+    "LabelledImages",
     "Loader",
     "MissingImages",
+    "NamedImages",
     "ParentSigtermOnly",
     "Preprocessing",
     "SeededSamples",
     "Subset",
     "check_classes",
+    "check_dataset_name",
     "class_folders",
     "class_labels",
     "cycle",
@@ -81,6 +85,7 @@ __all__ = [
     "list_folder",
     "objectnet",
     "open_image_folder",
+    "open_named_splits",
     "read_image",
     "register_benchmark",
     "split_indices",

@@ -41,6 +41,7 @@ MAY_CHANGE_ON_RESUME = (
     "wandb_project",
     "validation_batch_size",
     "data_dir",
+    "dataset_download",
 )
 
 

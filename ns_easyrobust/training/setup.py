@@ -19,17 +19,19 @@ from torch.utils.data import DataLoader
 from ..data import (
     EndlessBatchSampler,
     FolderView,
+    LabelledImages,
     ParentSigtermOnly,
     Preprocessing,
     SeededSamples,
     check_classes,
     open_image_folder,
+    open_named_splits,
     split_indices,
     training_transform,
 )
 from ..errors import ModelError, OptionError, TrainingError, is_full_memory
 from ..models import Ema, NormalizedModel, load_model, logits_of, read_checkpoint, reference_tensor
-from ..utils import rank, world_size
+from ..utils import on_first_rank, rank, world_size
 from .resume import dataset_digest
 
 _MAX_HOLDOUT = 10_000  # images
@@ -109,11 +111,28 @@ def _check_output(model: NormalizedModel, size: int, num_classes: int) -> None:
         raise ModelError(f"--num-classes: expected {num_classes} logits of the model, found {logits.shape[1]}.")
 
 
+def _open_splits(args: argparse.Namespace, device: torch.device) -> tuple[LabelledImages, LabelledImages, str]:
+    """The images for training and evaluation, and a digest of both, by which a run to resume knows them."""
+    if args.dataset is None:
+        root = Path(args.data_dir)
+        folder, val_folder = open_image_folder(root / args.train_split), open_image_folder(root / args.val_split)
+        return folder, val_folder, dataset_digest([*folder.samples, *val_folder.samples], root)
+    splits = (args.train_split, args.val_split)
+    options = {"input_key": args.input_key, "target_key": args.target_key}
+    if args.dataset_download or world_size() > 1:  # one process fills the folder or the cache
+        download = args.dataset_download
+        on_first_rank(
+            lambda: open_named_splits(args.dataset, args.data_dir, splits, download=download, **options), device
+        )
+    train, val = open_named_splits(args.dataset, args.data_dir, splits, **options)
+    return train, val, f"{train.digest()} {val.digest()}"
+
+
 def build_data(args: argparse.Namespace, model: NormalizedModel, start: int = 0) -> Data:
     """The data that ``args`` ask for; the training stream begins at batch ``start``.
 
     Raises:
-        DataError: a folder is missing or empty, or has other than ``--num-classes`` classes.
+        DataError: a folder or set is missing or empty, or has other than ``--num-classes`` classes.
         ModelError: the model does not take images of this size, or has another number of outputs.
         TrainingError: train/ and val/ differ in their classes.
         OptionError: timm cannot read ``--aa``.
@@ -123,13 +142,14 @@ def build_data(args: argparse.Namespace, model: NormalizedModel, start: int = 0)
     preprocessing = Preprocessing(
         size, args.crop_pct or config["crop_pct"], args.interpolation or config["interpolation"]
     )
-    root = Path(args.data_dir)
-    train, val = open_image_folder(root / args.train_split), open_image_folder(root / args.val_split)
+    train, val, digest = _open_splits(args, reference_tensor(model).device)
     for folder in (train, val):
         check_classes(folder, args.num_classes)
     if train.classes != val.classes:
         unshared = sorted(set(train.classes) ^ set(val.classes))
-        raise TrainingError(f"{root}: expected the same classes in train and val, found only in one: {unshared[:5]}.")
+        raise TrainingError(
+            f"{train.root}: expected the same classes as in {val.root}, found only in one: {unshared[:5]}."
+        )
     _check_output(model, size, args.num_classes)
     if args.cutmix_minmax is not None and len({int(size * share) for share in args.cutmix_minmax}) < 2:
         raise OptionError(
@@ -168,7 +188,7 @@ def build_data(args: argparse.Namespace, model: NormalizedModel, start: int = 0)
         holdout=FolderView(train, holdout_indices, val_transform, replace_bad=replace_bad) if holdout_indices else None,
         steps_per_epoch=args.epoch_steps or batch_sampler.batches_per_epoch,
         replaced=samples.replaced,
-        digest=dataset_digest([*train.samples, *val.samples], root),
+        digest=digest,
     )
 
 
