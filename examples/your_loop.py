@@ -40,8 +40,8 @@ def main(photos: str, model_name: str = "vit_tiny_patch16_224", epochs: str = "3
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.05)
     loss_fn = nn.CrossEntropyLoss()
 
-    # The paper's settings are interval=40 and max_steps=3000; these are for a first look. A noise is searched for at the
-    # first step and after every `interval` steps; it reads the dataset through a loader of its own.
+    # A noise is searched for at the first step and after every `interval` steps, on images that a loader of its own
+    # reads. The paper has interval=40 and max_steps=3000; 100 are for a first look.
     ns = NullspaceAugmentation(model, train_loader, NoiseConfig(max_steps=100), interval=40)
 
     for epoch in range(int(epochs)):

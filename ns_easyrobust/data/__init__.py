@@ -22,7 +22,14 @@ if TYPE_CHECKING:
     )
     from .corruptions import CORRUPTIONS
     from .demo_data import write_digits
-    from .image_folder import ClassFolders, FolderView, LabelledImages, check_classes, open_image_folder
+    from .image_folder import (
+        ClassFolders,
+        FolderView,
+        LabelledImages,
+        check_class_count,
+        check_classes,
+        open_image_folder,
+    )
     from .image_list import ImageList, MissingImages, Subset
     from .image_reading import read_image
     from .integrity import LEVELS, Finding, examine
@@ -63,6 +70,7 @@ __all__ = [
     "Preprocessing",
     "SeededSamples",
     "Subset",
+    "check_class_count",
     "check_classes",
     "check_dataset_name",
     "class_folders",

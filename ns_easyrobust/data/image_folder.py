@@ -82,18 +82,23 @@ def open_image_folder(root: str | Path, transform: Any = None) -> ClassFolders:
     return ClassFolders(root, transform)
 
 
+def check_class_count(root: str | Path, found: int, num_classes: int) -> None:
+    """Raise DataError unless the ``found`` class folders in ``root`` are ``num_classes``, what the model has."""
+    if found != num_classes:
+        raise DataError(
+            f"{root}: expected {num_classes} class folders, as many as the model has classes, found {found}. Pass "
+            f"num_classes={found} (train --num-classes {found}: a new head where the checkpoint has another), or mend "
+            "the folder."
+        )
+
+
 def check_classes(dataset: LabelledImages, num_classes: int) -> None:
-    """Raise DataError unless ``dataset`` has ``num_classes`` classes.
+    """Raise the error of :func:`check_class_count` unless ``dataset`` has ``num_classes`` classes.
 
     For ImageNet's 1000, labels that differ from what names say are logged as a warning: a model trained with them
     has its outputs in an order of its own.
     """
-    if len(dataset.classes) != num_classes:
-        raise DataError(
-            f"{dataset.root}: expected {num_classes} class folders for num_classes={num_classes}, "
-            f"found {len(dataset.classes)}. Pass num_classes={len(dataset.classes)}, with a checkpoint for as many, "
-            "or another folder."
-        )
+    check_class_count(dataset.root, len(dataset.classes), num_classes)
     if num_classes != imagenet.CLASSES or not isinstance(dataset, ClassFolders):
         return
     numbered = all(re.fullmatch("[0-9]{1,9}", name) for name in dataset.classes)

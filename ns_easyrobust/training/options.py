@@ -176,6 +176,11 @@ def build_parser(parser: argparse.ArgumentParser | None = None) -> argparse.Argu
     return parser
 
 
+def defaults() -> dict[str, Any]:
+    """The flags' defaults by name, which count for the flags that a run of an earlier version does not know."""
+    return {action.dest: action.default for action in build_parser()._actions if action.dest != "help"}
+
+
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Parse the flags of ``train`` from a YAML file (``-c``) and from ``argv``, which takes precedence.
 

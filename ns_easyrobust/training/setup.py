@@ -23,14 +23,25 @@ from ..data import (
     ParentSigtermOnly,
     Preprocessing,
     SeededSamples,
+    check_class_count,
     check_classes,
+    list_folder,
     open_image_folder,
     open_named_splits,
     split_indices,
     training_transform,
 )
 from ..errors import ModelError, OptionError, TrainingError, is_full_memory
-from ..models import Ema, NormalizedModel, load_model, logits_of, read_checkpoint, reference_tensor
+from ..models import (
+    Checkpoint,
+    Ema,
+    NormalizedModel,
+    load_model,
+    logits_of,
+    read_checkpoint,
+    reference_tensor,
+    told_arch,
+)
 from ..utils import on_first_rank, rank, world_size
 from .resume import dataset_digest
 
@@ -49,8 +60,35 @@ class Data:
     replaced: torch.Tensor  # (images of train/,), 1 where this rank could not decode one
 
 
-def build_model(args: argparse.Namespace, device: torch.device) -> tuple[NormalizedModel, ModelEmaV2 | None]:
-    """The model with the checkpoint's raw weights; the EMA, if asked for, with its EMA weights or else the model's."""
+def read_start(args: argparse.Namespace) -> Checkpoint | None:
+    """The checkpoint of ``--initial-checkpoint``, if there is one; ``args.model`` is set to what it names where it is
+    not given, and the number of class folders is checked where it is known before a model is built.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+        ModelError: neither ``--model`` nor the checkpoint names the architecture.
+        DataError: the folder for training has another number of classes than ``--num-classes`` or the checkpoint.
+    """
+    checkpoint = read_checkpoint(args.initial_checkpoint) if args.initial_checkpoint else None
+    args.model = args.model or told_arch(checkpoint)
+    expected = args.num_classes
+    if expected is None and checkpoint is not None:
+        expected = checkpoint.num_classes
+    if args.dataset is None and expected:
+        folder = Path(args.data_dir, args.train_split)
+        if folder.is_dir() and (classes := list_folder(folder)[0]):
+            check_class_count(folder, len(classes), expected)
+    return checkpoint
+
+
+def build_model(
+    args: argparse.Namespace, device: torch.device, checkpoint: Checkpoint | None
+) -> tuple[NormalizedModel, ModelEmaV2 | None]:
+    """The model with the checkpoint's raw weights; the EMA, if asked for, with its EMA weights or else the model's.
+
+    A checkpoint for another number of classes than ``--num-classes`` gets a new head, the EMA the very same. Without
+    the flag, ``args.num_classes`` is set to the checkpoint's.
+    """
     random_seed(args.seed, 0)  # the same random weights on every rank: DDP does not broadcast the EMA's
     options = {"num_classes": args.num_classes, "mean": args.mean, "std": args.std, "drop_rate": args.drop}
     if args.drop_path is not None:
@@ -59,15 +97,19 @@ def build_model(args: argparse.Namespace, device: torch.device) -> tuple[Normali
         options["img_size"] = args.img_size
     if args.pretrained:
         options["pretrained"] = True
-    checkpoint = read_checkpoint(args.initial_checkpoint) if args.initial_checkpoint else None
+    options["new_head"] = args.num_classes is not None
     model = load_model(args.model, checkpoint, **options).to(device)
+    args.num_classes = model.num_classes
     if args.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = None
     if args.model_ema:
         ema = Ema(model, decay=args.model_ema_decay)
         if checkpoint is not None and checkpoint.has_ema:
-            ema.module.load_state_dict(load_model(args.model, checkpoint, ema=True, **options).state_dict())
+            averaged = load_model(args.model, checkpoint, ema=True, **options).state_dict()
+            own = ema.module.state_dict()
+            averaged |= {name: own[name] for name in (f"1.{name}" for name in model.new_head)}
+            ema.module.load_state_dict(averaged)
     return model, ema
 
 
@@ -137,8 +179,8 @@ def build_data(args: argparse.Namespace, model: NormalizedModel, start: int = 0)
         TrainingError: train/ and val/ differ in their classes.
         OptionError: timm cannot read ``--aa``.
     """
-    config = resolve_data_config({"img_size": args.img_size}, model=model[1])
-    size = config["input_size"][-1]
+    config = resolve_data_config({}, model=model[1])
+    size = model.image_size
     preprocessing = Preprocessing(
         size, args.crop_pct or config["crop_pct"], args.interpolation or config["interpolation"]
     )

@@ -59,7 +59,7 @@ def test_mnist_as_colours_with_its_labels_and_class_names(mnist):
     assert (train.classes[0], len(train.classes)) == ("0 - zero", 10)
     assert np.array_equal(pixels(train) + pixels(val), np.repeat(GREYS[..., None], 3, axis=-1))
     check_classes(train, 10)
-    with pytest.raises(DataError, match=r"torch/mnist, split train: expected 9.*found 10"):
+    with pytest.raises(DataError, match=r"torch/mnist, split train: expected 9 .*found 10"):
         check_classes(open_named_splits("torch/mnist", mnist, ["train"])[0], 9)
 
 
