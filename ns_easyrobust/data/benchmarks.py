@@ -190,6 +190,7 @@ class Benchmark:
         taken_as_is: presets under which its images are not resized and cropped, if they have the model's size.
         record: its name in records; "" for ``name``.
         metric: of its column in Table 2.
+        revision: to be raised by 1 when it counts otherwise than before: results of another one are measured anew.
 
     Example:
         >>> from ns_easyrobust.data import imagenet_val
@@ -206,6 +207,7 @@ class Benchmark:
     taken_as_is: tuple[str, ...] = ()
     record: str = ""
     metric: str = "top1"
+    revision: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "record", self.record or self.name)

@@ -11,6 +11,7 @@ from ..data import ALEXNET_ERROR, SEVERITIES, Subset, class_folders
 from ..errors import DataError
 from .mce import mean_corruption_error
 from .recorder import Recorder
+from .suite import revision_of
 from .task import EvaluationTask, Measurement, Outcome, task_for
 
 _logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ def sum_up_corruptions(
         return mean, None
     mce = mean_corruption_error({folder: outcome.top1 for folder, outcome in outcomes.items()})
     if recorder is not None:
+        recorder = recorder.for_suite(revision_of("imagenet-c"), draws=False)
         recorder.add_value("imagenet-c", "top1_mean", mean, n=n, protocol=protocol)
         recorder.add_value("imagenet-c", "mce", 100 * mce, n=n, protocol=protocol)
     return mean, mce

@@ -284,8 +284,7 @@ def _write_records(
     recorder: Recorder, measurement: Measurement, protocol: dict[str, Any], judged: PerImageResult
 ) -> None:
     """Record top-1 and the attack's further results."""
-    if not measurement.draws:
-        recorder = replace(recorder, seed=None)
+    recorder = recorder.for_suite(measurement.revision, measurement.draws)
     if measurement.attack is not None:
         extra = measurement.attack.extra_results(judged.right, judged.l2)
         recorder.add_extra(measurement.suite, protocol, judged, extra)

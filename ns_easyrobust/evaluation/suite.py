@@ -69,6 +69,11 @@ class Suite:
         return 0 if self.attack is None else self.attack.slowness
 
     @property
+    def revision(self) -> int:
+        """Of the attack, or of the benchmark without one."""
+        return self.benchmark.revision if self.attack is None else self.attack.revision
+
+    @property
     def released_images(self) -> int:
         """How many images the whole set has, of which published numbers are."""
         return self.benchmark.released_images
@@ -88,6 +93,11 @@ def released_images(record_suite: str) -> int:
     """Images of the set that a record's suite is of; the validation set's for a suite that is not known."""
     found = (suite for suite in suites().values() if suite.record == record_suite)
     return next(found, suites()["val"]).released_images
+
+
+def revision_of(record_suite: str) -> int:
+    """The revision of the benchmark or attack that bears this name in records; 1 for one that is not known."""
+    return next((suite.revision for suite in suites().values() if suite.record == record_suite), 1)
 
 
 def table2_suites() -> tuple[Suite, ...]:
