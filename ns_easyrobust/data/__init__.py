@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from .batches import CountingIterator, cycle, images_of
     from .benchmarks import (
         ALEXNET_ERROR,
+        IMAGENET_CLASSES,
         ROBUSTBENCH,
         SEVERITIES,
         SUITE_GROUPS,
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from .image_list import ImageList, MissingImages, Subset
     from .image_reading import read_image
     from .integrity import LEVELS, Finding, examine
-    from .known_labels import class_labels
+    from .known_labels import OtherClasses, class_labels
+    from .layout import benchmark_folder, holds_benchmarks, outputs_meant
     from .listing import images_below, is_image, list_folder
     from .sampling import (
         EndlessBatchSampler,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ALEXNET_ERROR",
     "CORRUPTIONS",
+    "IMAGENET_CLASSES",
     "INTERPOLATIONS",
     "LEVELS",
     "ROBUSTBENCH",
@@ -56,10 +59,12 @@ __all__ = [
     "ImageList",
     "Loader",
     "MissingImages",
+    "OtherClasses",
     "ParentSigtermOnly",
     "Preprocessing",
     "SeededSamples",
     "Subset",
+    "benchmark_folder",
     "check_classes",
     "class_folders",
     "class_labels",
@@ -69,6 +74,7 @@ __all__ = [
     "endless_batches",
     "examine",
     "fixed_batches",
+    "holds_benchmarks",
     "imagenet_a",
     "imagenet_r",
     "imagenet_val",
@@ -81,6 +87,7 @@ __all__ = [
     "list_folder",
     "objectnet",
     "open_image_folder",
+    "outputs_meant",
     "read_image",
     "register_benchmark",
     "split_indices",

@@ -66,7 +66,8 @@ class Recorder:
         remeasure: measure again what is in the file already.
         seed: of the attacks' random numbers; None if none are drawn. :meth:`for_run` sets it, ``share`` and the dtype.
         share: whether the ranks divide each evaluation among them.
-        revision: of the suite that is recorded. :meth:`for_suite` sets it.
+        revision: of the suite that is recorded. :meth:`for_suite` sets it and ``outputs``.
+        outputs: number of the model's.
 
     Example:
         >>> recorder = Recorder("results.jsonl", {"label": "ViT", "model": "vit_micro_patch8_32"})
@@ -82,6 +83,7 @@ class Recorder:
     seed: int | None = None
     share: bool = False
     revision: int = 1
+    outputs: int | None = None
     # Both by path; copies made by for_run and replace share them.
     _files: dict[Path, ResultsFile] = field(default_factory=dict, repr=False, compare=False)
     _journals: dict[Path, Journal] = field(default_factory=dict, repr=False, compare=False)
@@ -105,13 +107,13 @@ class Recorder:
             common = common | {"weights": f"{common.get('weights') or 'in memory'}, state {state_digest(model)[:12]}"}
         return replace(self, common=common, protocol=self.protocol | settings, seed=seed, share=share)
 
-    def for_suite(self, revision: int, draws: bool) -> Recorder:
+    def for_suite(self, revision: int, draws: bool, outputs: int) -> Recorder:
         """A copy for the measurements of one suite; without the seed if it draws no random numbers."""
-        return replace(self, revision=revision, seed=self.seed if draws else None)
+        return replace(self, revision=revision, seed=self.seed if draws else None, outputs=outputs)
 
     def record(self, suite: str, metric: str, value: float, *, protocol: dict[str, Any], **rest: Any) -> Record:
         """A record of this checkpoint."""
-        fields = self.common | {"seed": self.seed, "revision": self.revision} | rest
+        fields = self.common | {"seed": self.seed, "revision": self.revision, "outputs": self.outputs} | rest
         return Record(suite=suite, metric=metric, value=value, protocol=self.protocol | protocol, **fields)
 
     def identity(self, suite: str, protocol: dict[str, Any], paths: tuple[str, ...], task: str) -> str:

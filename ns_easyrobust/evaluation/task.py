@@ -241,7 +241,7 @@ class TaskState:
         if recorder is None or not is_described(self.task.transform):
             return []
         measurement = self.task.measurements[index]
-        recorder = recorder.for_suite(measurement.revision, measurement.draws)
+        recorder = recorder.for_suite(measurement.revision, measurement.draws, self.images.outputs)
         other_protocols = () if measurement.attack is None else measurement.attack.other_protocols()
         return [
             recorder.identity(measurement.suite, {**self.protocol, **protocol}, self.images.paths, self.task_digest)
