@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from .batches import CountingIterator, cycle, images_of
     from .benchmarks import (
         ALEXNET_ERROR,
+        IMAGENET_CLASSES,
         ROBUSTBENCH,
         SEVERITIES,
         SUITE_GROUPS,
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from .image_list import ImageList, MissingImages, Subset
     from .image_reading import read_image
     from .integrity import LEVELS, Finding, examine
-    from .known_labels import class_labels
+    from .known_labels import OtherClasses, class_labels
+    from .layout import benchmark_folder, holds_benchmarks, outputs_meant
     from .listing import images_below, is_image, list_folder
     from .named_images import NamedImages, check_dataset_name, open_named_splits
     from .sampling import (
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ALEXNET_ERROR",
     "CORRUPTIONS",
+    "IMAGENET_CLASSES",
     "INTERPOLATIONS",
     "LEVELS",
     "ROBUSTBENCH",
@@ -66,10 +69,12 @@ __all__ = [
     "Loader",
     "MissingImages",
     "NamedImages",
+    "OtherClasses",
     "ParentSigtermOnly",
     "Preprocessing",
     "SeededSamples",
     "Subset",
+    "benchmark_folder",
     "check_class_count",
     "check_classes",
     "check_dataset_name",
@@ -81,6 +86,7 @@ __all__ = [
     "endless_batches",
     "examine",
     "fixed_batches",
+    "holds_benchmarks",
     "imagenet_a",
     "imagenet_r",
     "imagenet_val",
@@ -94,6 +100,7 @@ __all__ = [
     "objectnet",
     "open_image_folder",
     "open_named_splits",
+    "outputs_meant",
     "read_image",
     "register_benchmark",
     "split_indices",
