@@ -20,7 +20,9 @@ if TYPE_CHECKING:
         objectnet,
         register_benchmark,
     )
-    from .corruptions import CORRUPTIONS
+    from .corrupt_folder import CorruptedFolder, FolderCorruption
+    from .corrupt_record import CORRUPT_FORMATS, CorruptSettings
+    from .corruptions import Corruption, FrostPictures, corrupt, known_corruptions, register_corruption
     from .demo_data import write_digits
     from .image_folder import ClassFolders, FolderView, check_classes, open_image_folder
     from .image_list import ImageList, MissingImages, Subset
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALEXNET_ERROR",
-    "CORRUPTIONS",
+    "CORRUPT_FORMATS",
     "INTERPOLATIONS",
     "LEVELS",
     "ROBUSTBENCH",
@@ -49,10 +51,15 @@ __all__ = [
     "SUITE_GROUPS",
     "Benchmark",
     "ClassFolders",
+    "CorruptSettings",
+    "CorruptedFolder",
+    "Corruption",
     "CountingIterator",
     "EndlessBatchSampler",
     "Finding",
+    "FolderCorruption",
     "FolderView",
+    "FrostPictures",
     "ImageList",
     "Loader",
     "MissingImages",
@@ -63,6 +70,7 @@ __all__ = [
     "check_classes",
     "class_folders",
     "class_labels",
+    "corrupt",
     "cycle",
     "damagenet",
     "describe_transform",
@@ -78,11 +86,13 @@ __all__ = [
     "is_described",
     "is_image",
     "known_benchmarks",
+    "known_corruptions",
     "list_folder",
     "objectnet",
     "open_image_folder",
     "read_image",
     "register_benchmark",
+    "register_corruption",
     "split_indices",
     "training_transform",
     "write_digits",

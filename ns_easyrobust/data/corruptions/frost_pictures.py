@@ -66,12 +66,12 @@ class FrostPictures:
         """Five drawn pictures, always the same: ice crystals and clouds in the published pictures' sizes and colours."""
         return _all_drawn()
 
-    @staticmethod
-    def installed_folder() -> Path | None:
-        """Where the package imagecorruptions, which is not imported, has the published pictures; None: nowhere."""
+    @classmethod
+    def installed_or_drawn(cls) -> FrostPictures:
+        """The published pictures where the package imagecorruptions is, which is not imported; else drawn ones."""
         found = importlib.util.find_spec("imagecorruptions")
         folder = Path(found.origin).with_name("frost") if found and found.origin else None
-        return folder if folder and folder.is_dir() else None
+        return cls.read(folder) if folder and folder.is_dir() else cls.drawn()
 
     @property
     def sha256(self) -> str:
