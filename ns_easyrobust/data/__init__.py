@@ -21,7 +21,9 @@ if TYPE_CHECKING:
         objectnet,
         register_benchmark,
     )
-    from .corruptions import CORRUPTIONS
+    from .corrupt_folder import CorruptedFolder, FolderCorruption
+    from .corrupt_record import CORRUPT_FORMATS, CorruptSettings
+    from .corruptions import Corruption, FrostPictures, corrupt, known_corruptions, register_corruption
     from .demo_data import write_digits
     from .image_folder import (
         ClassFolders,
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALEXNET_ERROR",
-    "CORRUPTIONS",
+    "CORRUPT_FORMATS",
     "IMAGENET_CLASSES",
     "INTERPOLATIONS",
     "LEVELS",
@@ -60,10 +62,15 @@ __all__ = [
     "SUITE_GROUPS",
     "Benchmark",
     "ClassFolders",
+    "CorruptSettings",
+    "CorruptedFolder",
+    "Corruption",
     "CountingIterator",
     "EndlessBatchSampler",
     "Finding",
+    "FolderCorruption",
     "FolderView",
+    "FrostPictures",
     "ImageList",
     "LabelledImages",
     "Loader",
@@ -80,6 +87,7 @@ __all__ = [
     "check_dataset_name",
     "class_folders",
     "class_labels",
+    "corrupt",
     "cycle",
     "damagenet",
     "describe_transform",
@@ -96,6 +104,7 @@ __all__ = [
     "is_described",
     "is_image",
     "known_benchmarks",
+    "known_corruptions",
     "list_folder",
     "objectnet",
     "open_image_folder",
@@ -103,6 +112,7 @@ __all__ = [
     "outputs_meant",
     "read_image",
     "register_benchmark",
+    "register_corruption",
     "split_indices",
     "training_transform",
     "write_digits",
