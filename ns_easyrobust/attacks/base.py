@@ -58,6 +58,8 @@ class Attack:
         published_resizing: (crop_pct, interpolation) of its authors, for the preset "paper"; None: as photographs.
         verdict_settings: those settings of a protocol that say only which perturbations count. Results of one
             run may differ in them or lack them; in all others they agree.
+        revision: to be raised by 1 when the attack finds other pixels than before: results of another one are
+            measured anew.
 
     Example:
         >>> from dataclasses import dataclass
@@ -80,6 +82,7 @@ class Attack:
     sampled: ClassVar[bool] = False
     published_resizing: ClassVar[tuple[float, str] | None] = None
     verdict_settings: ClassVar[tuple[str, ...]] = ()
+    revision: ClassVar[int] = 1
 
     def __call__(
         self, model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, seeds: Sequence[int]

@@ -34,10 +34,21 @@ def fgsm(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, *, epsilo
     return attack_images("fgsm", model, pixels, labels, _torchattack("FGSM", eps=epsilon))
 
 
+def _require_torchattacks(attack: str) -> None:
+    try:
+        import torchattacks  # noqa: F401
+    except ImportError as error:
+        raise OptionError(
+            f"{attack}: expected torchattacks, found none that can be imported ({error}). "
+            "Run: pip install 'ns_easyrobust[attacks]'."
+        ) from error
+
+
 def _torchattack(name: str, **settings: Any) -> AttackFunction:
     """torchattacks' attack ``name``."""
 
     def run(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        _require_torchattacks(name.lower())
         import torchattacks
 
         with redirect_stdout(io.StringIO()):  # it prints where a model has no parameters to tell its device
@@ -108,9 +119,15 @@ def pgd(
     return attack_images("pgd", model, pixels, labels, attack)
 
 
+class _OfTorchattacks(Attack):
+    def require_applicable(self, model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> None:
+        """Raise OptionError if torchattacks is missing."""
+        _require_torchattacks(self.name)
+
+
 @register_attack
 @dataclass(frozen=True)
-class FGSM(Attack):
+class FGSM(_OfTorchattacks):
     """:func:`fgsm` with radius ``epsilon``."""
 
     name = "fgsm"
@@ -136,7 +153,7 @@ class FGSM(Attack):
 
 @register_attack
 @dataclass(frozen=True)
-class PGD(Attack):
+class PGD(_OfTorchattacks):
     """:func:`pgd` from a random start, with step size ``epsilon`` / 4."""
 
     name = "pgd"
@@ -165,7 +182,7 @@ class PGD(Attack):
 
 @register_attack
 @dataclass(frozen=True)
-class CW(Attack):
+class CW(_OfTorchattacks):
     """:func:`cw`, with the mean L2 norm of its unbounded perturbations, and top-1 if only those within a radius count.
 
     Attributes:

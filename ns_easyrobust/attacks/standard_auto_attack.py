@@ -20,6 +20,16 @@ def require_ten_outputs(outputs: int) -> None:
         raise OptionError(f"autoattack: expected a model of at least 10 outputs, found {outputs}.")
 
 
+def _require_easyrobust() -> None:
+    try:
+        import easyrobust.attacks  # noqa: F401
+    except ImportError as error:
+        raise OptionError(
+            f"autoattack: expected EasyRobust's copy of it, found none that can be imported ({error}). "
+            "Run: pip install 'ns_easyrobust[easyrobust]'."
+        ) from error
+
+
 def autoattack(
     model: nn.Module,
     pixels: torch.Tensor,
@@ -41,6 +51,7 @@ def autoattack(
     require_radius("autoattack", epsilon, norm)
 
     def run(inner: nn.Module, images: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        _require_easyrobust()
         from easyrobust.attacks import AutoAttack as StandardAttack
 
         with torch.no_grad():
@@ -82,7 +93,8 @@ class AutoAttack(Attack):
         return 4 / 255 if self.epsilon is None else self.epsilon
 
     def require_applicable(self, model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> None:
-        """Raise OptionError for a model of fewer than 10 outputs."""
+        """Raise OptionError for a model of fewer than 10 outputs, or if EasyRobust is missing."""
+        _require_easyrobust()
         with frozen(model) as inner, torch.no_grad():
             require_ten_outputs(logits_of(inner(pixels)).shape[-1])
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
         write_text,
         write_together,
     )
-    from .lazy import dist, lazy_names, nn, np, timm, torch, transforms
+    from .lazy import cv2, dist, lazy_names, ndimage, nn, np, timm, torch, transforms
     from .locks import FileLock
     from .parsing import parse_json, parse_yaml, require_bounded
     from .patching import replaced_attributes
@@ -70,6 +70,7 @@ __all__ = [
     "broadcast_object",
     "check_archive",
     "choices_of",
+    "cv2",
     "derive_seed",
     "dist",
     "draw_seed",
@@ -84,6 +85,7 @@ __all__ = [
     "is_first_rank",
     "lazy_names",
     "mean_over_ranks",
+    "ndimage",
     "new_run_folder",
     "nn",
     "np",
