@@ -107,3 +107,7 @@ class OutputError(UserError):
 
 class OptionError(UserError):
     """A setting outside its range, or settings that exclude each other."""
+
+
+class MissingPackageError(OptionError):
+    """A setting that needs another package, which is not installed."""

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ..errors import OptionError
 from ..training import add_nullspace_args
-from ..utils import is_first_rank, pick_device, replaced_attributes
+from ..utils import import_package, is_first_rank, pick_device, replaced_attributes
 from .compat import repair_script, script_repairs
 from .registration import register
 from .training_function import add_script_args, nullspace_augmented
@@ -95,9 +95,11 @@ def run_script(script: Path, flags: list[str], *, device: str = "auto", download
         downloads: folder whose files are read instead of downloading files of the same name.
 
     Raises:
+        MissingPackageError: easyrobust is not installed.
         UserError: a mistake in the script's path or shape, the device, the model, the noise, or the files that
             its flags name; other errors of the script are raised unchanged.
     """
+    import_package("easyrobust", f"{script}")
     folder = os.path.dirname(os.path.realpath(script))  # Path.resolve() raises for links in a circle
     with ExitStack() as undo:
         if pick_device(device).type == "cpu":
