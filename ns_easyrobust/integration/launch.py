@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from ..errors import OptionError
-from ..training import add_nullspace_args
+from ..training import add_nullspace_args, recipe_path
 from ..utils import import_package, is_first_rank, pick_device, replaced_attributes
 from .compat import repair_script, script_repairs
 from .registration import register
@@ -87,6 +87,14 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         add(parser)
 
 
+def _with_recipes(flags: list[str]) -> list[str]:
+    """``flags``, with the path of the recipe of this package that the script's ``-c`` names."""
+    before = ["", *flags]
+    return [
+        recipe_path(word) if last in ("-c", "--config") else word for last, word in zip(before, flags, strict=False)
+    ]
+
+
 def run_script(script: Path, flags: list[str], *, device: str = "auto", downloads: Path | None = None) -> None:
     """Run ``script`` as ``python script ...`` would, with ``flags`` that may include the augmentation's.
 
@@ -106,7 +114,9 @@ def run_script(script: Path, flags: list[str], *, device: str = "auto", download
             undo.enter_context(without_cuda())
         undo.enter_context(script_repairs(downloads))
         undo.callback(sys.modules.pop, _MODULE_NAME, None)
-        undo.enter_context(replaced_attributes(sys, argv=[str(script), *flags], path=[folder, *sys.path]))
+        undo.enter_context(
+            replaced_attributes(sys, argv=[str(script), *_with_recipes(flags)], path=[folder, *sys.path])
+        )
         module: Any = load_script(script)
         register()
         _add_flags(module.parser)
