@@ -89,10 +89,8 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
 
 def _with_recipes(flags: list[str]) -> list[str]:
     """``flags``, with the path of the recipe of this package that the script's ``-c`` names."""
-    before = ["", *flags]
-    return [
-        recipe_path(word) if last in ("-c", "--config") else word for last, word in zip(before, flags, strict=False)
-    ]
+    is_recipe = [False, *(word in ("-c", "--config") for word in flags)]
+    return [recipe_path(word) if is_recipe[place] else word for place, word in enumerate(flags)]
 
 
 def run_script(script: Path, flags: list[str], *, device: str = "auto", downloads: Path | None = None) -> None:
@@ -114,9 +112,8 @@ def run_script(script: Path, flags: list[str], *, device: str = "auto", download
             undo.enter_context(without_cuda())
         undo.enter_context(script_repairs(downloads))
         undo.callback(sys.modules.pop, _MODULE_NAME, None)
-        undo.enter_context(
-            replaced_attributes(sys, argv=[str(script), *_with_recipes(flags)], path=[folder, *sys.path])
-        )
+        words = [str(script), *_with_recipes(flags)]
+        undo.enter_context(replaced_attributes(sys, argv=words, path=[folder, *sys.path]))
         module: Any = load_script(script)
         register()
         _add_flags(module.parser)

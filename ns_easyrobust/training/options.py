@@ -198,9 +198,8 @@ def parse_with(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Nam
     config_parser = FlagParser(add_help=False)
     config_parser.add_argument("-c", "--config", type=file_or_folder)
     config = config_parser.parse_known_args(argv)[0].config
-    args: argparse.Namespace = parser.parse_args(
-        [*(_yaml_flags(Path(recipe_path(config)), parser) if config else []), *argv]
-    )
+    recipe = _yaml_flags(Path(recipe_path(config)), parser) if config else []
+    args: argparse.Namespace = parser.parse_args([*recipe, *argv])
     _check(args)
     return args
 
