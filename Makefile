@@ -39,7 +39,7 @@ test-timm1: .venv-timm1/ready
 $(READY): setup.cfg setup.py constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[demo,test]"
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[easyrobust,demo,test]"
 	touch $@
 
 clean:

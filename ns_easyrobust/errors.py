@@ -113,3 +113,7 @@ class NotRunError(UserError):
 
 class OptionError(UserError):
     """A setting outside its range, or settings that exclude each other."""
+
+
+class MissingPackageError(OptionError):
+    """A setting that needs another package, which is not installed."""

@@ -1,8 +1,7 @@
 """Gradient attacks from maintained libraries: pixels (B, C, H, W) in [0, 1] and labels (B,) to adversarial pixels.
 
 FGSM, PGD and CW are torchattacks', which calls ``.backward()``; inside ``frozen()`` this leaves
-the model's gradients and modes alone. torchattacks is imported where it is used, because it
-imports scipy and requests, which nothing else needs.
+the model's gradients and modes alone. It need not be installed, and is imported where it is used.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 
 from ..errors import OptionError
 from ..models import frozen, logits_of
-from ..utils import nn, setting, torch
+from ..utils import import_package, nn, setting, torch
 from .base import LARGEST_STEP, Attack, Quantity, SecondVerdict, register_attack, require_radius
 from .inputs import AttackFunction, attack_images
 
@@ -34,23 +33,15 @@ def fgsm(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, *, epsilo
     return attack_images("fgsm", model, pixels, labels, _torchattack("FGSM", eps=epsilon))
 
 
-def _require_torchattacks(attack: str) -> None:
-    try:
-        import torchattacks  # noqa: F401
-    except ImportError as error:
-        raise OptionError(
-            f"{attack}: expected torchattacks, found none that can be imported ({error}). "
-            "Run: pip install 'ns_easyrobust[attacks]'."
-        ) from error
-
-
 def _torchattack(name: str, **settings: Any) -> AttackFunction:
-    """torchattacks' attack ``name``."""
+    """torchattacks' attack ``name``.
+
+    Raises:
+        MissingPackageError: torchattacks is not installed.
+    """
+    torchattacks = import_package("torchattacks", name.lower())
 
     def run(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        _require_torchattacks(name.lower())
-        import torchattacks
-
         with redirect_stdout(io.StringIO()):  # it prints where a model has no parameters to tell its device
             attack = getattr(torchattacks, name)(model, **settings)
         attack.set_device(pixels.device if attack.device is None else attack.device)
@@ -119,18 +110,13 @@ def pgd(
     return attack_images("pgd", model, pixels, labels, attack)
 
 
-class _OfTorchattacks(Attack):
-    def require_applicable(self, model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> None:
-        """Raise OptionError if torchattacks is missing."""
-        _require_torchattacks(self.name)
-
-
 @register_attack
 @dataclass(frozen=True)
-class FGSM(_OfTorchattacks):
+class FGSM(Attack):
     """:func:`fgsm` with radius ``epsilon``."""
 
     name = "fgsm"
+    package = "torchattacks"
     clean_first = True
 
     epsilon: float = setting(1 / 255, "FGSM's L-infinity radii", least=0, flag="epsilon", each=True, metavar="E")
@@ -153,10 +139,11 @@ class FGSM(_OfTorchattacks):
 
 @register_attack
 @dataclass(frozen=True)
-class PGD(_OfTorchattacks):
+class PGD(Attack):
     """:func:`pgd` from a random start, with step size ``epsilon`` / 4."""
 
     name = "pgd"
+    package = "torchattacks"
     draws = True
     slowness = 1
 
@@ -182,7 +169,7 @@ class PGD(_OfTorchattacks):
 
 @register_attack
 @dataclass(frozen=True)
-class CW(_OfTorchattacks):
+class CW(Attack):
     """:func:`cw`, with the mean L2 norm of its unbounded perturbations, and top-1 if only those within a radius count.
 
     Attributes:
@@ -190,6 +177,7 @@ class CW(_OfTorchattacks):
     """
 
     name = "cw"
+    package = "torchattacks"
     slowness = 2
     verdict_settings = ("radius",)
 

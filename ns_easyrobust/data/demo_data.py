@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import OptionError
-from ..utils import os_errors_as_output_errors
+from ..utils import import_package, os_errors_as_output_errors
 from .corruptions import known_corruptions
 
 SIDE = 32
@@ -26,16 +25,10 @@ def write_digits(root: str | Path, seed: int = 0) -> Path:
     corruptions, with strengths chosen for this image size.
 
     Raises:
-        OptionError: scikit-learn is not installed.
+        MissingPackageError: scikit-learn is not installed.
         OutputError: ``root`` cannot be written.
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise OptionError(
-            "the demo's images: expected scikit-learn, found none. Run: pip install 'ns_easyrobust[demo]'"
-        ) from None
-    root, digits = Path(root), load_digits()
+    root, digits = Path(root), import_package("sklearn.datasets", "the demo's images").load_digits()
     order = np.random.default_rng(seed).permutation(len(digits.target))
     with os_errors_as_output_errors(root):
         for position, index in enumerate(order):

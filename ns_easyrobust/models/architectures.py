@@ -7,8 +7,6 @@ after which ``timm.create_model`` in EasyRobust's own scripts finds them too.
 from __future__ import annotations
 
 import difflib
-import importlib
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +16,8 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from ..errors import CheckpointError, ModelError, UserError
+from ..errors import CheckpointError, MissingPackageError, ModelError, UserError
+from ..utils import import_package
 
 __all__ = ["build", "register_small_models"]  # register_model appends the small models' names
 
@@ -77,13 +76,9 @@ def _import_easyrobust_models(arch: str) -> None:
     """
     problem = ""
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)  # not the user's to fix
-            importlib.import_module("easyrobust.models")
-    except ImportError as error:
-        problem = (
-            f' EasyRobust\'s models could not be imported ({error}): pip install easyrobust PyWavelets "setuptools<82".'
-        )
+        import_package("easyrobust.models", "EasyRobust's models")
+    except MissingPackageError as error:
+        problem = f" {error}"
     if is_model(arch) and not problem:
         return
     similar = difflib.get_close_matches(arch, list_models(), n=3)

@@ -23,6 +23,7 @@ from ..utils import (
 )
 from .augmentations.flags import add_nullspace_args
 from .dataset_flags import add_dataset_args, check_dataset_args
+from .recipes import recipe_names, recipe_path
 
 _SWITCH: Any = {"action": argparse.BooleanOptionalAction, "default": False}  # --flag and --no-flag
 _LONGEST_RECIPE = 2**18  # bytes: two seconds of parsing
@@ -42,7 +43,7 @@ def build_parser(parser: argparse.ArgumentParser | None = None) -> argparse.Argu
         "--config",
         type=file_or_folder,
         metavar="FILE",
-        help="YAML file that sets flags; the command line wins",
+        help=f"YAML file that sets flags, or a recipe: {', '.join(recipe_names())}; the command line wins",
     )
     add_model_arguments(parser)
     add_machine_arguments(parser)
@@ -195,7 +196,8 @@ def parse_with(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Nam
     config_parser = FlagParser(add_help=False)
     config_parser.add_argument("-c", "--config", type=file_or_folder)
     config = config_parser.parse_known_args(argv)[0].config
-    args: argparse.Namespace = parser.parse_args([*(_yaml_flags(Path(config), parser) if config else []), *argv])
+    recipe = _yaml_flags(Path(recipe_path(config)), parser) if config else []
+    args: argparse.Namespace = parser.parse_args([*recipe, *argv])
     _check(args)
     return args
 
@@ -206,7 +208,8 @@ def _yaml_flags(path: Path, parser: argparse.ArgumentParser) -> list[str]:
         settings = parse_yaml(read_bounded(path, _LONGEST_RECIPE).decode("utf-8-sig"))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise OptionError(f"{path}: expected a YAML file of flags, found: {reason}. Mend it.") from error
+        remedy = f"Recipes: {', '.join(recipe_names())}." if isinstance(error, FileNotFoundError) else "Mend it."
+        raise OptionError(f"{path}: expected a YAML file of flags, found: {reason}. {remedy}") from error
     settings = {} if settings is None else settings
     if not isinstance(settings, dict):
         raise OptionError(f"{path}: expected 'flag: value' lines, found a {type(settings).__name__}.")

@@ -47,7 +47,7 @@ from .resume import PREVIOUS_STATE, StopSignal, require_same_run
 from .run import Run, identity
 from .run_folder import held_run_folder
 from .setup import build_data, build_mixup_and_loss, build_model, read_start
-from .trackers import Trackers
+from .trackers import Trackers, require_trackers
 
 _logger = logging.getLogger(__name__)
 _SYNTHESIS_LOG_INTERVAL = 500  # synthesis steps between two log messages
@@ -210,6 +210,7 @@ def train(args: argparse.Namespace) -> Path:
     torch.backends.cudnn.benchmark = True
     check_noise_args(args)
     with StopSignal() as stop, process_group(pick_device(args.device)) as device, ExitStack() as exit_stack:
+        on_first_rank(lambda: require_trackers(args.log_tensorboard, args.log_wandb), device)
         checkpoint = read_start(args)
         folder, state = exit_stack.enter_context(held_run_folder(args, device))
         model, ema = build_model(args, device, checkpoint)

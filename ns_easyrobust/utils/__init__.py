@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     )
     from .lazy import cv2, dist, lazy_names, ndimage, nn, np, timm, torch, transforms
     from .locks import FileLock
+    from .packages import import_package
     from .parsing import parse_json, parse_yaml, require_bounded
     from .patching import replaced_attributes
     from .progress import Progress
@@ -79,6 +80,7 @@ __all__ = [
     "float_in",
     "fork_rng",
     "gather_objects",
+    "import_package",
     "int_from",
     "is_archive",
     "is_distributed",

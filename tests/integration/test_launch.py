@@ -331,3 +331,12 @@ def test_objects_beside_the_weights_are_left_out_and_run_nothing(tmp_path, monke
     with pytest.raises(CheckpointError, match=r"found the Python object \w+\.mkdir, which was not loaded"):
         read_without_objects(Path("hostile.ckpt"), "it")
     assert not Path("it_ran").exists()
+
+
+def test_a_recipe_by_its_name_reaches_the_script(tmp_path, capfd):
+    script = tmp_path / "plain.py"
+    script.write_text(PLAIN.replace("parser.parse_args()", "print(*sys.argv[1:], sep='|')"))
+    assert cli.main(["launch", str(script), "--device", "cpu", "-c", "dat_with_ns", "--model", "paper_weak"]) == 0
+    flag, recipe, *rest = capfd.readouterr().out.strip().split("|")
+    assert (flag, rest) == ("-c", ["--model", "paper_weak"])
+    assert yaml.safe_load(Path(recipe).read_text())["ns_branch"] == "first"

@@ -38,8 +38,7 @@ def elastic_transform(pixels: NDArray[np.uint8], generator: np.random.Generator,
     below, beside = np.minimum(y + 1, height - 1), np.minimum(x + 1, width - 1)
     colours = pixels.reshape(-1, 3).astype(np.float32)
     upper, lower = (
-        colours[row * width + x] * (1 - right) + colours[row * width + beside] * right
-        for row in (y, below)
+        colours[row * width + x] * (1 - right) + colours[row * width + beside] * right for row in (y, below)
     )
     return np.clip(upper * (1 - down) + lower * down, 0, 255)
 

@@ -90,8 +90,7 @@ def central_zoom(values: NDArray[Any], factor: float, whole: bool = False) -> ND
     places = [_central_zoom(length, factor) for length in values.shape[:2]]
     if not whole:
         places = [
-            (index[:length], fraction[:length])
-            for length, (index, fraction) in zip(values.shape, places, strict=False)
+            (index[:length], fraction[:length]) for length, (index, fraction) in zip(values.shape, places, strict=False)
         ]
     rows, columns = places
     return _along_rows(np.ascontiguousarray(_along_rows(values, *rows).swapaxes(0, 1)), *columns)
