@@ -78,6 +78,7 @@ def _along_rows(values: NDArray[Any], index: NDArray[np.int64], fraction: NDArra
     following -= result
     following *= fraction.astype(values.dtype).reshape(-1, *(1,) * (values.ndim - 1))
     result += following
+    result[fraction > 1] = 0  # beyond the last one by a rounding, which is outside for scipy, and so as published
     return result
 
 
