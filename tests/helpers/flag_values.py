@@ -112,7 +112,11 @@ TRAIN: list[Group] = [
         "--log-wandb": None,  # needs an account
         "--pretrained": None,  # downloads
     },
-    {"--no-aug": ("", True), "--cutmix-minmax": "0.2 0.8"},
+    {
+        "--no-aug": ("", True),
+        "--cutmix-minmax": "0.2 0.8",
+        "--model-kwargs": ("depth=2 mlp_ratio=2.0", {"depth": 2, "mlp_ratio": 2.0}),
+    },
 ]
 
 BENCHMARK: list[Group] = [
@@ -153,6 +157,7 @@ BENCHMARK: list[Group] = [
     },
     {
         "--adv": ("", {"suite": "autoattack"}),
+        "--model-kwargs": ("depth=3", {"protocol.model_kwargs": {"depth": 3}}),
         "--subset": ("random:2", {}),
         "--autoattack-norm": ("L2", {"protocol.norm": "l2"}),
         "--autoattack-epsilon": ("0.5", {"protocol.epsilon": 0.5}),
@@ -202,6 +207,7 @@ NOISE: list[Group] = [
     },
     {
         "--input-size": ("32", {}),
+        "--model-kwargs": ("depth=3", {}),
         "--start": ("{noise}", {}),
         "--output": ("{noise}", {}),
         "--overwrite": ("", {}),
@@ -228,9 +234,10 @@ OTHERS: dict[str, list[tuple[str, str]]] = {
     "nullspace": [
         ("{ckpt} --ema --space pixel --rtol 0.001 --csv {out}/table.csv", "pixel"),
         ("{ckpt} --csv {out}/table.csv --overwrite", "normalised"),
+        ("vit_micro_patch8_32 --model-kwargs patch_size=4", "       4 "),
     ],
     "export": [
-        ("{ckpt} --layout timm --output {out}/a.pth --model vit_micro_patch8_32", "timm"),
+        ("{ckpt} --layout timm --output {out}/a.pth --model vit_micro_patch8_32 --model-kwargs depth=3", "timm"),
         ("{bare} --layout easyrobust --mean 0.4 0.5 0.6 --std 0.2 0.3 0.4 --output {out}/a.pth --overwrite", "0.4"),
     ],
     "launch": [],  # its flags are the script's: tests/integration/test_launch.py
