@@ -204,10 +204,10 @@ def test_refused_targets(source, tmp_path):
 
 
 def test_a_full_disk(source, tmp_path, monkeypatch):
-    def full(path: Path, content: bytes) -> None:
+    def full(image: Image.Image, path: Path, *rest: object, **how: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Image.Image, "save", full)
     job = FolderCorruption(source, tmp_path / "c", ["fog"], [1])
     monkeypatch.setattr(job.record, "write", lambda skipped: None)
     with pytest.raises(OutputError, match="No space left on device") as caught:
