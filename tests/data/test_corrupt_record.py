@@ -53,7 +53,10 @@ def test_a_folder_has_one_set_of_images(source):
 
 
 def test_frost_counts_once_there_is_some(source):
-    drawn, published = FrostPictures.drawn(), FrostPictures.installed_or_drawn()
+    drawn, published = (
+        FrostPictures([np.full((12, 12, 3), grey, np.uint8)] * 5, origin)
+        for grey, origin in ((9, "drawn"), (200, "published"))
+    )
     begin(source, pictures=published).run()
     begin(source, "frost", pictures=drawn).run()
     begin(source, pictures=published).run()

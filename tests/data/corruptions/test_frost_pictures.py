@@ -9,6 +9,7 @@ from ns_easyrobust.errors import DataError
 
 
 def test_drawn_pictures_have_the_published_ones_sizes_and_colours():
+    pytest.importorskip("imagecorruptions", reason="`make test` installs it: pip install --no-deps imagecorruptions")
     drawn, published = FrostPictures.drawn(), FrostPictures.installed_or_drawn()
     assert (drawn.origin, published.origin) == ("drawn", "published")
     assert len(drawn) == len(published) == 5
