@@ -63,10 +63,9 @@ class FolderCorruption:
         OutputError: ``target`` is not as above, or one of the two folders lies in the other.
 
     Example:
-        >>> from ns_easyrobust.data import FolderCorruption
-        >>> job = FolderCorruption(data_dir / "imagenet-r", "imagenet-c", ["fog", "contrast"], [5])
-        >>> job.run(workers=0)
-        CorruptedFolder(written=800, present=0, skipped=0)
+        >>> job = FolderCorruption(data_dir / "val", data_dir / "imagenet-c", ["fog", "contrast"], [5])
+        >>> job.run()
+        CorruptedFolder(written=12, present=0, skipped=0)
     """
 
     def __init__(
