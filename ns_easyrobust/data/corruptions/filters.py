@@ -63,7 +63,7 @@ def motion_blur(values: NDArray[Any], radius: int, sigma: float, angle: float) -
     return blurred
 
 
-def _central_zoom(length: int, factor: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _central_zoom(length: int, factor: float) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Where each pixel of the central part of an axis, enlarged by ``factor``, lies: index, fraction to the next."""
     part = math.ceil(length / factor)
     enlarged = round(part * factor)
@@ -72,7 +72,7 @@ def _central_zoom(length: int, factor: float) -> tuple[NDArray[np.int64], NDArra
     return (length - part) // 2 + index, places - index
 
 
-def _along_rows(values: NDArray[Any], index: NDArray[np.int64], fraction: NDArray[np.float64]) -> NDArray[Any]:
+def _along_rows(values: NDArray[Any], index: NDArray[np.int64], fraction: NDArray[Any]) -> NDArray[Any]:
     following = values[np.minimum(index + 1, len(values) - 1)]
     result = values[index]
     following -= result
