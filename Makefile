@@ -27,12 +27,12 @@ gpu: $(READY)
 test-timm1: .venv-timm1/ready
 	.venv-timm1/bin/python -m pytest -n 2 --dist worksteal -m "not stress and not gpu"
 
-.venv-timm1/ready: setup.cfg constraints-timm1.txt
+.venv-timm1/ready: setup.cfg setup.py constraints-timm1.txt
 	$(PYTHON) -m venv .venv-timm1
 	.venv-timm1/bin/python -m pip install --quiet --upgrade pip
-	.venv-timm1/bin/python -m pip install --requirement constraints-timm1.txt
-	.venv-timm1/bin/python -m pip install --no-deps easyrobust==0.2.4 torchattacks==3.5.1 imagecorruptions==1.1.2
-	.venv-timm1/bin/python -m pip install --no-deps --editable .
+	.venv-timm1/bin/python -m pip install --constraint constraints-timm1.txt --editable ".[hfds,test]" "timm>=1" \
+		einops ftfy opt_einsum PyWavelets regex requests "setuptools<81"
+	.venv-timm1/bin/python -m pip install --no-deps --constraint constraints-timm1.txt easyrobust torchattacks imagecorruptions
 	touch $@
 
 $(READY): setup.cfg setup.py constraints.txt
