@@ -3,13 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test check stress test-timm1 clean
+.PHONY: demo test check stress gpu test-timm1 clean
 
 demo: $(READY)
 	$(BIN)/ns-easyrobust demo
 
 test: $(READY) check
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not stress"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not stress and not gpu"
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -19,10 +19,13 @@ check: $(READY)
 stress: $(READY)
 	$(BIN)/python -m pytest -m stress
 
+gpu: $(READY)
+	$(BIN)/python -m pytest -m gpu
+
 # All under timm 1.x but EasyRobust's scripts, which need timm 0.5.4; easyrobust pins older packages, so it comes without
 # its dependencies, and so does torchattacks.
 test-timm1: .venv-timm1/ready
-	.venv-timm1/bin/python -m pytest -n 2 --dist worksteal -m "not stress"
+	.venv-timm1/bin/python -m pytest -n 2 --dist worksteal -m "not stress and not gpu"
 
 .venv-timm1/ready: setup.cfg constraints-timm1.txt
 	$(PYTHON) -m venv .venv-timm1
@@ -35,7 +38,7 @@ test-timm1: .venv-timm1/ready
 $(READY): setup.cfg setup.py constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[demo,test]"
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[easyrobust,demo,test]"
 	touch $@
 
 clean:

@@ -8,7 +8,7 @@ from dataclasses import Field, asdict, dataclass
 from typing import Any, ClassVar, TypeVar
 
 from ..errors import ModelError, OptionError
-from ..utils import Registry, nn, torch
+from ..utils import Registry, import_package, nn, torch
 
 LARGEST_STEP = 1e4  # of Adam, which would fail at what float32 cannot hold
 
@@ -58,6 +58,9 @@ class Attack:
         published_resizing: (crop_pct, interpolation) of its authors, for the preset "paper"; None: as photographs.
         verdict_settings: those settings of a protocol that say only which perturbations count. Results of one
             run may differ in them or lack them; in all others they agree.
+        revision: to be raised by 1 when the attack finds other pixels than before: results of another one are
+            measured anew.
+        package: another package that it imports and that need not be installed.
 
     Example:
         >>> from dataclasses import dataclass
@@ -80,6 +83,8 @@ class Attack:
     sampled: ClassVar[bool] = False
     published_resizing: ClassVar[tuple[float, str] | None] = None
     verdict_settings: ClassVar[tuple[str, ...]] = ()
+    revision: ClassVar[int] = 1
+    package: ClassVar[str | None] = None
 
     def __call__(
         self, model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, seeds: Sequence[int]
@@ -103,11 +108,13 @@ class Attack:
         return self.name
 
     def require_applicable(self, model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> None:
-        """Raise the error that would end a long evaluation at its first batch; by default nothing is tried.
+        """Raise the error that would end a long evaluation at its first batch; by default only of a missing package.
 
         Args:
             pixels: (1, C, H, W), an image of the evaluation. labels: (1,).
         """
+        if self.package is not None:
+            import_package(self.package, self.name)
 
     def other_protocols(self) -> Sequence[Mapping[str, Any]]:
         """The protocols of the :class:`SecondVerdict` objects that :meth:`extra_results` will return, in order."""

@@ -1,8 +1,7 @@
 """Gradient attacks from maintained libraries: pixels (B, C, H, W) in [0, 1] and labels (B,) to adversarial pixels.
 
 FGSM, PGD and CW are torchattacks', which calls ``.backward()``; inside ``frozen()`` this leaves
-the model's gradients and modes alone. torchattacks is imported where it is used, because it
-imports scipy and requests, which nothing else needs.
+the model's gradients and modes alone. It need not be installed, and is imported where it is used.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 
 from ..errors import OptionError
 from ..models import frozen, logits_of
-from ..utils import nn, setting, torch
+from ..utils import import_package, nn, setting, torch
 from .base import LARGEST_STEP, Attack, Quantity, SecondVerdict, register_attack, require_radius
 from .inputs import AttackFunction, attack_images
 
@@ -35,11 +34,14 @@ def fgsm(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, *, epsilo
 
 
 def _torchattack(name: str, **settings: Any) -> AttackFunction:
-    """torchattacks' attack ``name``."""
+    """torchattacks' attack ``name``.
+
+    Raises:
+        MissingPackageError: torchattacks is not installed.
+    """
+    torchattacks = import_package("torchattacks", name.lower())
 
     def run(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        import torchattacks
-
         with redirect_stdout(io.StringIO()):  # it prints where a model has no parameters to tell its device
             attack = getattr(torchattacks, name)(model, **settings)
         attack.set_device(pixels.device if attack.device is None else attack.device)
@@ -114,6 +116,7 @@ class FGSM(Attack):
     """:func:`fgsm` with radius ``epsilon``."""
 
     name = "fgsm"
+    package = "torchattacks"
     clean_first = True
 
     epsilon: float = setting(1 / 255, "FGSM's L-infinity radii", least=0, flag="epsilon", each=True, metavar="E")
@@ -140,6 +143,7 @@ class PGD(Attack):
     """:func:`pgd` from a random start, with step size ``epsilon`` / 4."""
 
     name = "pgd"
+    package = "torchattacks"
     draws = True
     slowness = 1
 
@@ -173,6 +177,7 @@ class CW(Attack):
     """
 
     name = "cw"
+    package = "torchattacks"
     slowness = 2
     verdict_settings = ("radius",)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import OptionError
 from ..models import frozen, logits_of
-from ..utils import nn, setting, torch
+from ..utils import import_package, nn, setting, torch
 from .base import Attack, register_attack, require_radius
 from .inputs import attack_images
 
@@ -37,15 +37,15 @@ def autoattack(
 
     Raises:
         DataError: pixels outside [0, 1]. OptionError: unknown norm, invalid radius, or fewer than 10 outputs.
+            MissingPackageError: easyrobust is not installed.
     """
     require_radius("autoattack", epsilon, norm)
+    standard = import_package("easyrobust.attacks", "autoattack")
 
     def run(inner: nn.Module, images: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-        from easyrobust.attacks import AutoAttack as StandardAttack
-
         with torch.no_grad():
             require_ten_outputs(inner(images[:1]).shape[-1])
-        attack = StandardAttack(
+        attack = standard.AutoAttack(
             inner, norm=norm, eps=epsilon, version="standard", device=images.device, seed=seed, verbose=False
         )
         adversarial: torch.Tensor = attack.run_standard_evaluation(images, indices, bs=len(images))
@@ -64,6 +64,7 @@ class AutoAttack(Attack):
     """:func:`autoattack` with ``norm``, "Linf" or "L2", and radius ``epsilon``."""
 
     name = "autoattack"
+    package = "easyrobust"
     draws = True
     slowness = 4
     sampled = True
@@ -82,7 +83,8 @@ class AutoAttack(Attack):
         return 4 / 255 if self.epsilon is None else self.epsilon
 
     def require_applicable(self, model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> None:
-        """Raise OptionError for a model of fewer than 10 outputs."""
+        """Raise OptionError for a model of fewer than 10 outputs, MissingPackageError where easyrobust is missing."""
+        super().require_applicable(model, pixels, labels)
         with frozen(model) as inner, torch.no_grad():
             require_ten_outputs(logits_of(inner(pixels)).shape[-1])
 

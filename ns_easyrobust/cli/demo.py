@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError, TrainingError
-from ..utils import FileLock, file_or_folder, int_from, os_errors_as_output_errors
+from ..utils import FileLock, file_or_folder, import_package, int_from, os_errors_as_output_errors
 from . import main as cli
 from .interrupts import Interrupted, Terminated
 
@@ -154,6 +154,8 @@ def _new_folder(path: Path) -> Path:
 
 def run(args: argparse.Namespace) -> None:
     """Pretrain, finetune in four ways, evaluate, and write the report."""
+    for module in ("sklearn.datasets", "torchattacks"):  # now, not after minutes of training
+        import_package(module, "the demo")
     with _own_folder(args.output) as root:
         _run_in(root, args.workers)
 

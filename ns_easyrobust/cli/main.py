@@ -23,6 +23,7 @@ VERBS = {
     "train": "finetune with --aug nullspace, an EasyRobust-style training script",
     "launch": "an unmodified EasyRobust script with --aug nullspace, repaired where time has broken it",
     "doctor": "say what a benchmark folder holds, before an evaluation finds out",
+    "corrupt": "ImageNet-C's corruptions of one's own images, for benchmark",
     "benchmark": "evaluate a checkpoint: the paper's whole table, EasyRobust's flags",
     "report": "set records beside each other: text, Markdown, CSV, plot",
     "noise": "synthesize nullspace noise for a checkpoint, measure it and save it",
@@ -91,7 +92,7 @@ def _ended(argv: list[str], how: type[Interrupted | Terminated]) -> int:
     if not is_first_rank():
         return how.exit_code
     name = "".join(argv[:1])
-    resumes = name == "benchmark" and "--again" not in argv
+    resumes = name == "corrupt" or (name == "benchmark" and "--again" not in argv)
     line = "interrupted" if how is Interrupted else "ended by SIGTERM"
     return _said(name, line + "; the same command goes on where it stopped" * resumes, how.exit_code)
 

@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import OptionError
-from ..utils import os_errors_as_output_errors
-from .corruptions import CORRUPTIONS
+from ..utils import import_package, os_errors_as_output_errors
+from .corruptions import known_corruptions
 
 SIDE = 32
 VALIDATION = 500  # of 1797 images
 SEVERITY = 3  # the folder that holds the corrupted images; their strengths are not ImageNet-C's
-STRENGTHS = {"gaussian_noise": 0.35, "impulse_noise": 0.2, "contrast": 0.15, "pixelate": 6, "jpeg_compression": 4}
+STRENGTHS = {"gaussian_noise": 0.35, "impulse_noise": 0.2, "contrast": 0.15, "pixelate": 6 / 32, "jpeg_compression": 4}
 
 
 def write_digits(root: str | Path, seed: int = 0) -> Path:
@@ -26,16 +25,10 @@ def write_digits(root: str | Path, seed: int = 0) -> Path:
     corruptions, with strengths chosen for this image size.
 
     Raises:
-        OptionError: scikit-learn is not installed.
+        MissingPackageError: scikit-learn is not installed.
         OutputError: ``root`` cannot be written.
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise OptionError(
-            "the demo's images: expected scikit-learn, found none. Run: pip install 'ns_easyrobust[demo]'"
-        ) from None
-    root, digits = Path(root), load_digits()
+    root, digits = Path(root), import_package("sklearn.datasets", "the demo's images").load_digits()
     order = np.random.default_rng(seed).permutation(len(digits.target))
     with os_errors_as_output_errors(root):
         for position, index in enumerate(order):
@@ -49,7 +42,8 @@ def write_digits(root: str | Path, seed: int = 0) -> Path:
             _write(image, root / "imagenet-val" / path)
             for name, strength in STRENGTHS.items():
                 generator = np.random.default_rng((seed, int(index)))
-                _write(CORRUPTIONS[name](image, generator, strength), root / "imagenet-c" / name / str(SEVERITY) / path)
+                corrupted = known_corruptions()[name](np.asarray(image), generator, strength)
+                _write(Image.fromarray(corrupted), root / "imagenet-c" / name / str(SEVERITY) / path)
     return root
 
 

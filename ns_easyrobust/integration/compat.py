@@ -32,7 +32,7 @@ from ..models import (
     reference_tensor,
     required_image_size,
 )
-from ..utils import is_distributed, is_first_rank, rank, replaced_attributes
+from ..utils import import_package, is_distributed, is_first_rank, rank, replaced_attributes
 
 _logger = logging.getLogger(__name__)
 _logged_repairs: set[str] = set()
@@ -116,7 +116,7 @@ def _repair_imports(undo: ExitStack) -> None:
             sys.modules[module.__name__] = module
             undo.callback(sys.modules.pop, module.__name__, None)
         log_repair("tkinter is not installed: adversarial_training imports it and does not use it")
-    import easyrobust.datasets as datasets
+    datasets = import_package("easyrobust.datasets", "EasyRobust's scripts")
 
     for name in ("ImageNetDataset", "DeepAugmentDataset", "StylizedImageNetDataset"):
         dataset_class = getattr(datasets, name)

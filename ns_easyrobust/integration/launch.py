@@ -15,8 +15,8 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from ..errors import OptionError
-from ..training import add_nullspace_args
-from ..utils import is_first_rank, pick_device, replaced_attributes, timm
+from ..training import add_nullspace_args, recipe_path
+from ..utils import import_package, is_first_rank, pick_device, replaced_attributes, timm
 from .compat import repair_script, script_repairs
 from .registration import register
 from .training_function import add_script_args, nullspace_augmented
@@ -87,6 +87,12 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         add(parser)
 
 
+def _with_recipes(flags: list[str]) -> list[str]:
+    """``flags``, with the path of the recipe of this package that the script's ``-c`` names."""
+    is_recipe = [False, *(word in ("-c", "--config") for word in flags)]
+    return [recipe_path(word) if is_recipe[place] else word for place, word in enumerate(flags)]
+
+
 def run_script(script: Path, flags: list[str], *, device: str = "auto", downloads: Path | None = None) -> None:
     """Run ``script`` as ``python script ...`` would, with ``flags`` that may include the augmentation's.
 
@@ -95,9 +101,11 @@ def run_script(script: Path, flags: list[str], *, device: str = "auto", download
         downloads: folder whose files are read instead of downloading files of the same name.
 
     Raises:
+        MissingPackageError: easyrobust is not installed.
         UserError: timm 1.x, or a mistake in the script's path or shape, the device, the model, the noise, or the files
             that its flags name; other errors of the script are raised unchanged.
     """
+    import_package("easyrobust", f"{script}")
     _require_timm_of_the_scripts(script)
     folder = os.path.dirname(os.path.realpath(script))  # Path.resolve() raises for links in a circle
     with ExitStack() as undo:
@@ -105,7 +113,8 @@ def run_script(script: Path, flags: list[str], *, device: str = "auto", download
             undo.enter_context(without_cuda())
         undo.enter_context(script_repairs(downloads))
         undo.callback(sys.modules.pop, _MODULE_NAME, None)
-        undo.enter_context(replaced_attributes(sys, argv=[str(script), *flags], path=[folder, *sys.path]))
+        words = [str(script), *_with_recipes(flags)]
+        undo.enter_context(replaced_attributes(sys, argv=words, path=[folder, *sys.path]))
         module: Any = load_script(script)
         register()
         _add_flags(module.parser)

@@ -8,6 +8,7 @@ from typing import Any
 from .. import evaluation
 from ..models import register_small_models
 from ..training import NullspaceAugmentation, add_nullspace_args
+from ..utils import import_package
 from .training_function import nullspace_augmented
 
 ADDED_EVALUATIONS = (
@@ -29,15 +30,17 @@ def register() -> None:
 
     ``from easyrobust.benchmarks import *`` then imports them too. Calling it again changes nothing.
 
+    Raises:
+        MissingPackageError: easyrobust is not installed.
+
     Example:
         >>> register()
         >>> import easyrobust.benchmarks
         >>> easyrobust.benchmarks.evaluate_imagenet_fgsm is evaluate_imagenet_fgsm
         True
     """
-    import easyrobust.augmentations as augmentations
-    import easyrobust.benchmarks as benchmarks
-
+    augmentations = import_package("easyrobust.augmentations", "register()")
+    benchmarks = import_package("easyrobust.benchmarks", "register()")
     register_small_models()
     _add(benchmarks, {name: getattr(evaluation, name) for name in ADDED_EVALUATIONS})
     _add(augmentations, TRAINING_HOOKS)

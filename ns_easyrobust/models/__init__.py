@@ -6,9 +6,10 @@ if TYPE_CHECKING:
     from .architectures import build, register_small_models
     from .attention import attention_blocks, attention_maps, fused_attention, prefix_tokens
     from .checkpoint_save import export_checkpoint, save_model
-    from .checkpoints import Checkpoint, load_into, load_model, read_checkpoint
+    from .checkpoints import Checkpoint, load_model, read_checkpoint, told_arch
     from .download import is_url
     from .ema import Ema
+    from .fitting import load_into
     from .hooks import (
         capture_patch_embed,
         depends_on_embedding_alone,
@@ -59,6 +60,7 @@ __all__ = [
     "save_model",
     "storage_free_zeros",
     "token_shape",
+    "told_arch",
     "unwrap",
 ]
 

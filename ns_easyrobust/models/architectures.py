@@ -7,8 +7,6 @@ after which ``timm.create_model`` in EasyRobust's own scripts finds them too.
 from __future__ import annotations
 
 import difflib
-import importlib
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +16,8 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from ..errors import CheckpointError, ModelError, UserError
+from ..errors import CheckpointError, MissingPackageError, ModelError, UserError
+from ..utils import import_package
 
 __all__ = ["build", "register_small_models"]  # register_model appends the small models' names
 
@@ -27,13 +26,13 @@ def register_small_models() -> None:
     """Make timm know the small models, which importing this module has done."""
 
 
-def build(arch: str, *, num_classes: int = 1000, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def build(arch: str, *, num_classes: int | None = 1000, pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Build the bare transformer ``arch``, without input normalisation and in train mode.
 
     Args:
         arch: a name in timm's registry, or one of EasyRobust's models, whose package is
             imported only if timm does not know the name.
-        num_classes: number K of outputs of the head.
+        num_classes: number K of outputs of the head; None: the architecture's own.
         pretrained: let timm download its weights from a hub. If timm names a URL,
             :func:`ns_easyrobust.models.checkpoints.load_model` downloads and reads it safely instead.
         kwargs: passed to the architecture's factory; those that are None are dropped.
@@ -43,7 +42,7 @@ def build(arch: str, *, num_classes: int = 1000, pretrained: bool = False, **kwa
         CheckpointError: ``pretrained`` weights that do not exist or cannot be downloaded.
     """
     options = {name: value for name, value in kwargs.items() if value is not None}
-    options.update(num_classes=num_classes, pretrained=pretrained)
+    options.update(pretrained=pretrained, **({} if num_classes is None else {"num_classes": num_classes}))
     if not is_model(arch):
         _import_easyrobust_models(arch)
     factory = model_entrypoint(arch)
@@ -77,13 +76,9 @@ def _import_easyrobust_models(arch: str) -> None:
     """
     problem = ""
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)  # not the user's to fix
-            importlib.import_module("easyrobust.models")
-    except ImportError as error:
-        problem = (
-            f' EasyRobust\'s models could not be imported ({error}): pip install easyrobust PyWavelets "setuptools<82".'
-        )
+        import_package("easyrobust.models", "EasyRobust's models")
+    except MissingPackageError as error:
+        problem = f" {error}"
     if is_model(arch) and not problem:
         return
     similar = difflib.get_close_matches(arch, list_models(), n=3)
@@ -98,11 +93,6 @@ def published_url(model: nn.Module) -> str | None:
     """URL that timm names for the weights of a model that it built; None if it names none."""
     url = _config(model).get("url")
     return url if isinstance(url, str) and url.startswith("http") else None
-
-
-def published_classes(model: nn.Module) -> int:
-    """Number of classes of the weights at :func:`published_url`."""
-    return int(_config(model).get("num_classes", 1000))
 
 
 def _config(model: nn.Module) -> Mapping[str, Any]:

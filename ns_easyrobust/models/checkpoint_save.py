@@ -19,8 +19,9 @@ from torch import nn
 from ..errors import CheckpointError, ModelError, OptionError
 from ..utils import save_tensors
 from .architectures import build
-from .checkpoints import Checkpoint, load_into, read_checkpoint
-from .fit import jax_class_count, load_strictly, misfit
+from .checkpoints import Checkpoint, read_checkpoint
+from .fit import load_strictly, misfit
+from .fitting import OF_IMAGE_SIZE, fit_to
 from .normalization import resolve_normalization
 from .weights import (
     EMA,
@@ -36,7 +37,6 @@ from .weights import (
 )
 
 _logger = logging.getLogger(__name__)
-_OF_IMAGE_SIZE = re.compile(r"pos_embed|relative_position|rel_pos|attn_mask")  # tensors whose shape depends on it
 
 
 def write_layout(
@@ -165,15 +165,14 @@ def export_checkpoint(
         OutputError: the file cannot be written.
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
-    is_given, arch, vit, ema = arch is not None, arch or checkpoint.arch, None, None
+    is_given, arch, vit, ema = arch is not None, arch or checkpoint.description.registered_arch, None, None
     if checkpoint.form == "npz":
         if arch is None:
             raise CheckpointError(
                 f"{checkpoint.source}: expected the architecture of a JAX .npz, found none. Name the model."
             )
-        vit = build(arch, num_classes=jax_class_count(checkpoint.content) or 1000)
-        load_into(vit, checkpoint, False, arch)
-        weights = weights_of_state_dict(vit.state_dict(), "npz", checkpoint.source)
+        fitted = fit_to(checkpoint, False, arch, num_classes=None, options={})
+        vit, weights = fitted.vit, fitted.weights
     else:
         weights = checkpoint.weights()
         ema = checkpoint.weights(ema=True) if checkpoint.has_ema else None
@@ -185,7 +184,9 @@ def export_checkpoint(
                 _require_bare_names(each.state, checkpoint.source)
             else:  # another architecture's mean and std would be wrong
                 _require_fit(vit, each, arch, checkpoint.source, sizes_may_differ=has_normalization)
-    used_mean, used_std, origin = resolve_normalization(vit, weights, mean=mean, std=std)
+    used_mean, used_std, origin = resolve_normalization(
+        vit, weights, mean=mean, std=std, described=checkpoint.description
+    )
     if origin not in ("checkpoint", "caller"):
         checkpoint.warn_of_other_normalization(used_mean, used_std)
     weights = replace(weights, mean=used_mean, std=used_std)
@@ -217,7 +218,7 @@ def _built_for(state: Mapping[str, torch.Tensor], arch: str, required: bool) -> 
 def _require_fit(vit: nn.Module, weights: Weights, arch: str, source: str, sizes_may_differ: bool) -> None:
     """Refuse weights that ``arch`` does not load; with ``sizes_may_differ`` it may be built for other images."""
     reshaped = misfit(vit, weights.state).reshaped
-    if sizes_may_differ and reshaped and all(_OF_IMAGE_SIZE.search(name) for name in reshaped):
+    if sizes_may_differ and reshaped and all(OF_IMAGE_SIZE.search(name) for name in reshaped):
         _logger.warning(
             "%s: %s has another shape than in %s by default: give the host the image size that it was trained for",
             source, reshaped[0], arch,

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from .augmentations.nullspace import NullspaceAugmentation
     from .augmentations.registry import augmentation_names, register_augmentation
     from .options import build_parser, parse_with
+    from .recipes import recipe_path
     from .trainer import train
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "build_parser",
     "config_from_args",
     "parse_with",
+    "recipe_path",
     "register_augmentation",
     "train",
 ]

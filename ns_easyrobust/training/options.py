@@ -22,6 +22,8 @@ from ..utils import (
     read_bounded,
 )
 from .augmentations.flags import add_nullspace_args
+from .dataset_flags import add_dataset_args, check_dataset_args
+from .recipes import recipe_names, recipe_path
 
 _SWITCH: Any = {"action": argparse.BooleanOptionalAction, "default": False}  # --flag and --no-flag
 _LONGEST_RECIPE = 2**18  # bytes: two seconds of parsing
@@ -41,22 +43,14 @@ def build_parser(parser: argparse.ArgumentParser | None = None) -> argparse.Argu
         "--config",
         type=file_or_folder,
         metavar="FILE",
-        help="YAML file that sets flags; the command line wins",
+        help=f"YAML file that sets flags, or a recipe: {', '.join(recipe_names())}; the command line wins",
     )
     add_model_arguments(parser)
     add_machine_arguments(parser)
     add_nullspace_args(parser)
 
     data = parser.add_argument_group("data")
-    data.add_argument(
-        "--data-dir",
-        type=file_or_folder,
-        required=True,
-        metavar="DIR",
-        help="holds train/ and val/, one folder a class",
-    )
-    data.add_argument("--train-split", default="train", metavar="NAME")
-    data.add_argument("--val-split", default="val", metavar="NAME", help="EasyRobust's 'validation' means val/")
+    add_dataset_args(data)
     data.add_argument(
         "-b", "--batch-size", type=int_from(1), default=128, metavar="N", help="images a process and step"
     )
@@ -183,6 +177,11 @@ def build_parser(parser: argparse.ArgumentParser | None = None) -> argparse.Argu
     return parser
 
 
+def defaults() -> dict[str, Any]:
+    """The flags' defaults by name, which count for the flags that a run of an earlier version does not know."""
+    return {action.dest: action.default for action in build_parser()._actions if action.dest != "help"}
+
+
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Parse the flags of ``train`` from a YAML file (``-c``) and from ``argv``, which takes precedence.
 
@@ -197,7 +196,8 @@ def parse_with(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Nam
     config_parser = FlagParser(add_help=False)
     config_parser.add_argument("-c", "--config", type=file_or_folder)
     config = config_parser.parse_known_args(argv)[0].config
-    args: argparse.Namespace = parser.parse_args([*(_yaml_flags(Path(config), parser) if config else []), *argv])
+    recipe = _yaml_flags(Path(recipe_path(config)), parser) if config else []
+    args: argparse.Namespace = parser.parse_args([*recipe, *argv])
     _check(args)
     return args
 
@@ -208,7 +208,8 @@ def _yaml_flags(path: Path, parser: argparse.ArgumentParser) -> list[str]:
         settings = parse_yaml(read_bounded(path, _LONGEST_RECIPE).decode("utf-8-sig"))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise OptionError(f"{path}: expected a YAML file of flags, found: {reason}. Mend it.") from error
+        remedy = f"Recipes: {', '.join(recipe_names())}." if isinstance(error, FileNotFoundError) else "Mend it."
+        raise OptionError(f"{path}: expected a YAML file of flags, found: {reason}. {remedy}") from error
     settings = {} if settings is None else settings
     if not isinstance(settings, dict):
         raise OptionError(f"{path}: expected 'flag: value' lines, found a {type(settings).__name__}.")
@@ -258,10 +259,7 @@ def _is_word(value: Any) -> bool:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raise OptionError for values that exclude each other or learn nothing.
-
-    EasyRobust's ``validation`` split becomes ``val``, unless there is a folder of that name.
-    """
+    """Raise OptionError for values that exclude each other or learn nothing."""
     if args.pretrained and args.initial_checkpoint:
         raise OptionError("--pretrained and --initial-checkpoint exclude each other: expected one start, found two.")
     for name in _BELOW_ONE:
@@ -286,5 +284,4 @@ def _check(args: argparse.Namespace) -> None:
     mixes = args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
     if mixes and args.batch_size % 2:
         raise OptionError(f"--batch-size: expected an even number for mixup and cutmix, found {args.batch_size}.")
-    if args.val_split == "validation" and not os.path.isdir(os.path.join(args.data_dir, "validation")):
-        args.val_split = "val"
+    check_dataset_args(args)

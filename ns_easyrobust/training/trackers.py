@@ -10,8 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OptionError
+from ..utils import import_package
 
 _logger = logging.getLogger(__name__)
+
+
+def require_trackers(tensorboard: bool, wandb: bool) -> None:
+    """Raise MissingPackageError if one that is wanted is not installed."""
+    if tensorboard:
+        import_package("tensorboard", "--log-tensorboard")
+    if wandb:
+        import_package("wandb", "--log-wandb")
 
 
 class Trackers:
@@ -25,7 +34,7 @@ class Trackers:
         step: where a resumed run goes on; TensorBoard hides what was logged there or later. 0 for a new run.
 
     Raises:
-        OptionError: a tracker is not installed or cannot start.
+        MissingPackageError: a tracker is not installed. OptionError: one cannot start.
     """
 
     def __init__(
@@ -39,11 +48,10 @@ class Trackers:
     ) -> None:
         self._writer: Any = None
         self._wandb: Any = None
+        require_trackers(tensorboard, wandb is not None)
         if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise _missing("--log-tensorboard", "tensorboard") from error
+            from torch.utils.tensorboard import SummaryWriter
+
             try:
                 self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
             except (OSError, ValueError) as error:  # ValueError: a folder's name that is not UTF-8
@@ -52,10 +60,8 @@ class Trackers:
                     "--output and --experiment, or leave it out."
                 ) from error
         if wandb is not None:
-            try:
-                import wandb as package
-            except ImportError as error:
-                raise _missing("--log-wandb", "wandb") from error
+            import wandb as package
+
             run_id = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]  # stays the same on resuming
             try:
                 self._wandb = package.init(
@@ -86,7 +92,3 @@ class Trackers:
             self._writer.close()
         if self._wandb is not None:
             self._wandb.finish()
-
-
-def _missing(flag: str, package: str) -> OptionError:
-    return OptionError(f"{flag}: expected {package}, found it not installed. Run: pip install {package}")

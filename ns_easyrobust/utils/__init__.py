@@ -47,8 +47,9 @@ if TYPE_CHECKING:
         write_text,
         write_together,
     )
-    from .lazy import dist, lazy_names, nn, np, timm, torch, transforms
+    from .lazy import cv2, dist, lazy_names, ndimage, nn, np, timm, torch, transforms
     from .locks import FileLock
+    from .packages import import_package
     from .parsing import parse_json, parse_yaml, require_bounded
     from .patching import replaced_attributes
     from .progress import Progress
@@ -70,6 +71,7 @@ __all__ = [
     "broadcast_object",
     "check_archive",
     "choices_of",
+    "cv2",
     "derive_seed",
     "dist",
     "draw_seed",
@@ -78,12 +80,14 @@ __all__ = [
     "float_in",
     "fork_rng",
     "gather_objects",
+    "import_package",
     "int_from",
     "is_archive",
     "is_distributed",
     "is_first_rank",
     "lazy_names",
     "mean_over_ranks",
+    "ndimage",
     "new_run_folder",
     "nn",
     "np",

@@ -205,9 +205,14 @@ def shown_flags(args: argparse.Namespace) -> dict[str, Any]:
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags with which commands describe a model."""
     group = parser.add_argument_group("model")
-    group.add_argument("--model", "-m", required=True, metavar="NAME", help="architecture, by its name in timm")
     group.add_argument(
-        "--num-classes", type=int_from(1, 10**6), default=1000, metavar="N", help="classes of data and model"
+        "--model", "-m", metavar="NAME", help="architecture, by its name in timm (default: the checkpoint's)"
+    )
+    group.add_argument(
+        "--num-classes",
+        type=int_from(1, 10**6),
+        metavar="N",
+        help="classes (default: the checkpoint's); train makes a new head for another number",
     )
     group.add_argument("--mean", type=float, nargs="+", help="normalisation, where the checkpoint has none")
     group.add_argument("--std", type=float, nargs="+", help="normalisation, where the checkpoint has none")

@@ -112,7 +112,14 @@ TRAIN: list[Group] = [
         "--log-wandb": None,  # needs an account
         "--pretrained": None,  # downloads
     },
-    {"--no-aug": ("", True), "--cutmix-minmax": "0.2 0.8"},
+    {
+        "--no-aug": ("", True),
+        "--cutmix-minmax": "0.2 0.8",
+        "--dataset": "torch/image_folder",
+        "--dataset-download": ("", True),  # that set has nothing to download
+        "--input-key": None,  # of a set that needs timm 1.x and Hugging Face's datasets
+        "--target-key": None,
+    },
 ]
 
 BENCHMARK: list[Group] = [
@@ -217,6 +224,14 @@ OTHERS: dict[str, list[tuple[str, str]]] = {
     "doctor": [
         ("{bench} --suite val --images 3 --num-classes 10 --workers 0", "imagenet-val"),
         ("{bench} --suite val --images all --num-classes 10 -j 1", "imagenet-val"),
+    ],
+    "corrupt": [
+        (
+            "{few}/val {out}/imagenet-c --corruption pixelate extra --severity 5 2 --size 24 --crop-pct 0.8 --seed 7 "
+            "--quality 70 --bad-images skip --workers 1",
+            "wrote 200 images",
+        ),
+        ("{few}/val {out}/c --corruption frost --severity 1 --format png --frost-dir {frost} --workers 0", "20 images"),
     ],
     "report": [
         (

@@ -307,3 +307,12 @@ def test_loading_does_not_run_the_script():
         module = load_script(SCRIPT)
     assert callable(module.main)
     sys.modules.pop("easyrobust_script")
+
+
+def test_a_recipe_by_its_name_reaches_the_script(tmp_path, capfd):
+    script = tmp_path / "plain.py"
+    script.write_text(PLAIN.replace("parser.parse_args()", "print(*sys.argv[1:], sep='|')"))
+    assert cli.main(["launch", str(script), "--device", "cpu", "-c", "dat_with_ns", "--model", "paper_weak"]) == 0
+    flag, recipe, *rest = capfd.readouterr().out.strip().split("|")
+    assert (flag, rest) == ("-c", ["--model", "paper_weak"])
+    assert yaml.safe_load(Path(recipe).read_text())["ns_branch"] == "first"

@@ -327,12 +327,11 @@ def test_a_folder_called_validation_is_taken_as_timm_takes_it(flags, digits_dir,
 
 @pytest.mark.parametrize("name", ["paper_strong", "paper_weak"])
 def test_recipes_are_the_papers_and_run(flags, name, monkeypatch):
-    recipe = Path(__file__).parents[2] / "benchmarks" / "recipes" / f"{name}.yaml"
-    args = parse_args(["-c", str(recipe), "--model", "vit_small_patch16_224", "--data-dir", "x"])
+    args = parse_args(["-c", name, "--model", "vit_small_patch16_224", "--data-dir", "x"])
     assert (args.ns_limit, args.ns_lr, args.ns_eps, args.ns_max_steps, args.batch_size) == (3, 0.1, 0.03, 3000, 128)
     assert (args.epochs, args.epoch_steps, args.ns_interval, args.lr, args.opt) == (20, 40, 40, 1e-5, "adamw")
     quick = ["--max-steps", "1", "--ns-max-steps", "2", "--epochs", "1"]
-    folder = train(parse_args(["-c", str(recipe), *flags, *quick]))
+    folder = train(parse_args(["-c", name, *flags, *quick]))
     assert (folder / "last.pth.tar").exists()
 
 

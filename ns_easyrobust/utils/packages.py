@@ -1,0 +1,47 @@
+"""Other packages that only some calls need; setup.cfg's extras hold them."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from types import ModuleType
+
+from ..errors import MissingPackageError
+
+# Without its dependencies where those are the base's, or packages that it does not use but pins to old versions:
+# torchattacks wants requests 2.25, and easyrobust timm 0.5.4.
+_INSTALL = {
+    "easyrobust": "pip install --no-deps easyrobust==0.2.4",
+    "easyrobust.models": "pip install --no-deps easyrobust==0.2.4 && "
+    "pip install einops ftfy opt_einsum PyWavelets regex 'setuptools<81'",
+    "torchattacks": "pip install --no-deps torchattacks",
+}
+_PROJECT = {"cv2": "opencv-python-headless", "skimage": "scikit-image", "sklearn": "scikit-learn"}  # as pip knows them
+
+
+def import_package(module: str, purpose: str) -> ModuleType:
+    """Import ``module`` of another package, which ``purpose`` needs.
+
+    Raises:
+        MissingPackageError: it is not installed, or lacks what it needs itself; the message says what installs it.
+
+    Example:
+        >>> from ns_easyrobust.utils import import_package
+        >>> import_package("torchattacks", "fgsm").FGSM.__name__
+        'FGSM'
+    """
+    package = module.partition(".")[0]
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)  # not the user's to fix
+            return importlib.import_module(module)
+    except ImportError as error:
+        project = _PROJECT.get(package, package)
+        install = _INSTALL.get(module) or _INSTALL.get(package) or f"pip install {project}"
+        if (error.name or "").partition(".")[0] == package and isinstance(error, ModuleNotFoundError):
+            raise MissingPackageError(
+                f"{purpose}: expected {project}, found it not installed. Run: {install}"
+            ) from error
+        raise MissingPackageError(
+            f"{purpose}: expected to import {module}, found {str(error).rstrip('.')}. Run: {install}"
+        ) from error
