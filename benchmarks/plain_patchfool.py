@@ -130,7 +130,9 @@ def _choose(
     """Indices (B, P) of the attacked patches, best first."""
     size = vit.patch_embed.patch_size
     if config.select == "random":
-        drawn = [torch.randperm(_patches(vit, clean), generator=generator)[: config.patches] for generator in generators]
+        drawn = [
+            torch.randperm(_patches(vit, clean), generator=generator)[: config.patches] for generator in generators
+        ]
         return torch.stack(drawn).to(clean.device)
     if config.select == "attention":
         with torch.no_grad():
