@@ -69,7 +69,7 @@ IN_BOTH = (
     Architecture("swin_tiny_patch4_window7_224", "Swin: windows, no class token"),
     small("cait_xxs24_224", "CaiT: talking heads, class attention, LayerScale"),
     small("convit_tiny", "ConViT: gated positional attention"),
-    Architecture("xcit_nano_12_p16_224", "XCiT: attention among channels, convolutional patch embedding", size=112),
+    Architecture("xcit_nano_12_p16_224", "XCiT: attention among channels, convolutional patch embedding"),
     Architecture("pit_ti_224", "PiT: pooling between stages"),
     small("mixer_s32_224", "MLP-Mixer: no attention"),
     Architecture("levit_128s", "LeViT: convolutional stem"),
@@ -93,10 +93,9 @@ IN_TIMM_1 = (
     Architecture("hiera_tiny_224", "Hiera: attention in units, pooled"),
 )
 OF_EASYROBUST = (
-    small("mae_vit_base_patch16", "MAE-ViT: average pooling"),
-    Architecture("rvt_tiny", "RVT: convolutional stem, stages"),
-    small("fan_tiny_12_p16_224", "FAN: attention among channels as well"),
-    Architecture("drvit_small_patch16", "DrViT: reads the image a second time, as discrete tokens"),
+    Architecture("mae_vit_base_patch16", "MAE-ViT of EasyRobust: average pooling"),
+    Architecture("rvt_tiny", "RVT of EasyRobust: convolutional stem, stages"),
+    Architecture("fan_tiny_12_p16_224", "FAN of EasyRobust: attention among channels as well"),
 )
 ARCHITECTURES = (*IN_BOTH, *(IN_TIMM_1 if TIMM_1 else ()), *OF_EASYROBUST)
 
@@ -168,7 +167,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = {}
     for arch in chosen:
         found[arch] = cells(arch)
-        print(f"{arch.title}: {', '.join(name for name, (works, _) in found[arch].items() if works)}", flush=True)
+        refused = [name for name, (works, _) in found[arch].items() if not works]
+        print(f"{arch.title}: {'not ' if refused else 'all'}{', '.join(refused)}", flush=True)
     made = (
         f"timm {timm.__version__}, torch {torch.__version__}, {describe_machine('cpu')}; untrained, seed 0, two "
         f"images of noise, few steps.\n\n{table(found)}"

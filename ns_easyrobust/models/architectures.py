@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
+import torch
 from timm.models import is_model, list_models, model_entrypoint, register_model
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
@@ -19,6 +20,7 @@ from torch import nn
 from ..errors import CheckpointError, MissingPackageError, ModelError, UserError
 from ..utils import import_package
 from .factories import build_from_factory, is_factory
+from .vit import required_image_size
 
 __all__ = ["build", "register_small_models"]  # register_model appends the small models' names
 
@@ -40,7 +42,8 @@ def build(arch: str, *, num_classes: int | None = 1000, pretrained: bool = False
         kwargs: passed to the architecture's factory; those that are None are dropped.
 
     Raises:
-        ModelError: unknown name, or an argument that the architecture does not accept.
+        ModelError: unknown name, an argument that the architecture does not accept, or a model of EasyRobust's that
+            does not run under the installed timm.
         CheckpointError: ``pretrained`` weights that do not exist or cannot be downloaded.
     """
     options = {name: value for name, value in kwargs.items() if value is not None}
@@ -69,7 +72,22 @@ def build(arch: str, *, num_classes: int | None = 1000, pretrained: bool = False
         ) from error
     if pretrained and not is_easyrobust and not _has_weights(model):
         raise _no_weights_error(arch)  # timm 0.5.4 silently keeps random weights
+    if is_easyrobust and not timm.__version__.startswith("0."):
+        _require_forward(model, arch)
     return model
+
+
+def _require_forward(model: nn.Module, arch: str) -> None:
+    """Raise ModelError where EasyRobust's model, which changes parts of timm 0.5.4's, does not fit the installed timm."""
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, 3, *(required_image_size(model) or (224, 224))))
+    except (TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{arch}: expected timm 0.5.4, which EasyRobust's model is written for, found timm {timm.__version__}, "
+            f"under which it does not run ({_reason(error)}). Use timm 0.5.4, or a model of timm's."
+        ) from error
+    model.train()
 
 
 def _import_easyrobust_models(arch: str) -> None:
