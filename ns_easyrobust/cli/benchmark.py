@@ -196,6 +196,7 @@ def run(args: argparse.Namespace) -> None:
                 "mean": model.mean,
                 "std": model.std,
                 "normalization_from": model.normalization_origin,
+                **({"model_kwargs": args.model_kwargs} if args.model_kwargs else {}),
             },
             remeasure=args.again,
         )
