@@ -112,8 +112,11 @@ def _import_easyrobust_models(arch: str) -> None:
 
 
 def published_url(model: nn.Module) -> str | None:
-    """URL that timm names for the weights of a model that it built; None if it names none."""
-    url = config_of(model).get("url")
+    """URL that timm names for the weights of a model that it built; None if it names none, or takes them from a hub.
+
+    What comes from the hub, timm 1.x reads itself: files from elsewhere may hold names that it renames or leaves out.
+    """
+    url = None if config_of(model).get("hf_hub_id") else config_of(model).get("url")
     return url if isinstance(url, str) and url.startswith("http") else None
 
 

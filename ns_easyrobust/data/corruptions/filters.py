@@ -52,8 +52,8 @@ def motion_blur(values: NDArray[Any], radius: int, sigma: float, angle: float) -
     """``values`` (H, W) or (H, W, C) of floats, blurred along :func:`motion_taps`, borders repeated."""
     height, width = values.shape[:2]
     taps = motion_taps(radius, sigma, angle, height, width)
-    down, across = [dy for dy, _, _ in taps], [dx for _, dx, _ in taps]
-    (top, left), (bottom, right) = (max(0, *down), max(0, *across)), (max(0, -min(down)), max(0, -min(across)))
+    down, across = [0, *(dy for dy, _, _ in taps)], [0, *(dx for _, dx, _ in taps)]
+    top, bottom, left, right = max(down), -min(down), max(across), -min(across)
     padded = cv2.copyMakeBorder(values, top, bottom, left, right, cv2.BORDER_REPLICATE)
     blurred = np.zeros_like(values)
     term = np.empty_like(values)
