@@ -278,6 +278,9 @@ def load_model(
     else:
         classes = 1000 if num_classes is None and not pretrained else num_classes
         vit = build(arch, num_classes=classes, pretrained=pretrained, **options)
+        published = config_of(vit).get("num_classes")
+        if pretrained and classes not in (None, published):
+            _logger.info("%s: a new head for %d classes in place of %s", arch, classes, published)
         size = side_of(options.get("img_size")) or image_size_for(vit)
     if config:
         vit.pretrained_cfg = vit.default_cfg = {**config_of(vit), **images_config(config)}  # type: ignore[assignment]

@@ -149,3 +149,22 @@ def test_random_weights_have_timms_thousand_classes():
     assert load_model(ARCH).num_classes == 1000
     assert timm.create_model(ARCH).num_classes == 1000
     assert logits(load_model(ARCH, num_classes=2), IMAGES).shape == (4, 2)
+
+
+@pytest.mark.skipif(timm.__version__ < "1", reason="timm 0.5.4 takes no weights from the Hugging Face hub")
+def test_weights_from_the_hub_are_fitted_by_timm(monkeypatch, caplog):
+    """DINOv2's published file, for example, holds a mask_token that its model does not have, and no head."""
+    from timm.models import _builder
+
+    source = timm.create_model("vit_small_patch14_dinov2", img_size=28, num_classes=0)
+    published = source.state_dict() | {"mask_token": torch.zeros(1, 384)}
+    asked = []
+    monkeypatch.setattr(_builder, "has_hf_hub", lambda necessary=False: True)
+    monkeypatch.setattr(_builder, "load_state_dict_from_hf", lambda name, *_, **__: asked.append(name) or published)
+    with caplog.at_level(logging.INFO):
+        model = load_model("vit_small_patch14_dinov2.lvd142m", pretrained=True, num_classes=10, img_size=56)
+    assert asked == ["timm/vit_small_patch14_dinov2.lvd142m"]
+    assert torch.equal(model[1].blocks[11].mlp.fc1.weight, source.blocks[11].mlp.fc1.weight)
+    assert model[1].pos_embed.shape == (1, 17, 384)
+    assert "a new head for 10 classes in place of 0" in caplog.text
+    assert model(torch.rand(2, 3, 56, 56)).shape == (2, 10)
