@@ -14,7 +14,7 @@ from ns_easyrobust.models.checkpoint_save import save_model
 @pytest.fixture
 def refused(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "imagenet-val").mkdir(parents=True)
 
     def line(*flags: str) -> str:
         words = ("benchmark", "--model", "vit_micro_patch8_32", "--ckpt-path", "x.pth", "--data-dir", "data", *flags)
@@ -116,8 +116,8 @@ def test_what_was_asked_for_by_name_and_not_run_gives_exit_code_3(trained, digit
     assert out.rstrip().splitlines()[-2:] == [
         "not run: damagenet, a, c, v2, r, sketch, stylized: no folder damagenet, imagenet-a, imagenet-c, imagenetv2, "
         "imagenet-r, imagenet-sketch, imagenet-style. Add it, or give --suite NAME=DIR.",
-        "not run: patchfool: expected a model with a block 4 to choose patches by, found 3 blocks (0..2). Choose one of "
-        "them as the layer, and the loss 'ce', for the attention loss needs 4.",
+        "not run: patchfool: expected a model with a block 4 to choose patches by, found 3 blocks (0..2). Choose one "
+        "of them as the layer, and the loss 'ce', for the attention loss needs 4.",
     ]
     assert cli.main([*words, "--suite", "val=val", "patchfool"]) == 3
     out, err = capsys.readouterr()
