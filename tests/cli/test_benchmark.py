@@ -14,7 +14,7 @@ from ns_easyrobust.models.checkpoint_save import save_model
 @pytest.fixture
 def refused(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "imagenet-val").mkdir(parents=True)
 
     def line(*flags: str) -> str:
         words = ("benchmark", "--model", "vit_micro_patch8_32", "--ckpt-path", "x.pth", "--data-dir", "data", *flags)
