@@ -22,9 +22,13 @@ def parse_json(text: str | bytes) -> Any:
         ValueError: no JSON, no UTF-8, too long a number, nested too deeply, or a name twice in one object.
     """
     try:
-        return json.loads(text, object_pairs_hook=_distinct)
-    except RecursionError as error:
+        value = json.loads(text, object_pairs_hook=_distinct)
+    except RecursionError as error:  # how deep that is depends on the version of Python
         raise ValueError("values nested too deeply") from error
+    marks = text.count(b"[") + text.count(b"{") if isinstance(text, bytes) else text.count("[") + text.count("{")
+    if marks > _DEEPEST:
+        require_bounded(value, len(text))
+    return value
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
