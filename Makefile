@@ -2,16 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
-CORE := tests/models tests/nullspace tests/training/test_augmentations.py tests/data/test_sampling.py tests/data/test_batches.py \
-	tests/attacks/test_patch_fool.py tests/cli/test_export.py
 
-.PHONY: demo test check stress test-timm1 clean
+.PHONY: demo test check stress gpu test-timm1 clean
 
 demo: $(READY)
 	$(BIN)/ns-easyrobust demo
 
 test: $(READY) check
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not stress"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not stress and not gpu"
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -21,22 +19,28 @@ check: $(READY)
 stress: $(READY)
 	$(BIN)/python -m pytest -m stress
 
-# The core under timm 1.x; easyrobust and torchattacks pin older packages, so they come without their dependencies.
+gpu: $(READY)
+	$(BIN)/python -m pytest -m gpu
+
+# All under timm 1.x but EasyRobust's scripts, which need timm 0.5.4; easyrobust pins older packages, so it comes without
+# its dependencies, and so does torchattacks.
 test-timm1: .venv-timm1/ready
-	.venv-timm1/bin/python -m pytest -n 2 --dist worksteal -m "not stress" $(CORE)
+	.venv-timm1/bin/python -m pytest -n 2 --dist worksteal -m "not stress and not gpu"
 
 .venv-timm1/ready: setup.cfg setup.py constraints-timm1.txt
 	$(PYTHON) -m venv .venv-timm1
 	.venv-timm1/bin/python -m pip install --quiet --upgrade pip
-	.venv-timm1/bin/python -m pip install --constraint constraints-timm1.txt --editable ".[test]" "timm>=1" \
+	.venv-timm1/bin/python -m pip install --constraint constraints-timm1.txt --editable ".[hfds,test]" "timm>=1" \
 		einops ftfy opt_einsum PyWavelets regex requests "setuptools<81"
-	.venv-timm1/bin/python -m pip install --no-deps --constraint constraints-timm1.txt easyrobust torchattacks
+	.venv-timm1/bin/python -m pip install --no-deps --constraint constraints-timm1.txt easyrobust torchattacks imagecorruptions
 	touch $@
 
 $(READY): setup.cfg setup.py constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[easyrobust,demo,test]"
+	# without opencv-python, for which it asks and which would lie over opencv-python-headless
+	$(BIN)/python -m pip install --constraint constraints.txt --no-deps imagecorruptions
 	touch $@
 
 clean:

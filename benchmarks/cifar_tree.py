@@ -7,11 +7,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ns_easyrobust.data import CORRUPTIONS
+from ns_easyrobust.data import known_corruptions
 
 SEVERITY = 5
 # CIFAR-10-C's, severity 5 (make_cifar_c.py of arXiv:1903.12261)
-STRENGTHS = {"gaussian_noise": 0.1, "impulse_noise": 0.07, "contrast": 0.15, "pixelate": 20, "jpeg_compression": 40}
+STRENGTHS = {
+    "gaussian_noise": 0.1,
+    "impulse_noise": 0.07,
+    "contrast": 0.15,
+    "pixelate": 20 / 32,
+    "jpeg_compression": 40,
+}
 
 
 def write_tree(source: Path, root: Path, per_class: int = 100) -> Path:
@@ -22,8 +28,9 @@ def write_tree(source: Path, root: Path, per_class: int = 100) -> Path:
     for folder in sorted(path for path in (source / "val").iterdir() if path.is_dir()):
         for number, path in enumerate(sorted(folder.iterdir())[:per_class]):
             image = Image.open(path).convert("RGB")
-            for name, corrupt in CORRUPTIONS.items():
+            for name, strength in STRENGTHS.items():
                 target = root / "imagenet-c" / name / str(SEVERITY) / folder.name / f"{path.stem}.png"
                 target.parent.mkdir(parents=True, exist_ok=True)
-                corrupt(image, np.random.default_rng(number), STRENGTHS[name]).save(target)
+                corrupted = known_corruptions()[name](np.asarray(image), np.random.default_rng(number), strength)
+                Image.fromarray(corrupted).save(target)
     return root

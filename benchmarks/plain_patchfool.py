@@ -74,7 +74,7 @@ def _attack(
     optimizer = torch.optim.Adam([delta], lr=config.lr)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, config.decay_steps, config.decay)
     layers = range(1, len(vit.blocks) // 2) if config.loss == "attention" else range(0)
-    targets = _prefix(vit) + (chosen if exact else chosen[:, :1])
+    targets = chosen if exact else chosen[:, :1]
 
     for _ in range(config.steps):
         logits, maps = _forward(vit, base + delta * mask)
@@ -82,7 +82,7 @@ def _attack(
         (ce_gradient,) = torch.autograd.grad(loss, delta, retain_graph=len(layers) > 0)
         gradient = ce_gradient
         for layer in layers:
-            seen = _log_attention(maps[layer], targets).mean((1, 2))  # (B,)
+            seen = _log_attention(maps[layer], _prefix(maps[layer], vit, clean) + targets).mean((1, 2))  # (B,)
             (g,) = torch.autograd.grad(seen.sum() if exact else seen.mean(), delta, retain_graph=layer != layers[-1])
             gradient = gradient + config.alpha * _without_conflict(g, ce_gradient, exact)
         delta.grad = -gradient
@@ -114,8 +114,14 @@ def _forward(vit: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, list[t
             hook.remove()
 
 
-def _prefix(vit: nn.Module) -> int:
-    return vit.num_prefix_tokens if hasattr(vit, "num_prefix_tokens") else vit.num_tokens  # timm 1.x : 0.5.4
+def _prefix(attention: torch.Tensor, vit: nn.Module, images: torch.Tensor) -> int:
+    """How many tokens stand before the patches' where ``attention`` (B, H, N, N) is paid."""
+    return attention.shape[-1] - _patches(vit, images)
+
+
+def _patches(vit: nn.Module, images: torch.Tensor) -> int:
+    size = vit.patch_embed.patch_size
+    return images[0, 0].numel() // (size[0] * size[1])
 
 
 def _choose(
@@ -124,13 +130,15 @@ def _choose(
     """Indices (B, P) of the attacked patches, best first."""
     size = vit.patch_embed.patch_size
     if config.select == "random":
-        n = clean[0, 0].numel() // (size[0] * size[1])
-        drawn = [torch.randperm(n, generator=generator)[: config.patches] for generator in generators]
+        drawn = [
+            torch.randperm(_patches(vit, clean), generator=generator)[: config.patches] for generator in generators
+        ]
         return torch.stack(drawn).to(clean.device)
     if config.select == "attention":
         with torch.no_grad():
             _, maps = _forward(vit, clean)
-        score = maps[config.layer].mean((1, 2))[:, _prefix(vit) :]
+        attention = maps[config.layer]
+        score = attention.mean((1, 2))[:, _prefix(attention, vit, clean) :]
     else:
         image = clean.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(F.cross_entropy(vit(image), labels), image)

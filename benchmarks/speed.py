@@ -1,7 +1,8 @@
-"""How fast the evaluation, the synthesis and several processes are, beside what users have today.
+"""How fast the evaluation, the synthesis, corruptions and several processes are, beside what users have today.
 
     python benchmarks/speed.py evaluate      # beside EasyRobust's functions and a plain PatchFool
     python benchmarks/speed.py synthesize    # beside the published loop: a step, and a noise
+    python benchmarks/speed.py corrupt DIR   # beside the package imagecorruptions
     python benchmarks/speed.py ranks         # one, two and four processes with the same total batch
 
 ``--help`` after the word lists its flags. Set OMP_NUM_THREADS=1 on a machine with few cores.
@@ -11,13 +12,14 @@ from __future__ import annotations
 
 import sys
 
+import speed_corrupt
 import speed_evaluate
 import speed_ranks
 import speed_synthesize
 
 from ns_easyrobust.errors import UserError
 
-WHAT = {"evaluate": speed_evaluate, "synthesize": speed_synthesize, "ranks": speed_ranks}
+WHAT = {"corrupt": speed_corrupt, "evaluate": speed_evaluate, "synthesize": speed_synthesize, "ranks": speed_ranks}
 
 
 def main(argv: list[str]) -> None:

@@ -105,6 +105,12 @@ class OutputError(UserError):
     """An output folder or file that cannot or must not be written."""
 
 
+class NotRunError(UserError):
+    """Something asked for by name was left out, and everything else is done."""
+
+    exit_code = 3
+
+
 class OptionError(UserError):
     """A setting outside its range, or settings that exclude each other."""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from helpers.models import small_vit
 from helpers.processes import load_script, once
@@ -14,6 +16,20 @@ from torch import nn
 from ns_easyrobust.models.normalization import NormalizedModel, with_normalization
 
 torch.set_num_threads(1)  # two test processes share two cores
+TIMM_1 = not timm.__version__.startswith("0.")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs EasyRobust's scripts as a host where they cannot run."""
+    for item in items:
+        if TIMM_1 and item.get_closest_marker("host"):
+            item.add_marker(pytest.mark.skip(reason="EasyRobust's scripts need timm 0.5.4"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs from all tests but those of ``make gpu``: the others fork, and compare bits with the CPU's."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session")

@@ -58,6 +58,8 @@ class Attack:
         published_resizing: (crop_pct, interpolation) of its authors, for the preset "paper"; None: as photographs.
         verdict_settings: those settings of a protocol that say only which perturbations count. Results of one
             run may differ in them or lack them; in all others they agree.
+        revision: to be raised by 1 when the attack finds other pixels than before: results of another one are
+            measured anew.
         package: another package that it imports and that need not be installed.
 
     Example:
@@ -81,6 +83,7 @@ class Attack:
     sampled: ClassVar[bool] = False
     published_resizing: ClassVar[tuple[float, str] | None] = None
     verdict_settings: ClassVar[tuple[str, ...]] = ()
+    revision: ClassVar[int] = 1
     package: ClassVar[str | None] = None
 
     def __call__(

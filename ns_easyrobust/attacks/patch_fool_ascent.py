@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 
 def first_patch_token(tokens: int, prefix: int, number: int) -> int:
-    """Index of the first patch token, which is ``prefix``; ModelError unless ``tokens`` = ``prefix`` + ``number``."""
+    """Index of the first patch token among ``tokens``: ``prefix``, or 0 in blocks that the prefix joins later (ConViT).
+
+    Raises:
+        ModelError: there are other tokens than ``prefix`` and the ``number`` of patches.
+    """
+    if tokens == number:
+        return 0
     if tokens != prefix + number:
         raise ModelError(
             f"patchfool: expected attention among {prefix} prefix tokens and {number} patches, found {tokens} tokens. "
@@ -169,8 +175,10 @@ def _attention_gradient(
     exact = mode == "exact"
     weight = 1 if exact else 1 / len(g)
     attacked = patches.chosen if exact else patches.chosen[:, :1]
-    first = first_patch_token(middle.shape[1], prefix, patches.number)
-    terms = [weight * _log_attention(attention, first + attacked) for attention in maps]
+    firsts = [first_patch_token(attention.shape[-1], prefix, patches.number) for attention in maps]
+    terms = [
+        weight * _log_attention(attention, first + attacked) for attention, first in zip(maps, firsts, strict=True)
+    ]
     early, late = terms[:-2], terms[-2:]
     late_cotangents = [torch.autograd.grad(term.sum(), middle, retain_graph=True)[0] for term in late]
     cotangents = [torch.ones_like(term) for term in early] + [torch.stack(late_cotangents).sum(0)]

@@ -6,16 +6,18 @@ import argparse
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..attacks import known_attacks
-from ..data import Subset, list_folder
-from ..errors import DataError, OptionError
+from ..data import Subset, holds_benchmarks, list_folder
+from ..errors import DataError, NotRunError, OptionError
 from ..evaluation import (
     LARGEST_BATCH,
+    MISSING_FOLDER,
     PRESETS,
     describe_machine,
     expand_groups,
@@ -39,6 +41,7 @@ from ..utils import (
     settings_from,
 )
 from .checkpoint_flags import add_checkpoint_arguments, checkpoint_model
+from .suite_flags import SuiteChoices, expected_folders, split_suites, suite_or_folder, what_fits
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,9 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-dir",
         type=file_or_folder,
-        required=True,
         metavar="DIR",
-        help="folder with imagenet-val/, imagenet-c/, ...",
+        help="folder with imagenet-val/, imagenet-c/, ..., or with train/ and val/",
     )
     parser.add_argument(
         "-b", "--batch-size", type=int_from(1, LARGEST_BATCH), default=64, metavar="N", help="default: 64"
@@ -67,11 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--suite",
         nargs="+",
+        type=suite_or_folder,
         default=["table2"],
-        metavar="NAME",
-        choices=(*suite_groups(), *suites()),
+        metavar="NAME[=DIR]",
+        choices=SuiteChoices(suites(), suite_groups()),
         help=f"of {', '.join(suites())}, or a group: {', '.join(suite_groups())} "
-        "(default: table2, the paper's columns)",
+        "(default: table2, the paper's columns); =DIR: where a suite's images lie elsewhere than in --data-dir",
     )
     parser.add_argument("--adv", action="store_true", help="EasyRobust's flag: AutoAttack alone")
     parser.add_argument("--protocol", default="paper", choices=PRESETS, help=_preset_help(PRESETS))
@@ -171,13 +174,9 @@ def run(args: argparse.Namespace) -> None:
 
     from ..evaluation import EvaluationPlan, Recorder, run_suites
 
-    if not os.path.isdir(args.data_dir):
-        raise DataError(
-            f"--data-dir {args.data_dir}: expected a folder with imagenet-val/ and others, found none. "
-            "Nothing was evaluated."
-        )
-    list_folder(args.data_dir)  # which says what is wrong with one that cannot be read
-    chosen = expand_groups(["autoattack"] if args.adv else args.suite)
+    named, folders = split_suites(["autoattack"] if args.adv else args.suite)
+    chosen = expand_groups(named)
+    _require_folders(args.data_dir, chosen, folders)
     subsets, attacks, path = _parse_subsets(args.subset), _attacks(args), _results_file(args)
     # Ranks that share the images of slow attacks may wait for each other for hours.
     with process_group(pick_device(args.device), timedelta(days=7)) as device:
@@ -198,22 +197,66 @@ def run(args: argparse.Namespace) -> None:
                 "mean": model.mean,
                 "std": model.std,
                 "normalization_from": model.normalization_origin,
+                **({"model_kwargs": args.model_kwargs} if args.model_kwargs else {}),
             },
             remeasure=args.again,
         )
         plan = EvaluationPlan(
-            Path(args.data_dir), chosen, _protocol(args, model[1]), attacks, subsets, batch_size=args.batch_size
+            None if args.data_dir is None else Path(args.data_dir),
+            chosen,
+            _protocol(args, model[1]),
+            attacks,
+            subsets,
+            batch_size=args.batch_size,
+            folders=folders,
         )
         for suite in chosen:
             _logger.info("%s: %s: %s", suite, plan.folder(suite), plan.protocol.preprocessing(suite))
-        suites_run = run_suites(
+        done = run_suites(
             model, plan, records=recorder, workers=args.workers, seed=args.seed, dtype=getattr(torch, args.dtype)
         )
-        if not suites_run:
-            raise DataError(
-                f"{args.data_dir}: expected the folders of --suite {' '.join(chosen)}, found none. "
-                "Nothing was evaluated; check --data-dir (ns-easyrobust doctor says what is there)."
-            )
+        if not done.run:
+            raise DataError(f"{' '.join(_not_run_lines(done.not_run))} Nothing was evaluated.")
         if rank() == 0:
             own_records = [record for record in latest(read_records(path)) if record.label == label]
             print(ResultsTable(own_records).to_text(width=shutil.get_terminal_size((120, 24)).columns))
+            if done.not_run:
+                print("", *_not_run_lines(done.not_run), sep="\n")
+        if missed := [name for name in named if name in done.not_run]:
+            raise NotRunError(f"--suite {' '.join(missed)}: asked for by name and not run; all else is in {path}.")
+
+
+def _require_folders(data_dir: str | None, chosen: list[str], folders: dict[str, Path]) -> None:
+    """Raise now what leaves nothing to be evaluated."""
+    if data_dir is None:
+        homeless = [name for name in chosen if not {name, suites()[name].benchmark.name} & folders.keys()]
+        if homeless:
+            raise OptionError(
+                f"--data-dir: expected a folder, found none. Give it, or the folder of each suite: "
+                f"{' '.join(f'{suites()[name].benchmark.name}=DIR' for name in homeless[:1])} behind --suite."
+            )
+        return
+    if not os.path.isdir(data_dir):
+        raise DataError(
+            f"--data-dir {data_dir}: expected a folder with imagenet-val/ and others, found none. "
+            "Nothing was evaluated."
+        )
+    list_folder(data_dir)  # which says what is wrong with one that cannot be read
+    if not folders and not holds_benchmarks(data_dir):
+        raise DataError(
+            f"--data-dir {data_dir}: expected {expected_folders()}, found none. {what_fits(data_dir)} "
+            "Nothing was evaluated."
+        )
+
+
+def _not_run_lines(not_run: Mapping[str, str]) -> list[str]:
+    """Which suites were not run, why, and what would help: a line for each reason, one for all missing folders."""
+    missing = {name: reason for name, reason in not_run.items() if reason.endswith(MISSING_FOLDER)}
+    lines = []
+    if missing:
+        folders = ", ".join(dict.fromkeys(reason.removesuffix(MISSING_FOLDER).strip() for reason in missing.values()))
+        lines.append(f"not run: {', '.join(missing)}: no folder {folders}. Add it, or give --suite NAME=DIR.")
+    for reason in dict.fromkeys(reason for name, reason in not_run.items() if name not in missing):
+        names = ", ".join(name for name, other in not_run.items() if other == reason)
+        lines.append(f"not run: {names}: {reason}")
+    return lines

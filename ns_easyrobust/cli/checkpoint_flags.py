@@ -51,26 +51,25 @@ def _interpolation(text: str) -> str:
 def checkpoint_model(args: argparse.Namespace, device: torch.device) -> tuple[NormalizedModel, Checkpoint]:
     """The model of ``--model``, ``--ckpt-path`` and ``--use-ema`` on ``device``, and the checkpoint it was loaded from.
 
-    Without ``--input-size``, ``args.input_size`` is set to the model's own image size.
+    ``args.model``, ``args.num_classes`` and ``args.input_size`` are set to what is used where they are not given.
 
     Raises:
         OptionError: an ``--input-size`` that the architecture cannot take.
     """
-    from timm.data import resolve_data_config
-
     from ..models import load_model, read_checkpoint, required_image_size
 
     checkpoint = read_checkpoint(args.ckpt_path, sha256=args.sha256)
     options = {"num_classes": args.num_classes, "mean": args.mean, "std": args.std}
     if args.img_size is not None:
         options["img_size"] = args.img_size
-    model = load_model(args.model, checkpoint, ema=args.use_ema, **options)
-    default_size = args.img_size or int(resolve_data_config({}, model=model[1])["input_size"][-1])
+    model = load_model(args.model, checkpoint, ema=args.use_ema, **options, **args.model_kwargs)
+    args.model, args.num_classes = model.arch, model.num_classes
+    args.model_kwargs = {**model.described.get("model_kwargs", {}), **args.model_kwargs}
     required_size = required_image_size(model)
     if args.input_size is not None and required_size is not None and required_size[-1] != args.input_size:
         raise OptionError(
             f"--input-size {args.input_size}: expected {required_size[-1]}, the size {args.model} is built for. "
             "Leave it out, or build the model for it with --img-size."
         )
-    args.input_size = args.input_size or default_size
+    args.input_size = args.input_size or model.image_size
     return model.to(device), checkpoint

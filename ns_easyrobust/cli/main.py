@@ -14,6 +14,7 @@ from .. import __version__
 from ..errors import UserError, printable
 from ..utils import FlagParser, is_first_rank
 from .failures import failure_of_system, stdout_failed
+from .foreign_warnings import silence_foreign_warnings
 from .interrupts import Interrupted, Interrupts, Terminated
 
 # Each verb is a module of this folder with add_arguments(parser) and run(args). Whatever imports torch is imported in
@@ -23,6 +24,7 @@ VERBS = {
     "train": "finetune with --aug nullspace, an EasyRobust-style training script",
     "launch": "an unmodified EasyRobust script with --aug nullspace, repaired where time has broken it",
     "doctor": "say what a benchmark folder holds, before an evaluation finds out",
+    "corrupt": "ImageNet-C's corruptions of one's own images, for benchmark",
     "benchmark": "evaluate a checkpoint: the paper's whole table, EasyRobust's flags",
     "report": "set records beside each other: text, Markdown, CSV, plot",
     "noise": "synthesize nullspace noise for a checkpoint, measure it and save it",
@@ -91,7 +93,7 @@ def _ended(argv: list[str], how: type[Interrupted | Terminated]) -> int:
     if not is_first_rank():
         return how.exit_code
     name = "".join(argv[:1])
-    resumes = name == "benchmark" and "--again" not in argv
+    resumes = name == "corrupt" or (name == "benchmark" and "--again" not in argv)
     line = "interrupted" if how is Interrupted else "ended by SIGTERM"
     return _said(name, line + "; the same command goes on where it stopped" * resumes, how.exit_code)
 
@@ -137,6 +139,8 @@ def _main(argv: list[str]) -> int:
     handler.setFormatter(_LogLines())
     logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("torch").setLevel(logging.WARNING)  # it logs its caches' statistics at exit, if interrupted early
+    if name != "launch":  # whose scripts' warnings are their own
+        silence_foreign_warnings()
     verb = importlib.import_module(f"ns_easyrobust.cli.{name}")
     parser = FlagParser(prog=f"ns-easyrobust {name}", description=VERBS[name])
     verb.add_arguments(parser)

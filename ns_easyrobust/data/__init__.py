@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from .batches import CountingIterator, cycle, images_of
     from .benchmarks import (
         ALEXNET_ERROR,
+        IMAGENET_CLASSES,
         ROBUSTBENCH,
         SEVERITIES,
         SUITE_GROUPS,
@@ -20,14 +21,25 @@ if TYPE_CHECKING:
         objectnet,
         register_benchmark,
     )
-    from .corruptions import CORRUPTIONS
+    from .corrupt_folder import CorruptedFolder, FolderCorruption
+    from .corrupt_record import CORRUPT_FORMATS, CorruptSettings
+    from .corruptions import Corruption, FrostPictures, corrupt, known_corruptions, register_corruption
     from .demo_data import write_digits
-    from .image_folder import ClassFolders, FolderView, check_classes, open_image_folder
+    from .image_folder import (
+        ClassFolders,
+        FolderView,
+        LabelledImages,
+        check_class_count,
+        check_classes,
+        open_image_folder,
+    )
     from .image_list import ImageList, MissingImages, Subset
     from .image_reading import read_image
     from .integrity import LEVELS, Finding, examine
-    from .known_labels import class_labels
+    from .known_labels import OtherClasses, class_labels
+    from .layout import benchmark_folder, holds_benchmarks, outputs_meant
     from .listing import images_below, is_image, list_folder
+    from .named_images import NamedImages, check_dataset_name, open_named_splits
     from .sampling import (
         EndlessBatchSampler,
         ParentSigtermOnly,
@@ -41,7 +53,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALEXNET_ERROR",
-    "CORRUPTIONS",
+    "CORRUPT_FORMATS",
+    "IMAGENET_CLASSES",
     "INTERPOLATIONS",
     "LEVELS",
     "ROBUSTBENCH",
@@ -49,26 +62,39 @@ __all__ = [
     "SUITE_GROUPS",
     "Benchmark",
     "ClassFolders",
+    "CorruptSettings",
+    "CorruptedFolder",
+    "Corruption",
     "CountingIterator",
     "EndlessBatchSampler",
     "Finding",
+    "FolderCorruption",
     "FolderView",
+    "FrostPictures",
     "ImageList",
+    "LabelledImages",
     "Loader",
     "MissingImages",
+    "NamedImages",
+    "OtherClasses",
     "ParentSigtermOnly",
     "Preprocessing",
     "SeededSamples",
     "Subset",
+    "benchmark_folder",
+    "check_class_count",
     "check_classes",
+    "check_dataset_name",
     "class_folders",
     "class_labels",
+    "corrupt",
     "cycle",
     "damagenet",
     "describe_transform",
     "endless_batches",
     "examine",
     "fixed_batches",
+    "holds_benchmarks",
     "imagenet_a",
     "imagenet_r",
     "imagenet_val",
@@ -78,11 +104,15 @@ __all__ = [
     "is_described",
     "is_image",
     "known_benchmarks",
+    "known_corruptions",
     "list_folder",
     "objectnet",
     "open_image_folder",
+    "open_named_splits",
+    "outputs_meant",
     "read_image",
     "register_benchmark",
+    "register_corruption",
     "split_indices",
     "training_transform",
     "write_digits",

@@ -18,11 +18,12 @@ from ..errors import DataError, OptionError
 from ..utils import Registry
 from . import imagenet
 from .image_list import ImageList
-from .known_labels import class_labels, require_known_classes
+from .known_labels import OtherClasses, class_labels, require_known_classes
 from .label_files import find_labels
 from .listing import IMAGE_ENDINGS, first_few, is_flat, is_image, list_folder, sorted_images_below, stem
 
 SUITE_GROUPS = ("table2", "easyrobust", "all")  # names of several suites, so of no evaluation set or attack
+IMAGENET_CLASSES = imagenet.CLASSES
 ROBUSTBENCH = 5000  # images of the validation set, for attacks that are too slow for all of it
 SEVERITIES = range(1, 6)
 # Top-1 error of AlexNet on each corruption, the denominators of mCE (Hendrycks and Dietterich 2019).
@@ -81,7 +82,7 @@ def _image_list(root: Path, pairs: Sequence[tuple[str, int]], outputs: int, tran
 
 def _require_imagenet(root: str | Path, outputs: int) -> None:
     if outputs != imagenet.CLASSES:
-        raise DataError(f"{root}: expected a model with ImageNet's 1000 outputs for this set, found {outputs}.")
+        raise OtherClasses(f"{root}: expected a model with ImageNet's 1000 outputs for this set, found {outputs}.")
 
 
 def _restrict_to_classes(images: ImageList, classes: tuple[int, ...], title: str) -> ImageList:
@@ -190,6 +191,8 @@ class Benchmark:
         taken_as_is: presets under which its images are not resized and cropped, if they have the model's size.
         record: its name in records; "" for ``name``.
         metric: of its column in Table 2.
+        beside_train: folders that hold it beside ``train/`` in training folders, the preferred first.
+        revision: to be raised by 1 when it counts otherwise than before: results of another one are measured anew.
 
     Example:
         >>> from ns_easyrobust.data import imagenet_val
@@ -206,6 +209,8 @@ class Benchmark:
     taken_as_is: tuple[str, ...] = ()
     record: str = ""
     metric: str = "top1"
+    beside_train: tuple[str, ...] = ()
+    revision: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "record", self.record or self.name)
@@ -213,7 +218,7 @@ class Benchmark:
     @property
     def released_images(self) -> int:
         """How many images the whole set has."""
-        return self.images * (len(ALEXNET_ERROR) * len(SEVERITIES) if self.metric == "mce" else 1)
+        return self.images * (1 if self.metric == "top1" else len(ALEXNET_ERROR) * len(SEVERITIES))
 
 
 _BENCHMARKS: Registry[Benchmark] = Registry("benchmark", namespace="suite", reserved=SUITE_GROUPS)
@@ -241,7 +246,10 @@ def known_benchmarks() -> dict[str, Benchmark]:
 
 _AT_224 = ("paper", "native")  # presets that leave sets made at 224 pixels as they are
 for _benchmark in (
-    Benchmark("val", "imagenet-val", imagenet_val, "ImageNet validation", record="imagenet-val"),
+    Benchmark(
+        "val", "imagenet-val", imagenet_val, "ImageNet validation",
+        record="imagenet-val", beside_train=("val", "validation", "test"),
+    ),
     Benchmark("a", "imagenet-a", imagenet_a, "ImageNet-A", 7500, record="imagenet-a"),
     Benchmark("r", "imagenet-r", imagenet_r, "ImageNet-R", 30000, record="imagenet-r"),
     Benchmark("sketch", "imagenet-sketch", class_folders, "ImageNet-Sketch", images=50889, record="imagenet-sketch"),

@@ -8,12 +8,12 @@ import numpy as np
 from PIL import Image
 
 from ..utils import import_package, os_errors_as_output_errors
-from .corruptions import CORRUPTIONS
+from .corruptions import known_corruptions
 
 SIDE = 32
 VALIDATION = 500  # of 1797 images
 SEVERITY = 3  # the folder that holds the corrupted images; their strengths are not ImageNet-C's
-STRENGTHS = {"gaussian_noise": 0.35, "impulse_noise": 0.2, "contrast": 0.15, "pixelate": 6, "jpeg_compression": 4}
+STRENGTHS = {"gaussian_noise": 0.35, "impulse_noise": 0.2, "contrast": 0.15, "pixelate": 6 / 32, "jpeg_compression": 4}
 
 
 def write_digits(root: str | Path, seed: int = 0) -> Path:
@@ -42,7 +42,8 @@ def write_digits(root: str | Path, seed: int = 0) -> Path:
             _write(image, root / "imagenet-val" / path)
             for name, strength in STRENGTHS.items():
                 generator = np.random.default_rng((seed, int(index)))
-                _write(CORRUPTIONS[name](image, generator, strength), root / "imagenet-c" / name / str(SEVERITY) / path)
+                corrupted = known_corruptions()[name](np.asarray(image), generator, strength)
+                _write(Image.fromarray(corrupted), root / "imagenet-c" / name / str(SEVERITY) / path)
     return root
 
 

@@ -6,7 +6,9 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from PIL import Image
 
 from ..errors import DataError
 from ..utils import torch
@@ -16,6 +18,19 @@ from .known_labels import contradiction
 from .listing import first_few, list_folder, sorted_images_below
 
 _logger = logging.getLogger(__name__)
+
+
+class LabelledImages(Protocol):
+    """A set of images with labels that an index finds: :class:`ClassFolders`, or a set by name."""
+
+    root: str  # for messages
+    classes: list[str]
+    targets: list[int]
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> Image.Image:
+        """Image ``index`` as 8-bit RGB."""
 
 
 class ClassFolders:
@@ -54,9 +69,12 @@ class ClassFolders:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        path, label = self.samples[index]
-        image = self.loader(path)
-        return (image if self.transform is None else self.transform(image)), label
+        image = self.read(index)
+        return (image if self.transform is None else self.transform(image)), self.targets[index]
+
+    def read(self, index: int) -> Image.Image:
+        """Image ``index`` as 8-bit RGB; raises the errors of :attr:`loader`."""
+        return self.loader(self.samples[index][0])
 
 
 def open_image_folder(root: str | Path, transform: Any = None) -> ClassFolders:
@@ -64,19 +82,24 @@ def open_image_folder(root: str | Path, transform: Any = None) -> ClassFolders:
     return ClassFolders(root, transform)
 
 
-def check_classes(dataset: ClassFolders, num_classes: int) -> None:
-    """Raise DataError unless ``dataset`` has ``num_classes`` class folders.
+def check_class_count(root: str | Path, found: int, num_classes: int) -> None:
+    """Raise DataError unless the ``found`` class folders in ``root`` are ``num_classes``, what the model has."""
+    if found != num_classes:
+        raise DataError(
+            f"{root}: expected {num_classes} class folders, as many as the model has classes, found {found}. Pass "
+            f"num_classes={found} (train --num-classes {found}: a new head where the checkpoint has another), or mend "
+            "the folder."
+        )
+
+
+def check_classes(dataset: LabelledImages, num_classes: int) -> None:
+    """Raise the error of :func:`check_class_count` unless ``dataset`` has ``num_classes`` classes.
 
     For ImageNet's 1000, labels that differ from what names say are logged as a warning: a model trained with them
     has its outputs in an order of its own.
     """
-    if len(dataset.classes) != num_classes:
-        raise DataError(
-            f"{dataset.root}: expected {num_classes} class folders for num_classes={num_classes}, "
-            f"found {len(dataset.classes)}. Pass num_classes={len(dataset.classes)}, with a checkpoint for as many, "
-            "or another folder."
-        )
-    if num_classes != imagenet.CLASSES:
+    check_class_count(dataset.root, len(dataset.classes), num_classes)
+    if num_classes != imagenet.CLASSES or not isinstance(dataset, ClassFolders):
         return
     numbered = all(re.fullmatch("[0-9]{1,9}", name) for name in dataset.classes)
     if numbered and dataset.classes != sorted(dataset.classes, key=int):
@@ -91,17 +114,17 @@ def check_classes(dataset: ClassFolders, num_classes: int) -> None:
 
 
 class FolderView:
-    """The items ``indices`` of an image folder under ``transform``, so that one folder can be used in two ways.
+    """The items ``indices`` of an image set under ``transform``, so that one set can be used in two ways.
 
     Args:
         replace_bad: replace an image that cannot be decoded by the next that can; else raise DataError.
 
     Attributes:
-        replaced: (images in the folder,) uint8, 1 where an image was replaced, by any data worker.
+        replaced: (images in the set,) uint8, 1 where an image was replaced, by any data worker.
     """
 
     def __init__(
-        self, dataset: ClassFolders, indices: Sequence[int], transform: Any, *, replace_bad: bool = False
+        self, dataset: LabelledImages, indices: Sequence[int], transform: Any, *, replace_bad: bool = False
     ) -> None:
         self.dataset, self.indices, self.transform = dataset, list(indices), transform
         self.replace_bad, self.replaced = replace_bad, torch.zeros(len(dataset), dtype=torch.uint8).share_memory_()
@@ -112,13 +135,12 @@ class FolderView:
     def __getitem__(self, item: int) -> tuple[Any, int]:
         for offset in range(len(self)):
             index = self.indices[(item + offset) % len(self)]
-            path, label = self.dataset.samples[index]
             try:
-                return self.transform(self.dataset.loader(path)), label
+                return self.transform(self.dataset.read(index)), self.dataset.targets[index]
             except DataError as error:
                 if not self.replace_bad:
                     raise
                 if not self.replaced[index]:
                     _logger.warning("%s Took the next one.", error.line)
                 self.replaced[index] = 1
-        raise DataError(f"{self.dataset.root}: expected images, found none that can be decoded. Mend the folder.")
+        raise DataError(f"{self.dataset.root}: expected images, found none that can be decoded. Mend them.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -56,14 +57,25 @@ def read_image(path: str) -> Image.Image:
     return decode_image(path).rgb
 
 
+def read_image_bytes(content: bytes, name: str) -> Image.Image:
+    """:func:`read_image` of a file's ``content``, which messages call ``name``."""
+    return _decode(lambda: io.BytesIO(content), name).rgb
+
+
 def decode_image(path: str) -> DecodedImage:
     """:func:`read_image`, and the bits that the file has; raises the same errors."""
+    return _decode(lambda: open_regular(path).detach(), path)
+
+
+def _decode(open_raw: Callable[[], Any], path: str) -> DecodedImage:
     try:
-        with _LimitedFile(open_regular(path).detach()) as stream, warnings.catch_warnings():
+        with _LimitedFile(open_raw()) as stream, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # dozens of ImageNet's files have malformed EXIF data
             start = stream.peek(16)
             most = next(most for first_bytes, most in _MOST_BYTES.items() if start.startswith(first_bytes))
-            if (size := os.fstat(stream.fileno()).st_size) > most:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(0)
+            if size > most:
                 raise DataError(
                     f"{path}: expected an image file of at most {most // _MIB} MiB, found {size / _MIB:.1f}. "
                     "Convert it to a smaller PNG."

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from . import imagenet
 from .benchmarks import ALEXNET_ERROR, SEVERITIES, Benchmark, known_benchmarks
 from .image_list import ImageList, Subset
 from .image_reading import decode_image
+from .known_labels import OtherClasses
+from .layout import benchmark_folder, holds_benchmarks
 from .listing import IMAGE_ENDINGS, first_few, images_below, is_hidden, is_image, list_folder, walk
 
 OBJECTNET_IMAGES = 50273  # in all 313 folders
@@ -113,7 +115,7 @@ def _count_findings(suite: str, benchmark: Benchmark, images: ImageList) -> Iter
         try:
             Subset("robustbench").of(images)
         except DataError as error:
-            effect = "PatchFool and AutoAttack, which take them, would be refused; give --subset patchfool=random:1000"
+            effect = "PatchFool and AutoAttack, which take them by default, take a random subset instead"
             yield Finding(suite, "warning", error.line.removeprefix(f"{images.root}: "), effect)
     if suite == "objectnet":
         names, _ = list_folder(images.root)
@@ -130,6 +132,8 @@ def examine_folder(
     try:
         images = benchmark.load(root, outputs, None)
     except DataError as error:
+        if isinstance(error, OtherClasses) and suite != "val" and outputs != imagenet.CLASSES:
+            return [Finding(suite, "warning", error.line, "skipped for a model of these classes")], None
         folders, _ = list_folder(root) if os.path.isdir(root) else ([], [])
         easyrobust_action = "label by the sorted folders, right or wrong" if folders else "stop"
         other_classes = 0 < len(folders) != outputs == imagenet.CLASSES and suite == "val"
@@ -173,7 +177,10 @@ def examine_c(
         parents = sorted({path.parent.name for name in absent_corruptions for path in root.glob(f"*/{name}")})
         hint = f"; move up what lies in {', '.join(parents)}" if parents else ""
         text = f"{len(missing)} of {len(names)} folders missing: {', '.join(absent_corruptions + other_missing)}{hint}"
-        findings.append(Finding(suite, "problem", text, "no mCE; EasyRobust would stop at the first of them"))
+        own_classes = outputs != imagenet.CLASSES and len(missing) < len(names)
+        effect = "the mean is over the others" if own_classes else "no mCE"
+        level = "warning" if own_classes else "problem"
+        findings.append(Finding(suite, level, text, f"{effect}; EasyRobust would stop at the first of them"))
     return findings, lists
 
 
@@ -231,6 +238,7 @@ def examine(
     outputs: int = imagenet.CLASSES,
     *,
     suites: Iterable[str] | None = None,
+    folders: Mapping[str, Path] | None = None,
     sample: int | None = 200,
     workers: int = 4,
 ) -> list[Finding]:
@@ -238,21 +246,24 @@ def examine(
 
     Args:
         suites: keys of :func:`~ns_easyrobust.data.benchmarks.known_benchmarks`; None: all.
+        folders: of suites that lie elsewhere than in ``data_dir``, by suite.
         sample: images to decode from each suite, evenly spaced; None: all.
         workers: number of decoding threads.
 
     Raises:
         DataError: ``data_dir`` is missing or contains no known suite.
     """
-    data_dir = Path(data_dir)
+    data_dir, folders = Path(data_dir), folders or {}
     present, _ = list_folder(data_dir)
-    if not any(os.path.isdir(data_dir / benchmark.folder) for benchmark in known_benchmarks().values()):
+    if not folders and not holds_benchmarks(data_dir):
         expected = ", ".join(benchmark.folder for benchmark in known_benchmarks().values())
         raise DataError(f"{data_dir}: expected some of {expected}, found none of them. Check the folder's name.")
     findings = []
     for suite in known_benchmarks() if suites is None else suites:
         benchmark = known_benchmarks()[suite]
-        root = data_dir / benchmark.folder
+        if outputs != imagenet.CLASSES:
+            benchmark = replace(benchmark, side=None)  # only the released images have a known size
+        root = folders.get(suite) or benchmark_folder(data_dir, benchmark)
         if not os.path.isdir(root):
             findings.append(
                 Finding(suite, "absent", f"no folder {benchmark.folder}{_similar(benchmark, present)}", "skipped")

@@ -12,6 +12,10 @@ from . import imagenet
 from .listing import first_few, list_folder, stem
 
 
+class OtherClasses(DataError):
+    """An evaluation set of other classes than the model's."""
+
+
 def folder_labels(root: Path, names: Sequence[str], outputs: int) -> dict[str, int] | None:
     """The class that each folder's name identifies; None where names identify none and only their order counts.
 
@@ -53,7 +57,7 @@ def class_labels(root: Path, outputs: int) -> tuple[list[str], dict[str, int] | 
         raise DataError(f"{root}: expected class folders, found files or broken links: {first_few(broken)}. Mend them.")
     labels = folder_labels(root, names, outputs)
     if labels is None and len(names) != outputs:
-        raise DataError(
+        raise OtherClasses(
             f"{root}: expected one class folder for each of the model's {outputs} outputs, found {len(names)}. "
             "Labels follow the sorted folders, so they would be wrong."
         )

@@ -46,15 +46,16 @@ class Preprocessing:
     def __str__(self) -> str:
         return f"shorter side to {self.resize} {self.interpolation}, crop {self.size}"
 
+    def crop(self) -> transforms.Compose:
+        """PIL image -> PIL image of size x size."""
+        interpolation = transforms.InterpolationMode(self.interpolation)
+        return transforms.Compose(
+            [transforms.Resize(self.resize, interpolation=interpolation), transforms.CenterCrop(self.size)]
+        )
+
     def transform(self) -> transforms.Compose:
         """PIL image -> (3, size, size) in [0, 1]."""
-        return transforms.Compose(
-            [
-                transforms.Resize(self.resize, interpolation=transforms.InterpolationMode(self.interpolation)),
-                transforms.CenterCrop(self.size),
-                transforms.ToTensor(),
-            ]
-        )
+        return transforms.Compose([*self.crop().transforms, transforms.ToTensor()])
 
 
 def is_described(transform: Any) -> bool:

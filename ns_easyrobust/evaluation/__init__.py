@@ -31,15 +31,17 @@ if TYPE_CHECKING:
         Protocol,
         Suite,
         expand_groups,
+        mean_corruption_suite,
         released_images,
         suite_groups,
         suites,
         table2_suites,
     )
-    from .suite_run import EvaluationPlan, run_suites
+    from .suite_run import MISSING_FOLDER, EvaluationPlan, SuitesRun, run_suites
 
 __all__ = [
     "LARGEST_BATCH",
+    "MISSING_FOLDER",
     "MODEL_SETTINGS",
     "PRESETS",
     "RUN_SETTINGS",
@@ -49,6 +51,7 @@ __all__ = [
     "Record",
     "Recorder",
     "Suite",
+    "SuitesRun",
     "column_settings",
     "corruption_error",
     "describe_machine",
@@ -71,6 +74,7 @@ __all__ = [
     "latest",
     "load_correctness",
     "mean_corruption_error",
+    "mean_corruption_suite",
     "read_records",
     "released_images",
     "run_suites",

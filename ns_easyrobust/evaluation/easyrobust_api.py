@@ -299,7 +299,8 @@ def evaluate_imagenet_patchfool(
     """Top-1 in percent under PatchFool (Fu et al. 2022); images that were already misclassified count too.
 
     The defaults are the published code's: shorter side to 224 bilinear, batches of 64 and, for a
-    model with ImageNet's 1000 classes, RobustBench's 5000 images. Otherwise as :func:`evaluate_imagenet_fgsm`.
+    model with ImageNet's 1000 classes, RobustBench's 5000 images; where those are not there, or for
+    another model, 1000 random ones. Otherwise as :func:`evaluate_imagenet_fgsm`.
 
     Example:
         >>> clean = evaluate_imagenet_val(model, data_dir / "val", workers=0)
@@ -333,7 +334,7 @@ def evaluate_imagenet_autoattack(
     dist: bool = False,
     **how: Unpack[EvaluateOptions],
 ) -> float | None:
-    """Top-1 in percent under the standard AutoAttack; RobustBench's 5000 images for a model of 1000 classes.
+    """Top-1 in percent under the standard AutoAttack; on the images that :func:`evaluate_imagenet_patchfool` takes.
 
     Args:
         attack_type: "Linf" or "L2".
@@ -361,9 +362,9 @@ def evaluate_imagenet_c(
 ) -> tuple[float, float | None] | None:
     """Mean top-1 in percent over the corruptions present, and mCE as a fraction (EasyRobust's units).
 
-    mCE is None unless all 75 folders ``<corruption>/<severity>`` are present; the records hold it in
-    percent. Images are not resized (ImageNet-C has 224 x 224 pixels) unless ``test_transform`` is given
-    or the model has another image size. Otherwise as :func:`evaluate_imagenet_val`.
+    mCE is None unless all 75 folders ``<corruption>/<severity>`` are present and the model has ImageNet's 1000
+    outputs; the records hold it in percent. Images are not resized (ImageNet-C has 224 x 224 pixels) unless
+    ``test_transform`` is given or the model has another image size. Otherwise as :func:`evaluate_imagenet_val`.
 
     Example:
         >>> top1, mce = evaluate_imagenet_c(imagenet_model, data_dir / "imagenet-c", subset="first:5", workers=0)
@@ -384,4 +385,4 @@ def evaluate_imagenet_c(
     records = how.get("records")
     if records is not None:
         records = records.for_run(model, how.get("dtype", torch.float32), None, dist)
-    return sum_up_corruptions(outcomes, records, protocol)
+    return sum_up_corruptions(outcomes, records, protocol, outputs)

@@ -13,6 +13,7 @@ from torchvision import transforms
 from ..data import Loader, Preprocessing, Subset
 from .judging import judge
 from .recorder import Recorder
+from .suite import sampled_subset
 from .task import (
     EvaluationTask,
     Measurement,
@@ -69,15 +70,16 @@ def evaluate_folder(
 
     Args:
         default: makes the transform if none is given.
-        sampled: evaluate RobustBench's 5000 images by default, if the model has 1000 outputs.
+        sampled: by default, evaluate a :func:`~ns_easyrobust.evaluation.suite.sampled_subset`.
     """
     root, how = Path(data_dir), require_known(how)
     if not warn_if_missing(root):
         return None
     transform = transform_for(model, transform, default)
     outputs = number_of_outputs(model, root, transform)
-    subset = how.get("subset") or ("robustbench" if sampled and outputs == 1000 else "all")
-    task = task_for(root, load, outputs, transform, batch_size, Subset.parse(str(subset)), [measurement])
+    given = how.get("subset")
+    subset = sampled_subset(load(root, outputs, None)) if sampled and not given else Subset.parse(str(given or "all"))
+    task = task_for(root, load, outputs, transform, batch_size, subset, [measurement])
     return judge_tasks(model, [task], dist, how)[0][0].top1
 
 

@@ -7,24 +7,36 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..data import ALEXNET_ERROR, SEVERITIES, Subset, class_folders
-from ..errors import DataError
+from ..data import ALEXNET_ERROR, IMAGENET_CLASSES, SEVERITIES, MissingImages, Subset, class_folders, list_folder
 from .mce import mean_corruption_error
 from .recorder import Recorder
+from .suite import revision_of
 from .task import EvaluationTask, Measurement, Outcome, task_for
 
 _logger = logging.getLogger(__name__)
 
 
+_ALL = len(ALEXNET_ERROR) * len(SEVERITIES)
+
+
 def corruption_folders(root: Path) -> list[tuple[str, int]]:
-    """Those of the 75 (corruption, severity) folders that are present.
+    """Those of the 75 (corruption, severity) folders that are present; others are named in the log.
 
     Raises:
-        DataError: none of them is.
+        MissingImages: none of them is.
     """
     present = [(name, s) for name in ALEXNET_ERROR for s in SEVERITIES if os.path.isdir(root / name / str(s))]
+    others = [name for name in list_folder(root)[0] if name not in ALEXNET_ERROR]
     if not present:
-        raise DataError(f"{root}: expected folders <corruption>/<severity 1-5>/<class>, found none.")
+        found = f"found {', '.join(others[:5])}" if others else "found none"
+        raise MissingImages(
+            f"{root}: expected folders <corruption>/<severity 1-5>/<class> of ImageNet-C's {len(ALEXNET_ERROR)} "
+            f"corruptions, {found}. Move them there."
+        )
+    if others:
+        _logger.info(
+            "%s: left out, as none of ImageNet-C's %d corruptions: %s", root, len(ALEXNET_ERROR), ", ".join(others)
+        )
     return present
 
 
@@ -47,23 +59,27 @@ def corruption_tasks(
 
 
 def sum_up_corruptions(
-    outcomes: dict[tuple[str, int], Outcome], recorder: Recorder | None, protocol: dict[str, Any]
+    outcomes: dict[tuple[str, int], Outcome], recorder: Recorder | None, protocol: dict[str, Any], outputs: int
 ) -> tuple[float, float | None]:
-    """Mean top-1 in percent over corruptions, and mCE as a fraction.
+    """Mean top-1 in percent over the folders, and mCE as a fraction; both are recorded.
 
-    Without all 75 folders, mCE is None and neither is recorded.
+    mCE, whose denominators are AlexNet's errors on ImageNet, is None for other than ImageNet's 1000 outputs, where the
+    mean may be over a part of the 75 folders: its protocol then says how many. With 1000 outputs, nothing is recorded
+    of a part, and mCE is None.
     """
-    by_corruption = [
-        [outcome.top1 for (other, _), outcome in outcomes.items() if other == name]
-        for name in dict.fromkeys(name for name, _ in outcomes)
-    ]
-    mean = sum(sum(top1) / len(top1) for top1 in by_corruption) / len(by_corruption)
+    mean = sum(outcome.top1 for outcome in outcomes.values()) / len(outcomes)
     n = sum(outcome.n for outcome in outcomes.values())
-    if len(outcomes) < len(ALEXNET_ERROR) * len(SEVERITIES):
-        _logger.warning("ImageNet-C: %d of 75 folders; no mCE from a part", len(outcomes))
+    is_imagenet, is_part = outputs == IMAGENET_CLASSES, len(outcomes) < _ALL
+    if recorder is not None:
+        recorder = recorder.for_suite(revision_of("imagenet-c"), draws=False, outputs=outputs)
+        if not (is_imagenet and is_part):
+            settings = {**protocol, "folders": f"{len(outcomes)} of {_ALL}"} if is_part else protocol
+            recorder.add_value("imagenet-c", "top1_mean", mean, n=n, protocol=settings)
+    if is_part:
+        _logger.warning("ImageNet-C: %d of %d folders%s", len(outcomes), _ALL, "; no mCE from a part" * is_imagenet)
+    if is_part or not is_imagenet:
         return mean, None
     mce = mean_corruption_error({folder: outcome.top1 for folder, outcome in outcomes.items()})
     if recorder is not None:
-        recorder.add_value("imagenet-c", "top1_mean", mean, n=n, protocol=protocol)
         recorder.add_value("imagenet-c", "mce", 100 * mce, n=n, protocol=protocol)
     return mean, mce

@@ -256,7 +256,8 @@ class _Run:
             judged = state.judged(index)
             outcome, origin = Outcome(judged.n, judged.correct), ""
             if self.recorder is not None:
-                _write_records(self.recorder, measurement, state.protocol, judged)
+                recorder = self.recorder.for_suite(measurement.revision, measurement.draws, state.images.outputs)
+                _write_records(recorder, measurement, state.protocol, judged)
         else:
             outcome = Outcome(record.n, record.correct or 0)
             origin = f" (measured {record.created[:10]}, taken from the records)"
@@ -284,8 +285,6 @@ def _write_records(
     recorder: Recorder, measurement: Measurement, protocol: dict[str, Any], judged: PerImageResult
 ) -> None:
     """Record top-1 and the attack's further results."""
-    if not measurement.draws:
-        recorder = replace(recorder, seed=None)
     if measurement.attack is not None:
         extra = measurement.attack.extra_results(judged.right, judged.l2)
         recorder.add_extra(measurement.suite, protocol, judged, extra)

@@ -20,8 +20,9 @@ from .per_image import images_digest, save_correctness
 from .records import Record, now
 from .results_file import ResultsFile, append_record
 
-# Another version of one of these may judge images differently.
-_DECIDING_PACKAGES = ("ns_easyrobust", "easyrobust", "torchattacks", "timm", "torch", "torchvision")
+# Another version of one of these may judge images differently; of our own, the suite's revision says it.
+_DECIDING_PACKAGES = ("easyrobust", "torchattacks", "timm", "torch", "torchvision")
+_REVISION_1 = "0.1.0"  # the version that wrote journals before there were revisions
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class Recorder:
         remeasure: measure again what is in the file already.
         seed: of the attacks' random numbers; None if none are drawn. :meth:`for_run` sets it, ``share`` and the dtype.
         share: whether the ranks divide each evaluation among them.
+        revision: of the suite that is recorded. :meth:`for_suite` sets it and ``outputs``.
+        outputs: number of the model's.
 
     Example:
         >>> recorder = Recorder("results.jsonl", {"label": "ViT", "model": "vit_micro_patch8_32"})
@@ -79,6 +82,8 @@ class Recorder:
     remeasure: bool = False
     seed: int | None = None
     share: bool = False
+    revision: int = 1
+    outputs: int | None = None
     # Both by path; copies made by for_run and replace share them.
     _files: dict[Path, ResultsFile] = field(default_factory=dict, repr=False, compare=False)
     _journals: dict[Path, Journal] = field(default_factory=dict, repr=False, compare=False)
@@ -102,21 +107,23 @@ class Recorder:
             common = common | {"weights": f"{common.get('weights') or 'in memory'}, state {state_digest(model)[:12]}"}
         return replace(self, common=common, protocol=self.protocol | settings, seed=seed, share=share)
 
+    def for_suite(self, revision: int, draws: bool, outputs: int) -> Recorder:
+        """A copy for the measurements of one suite; without the seed if it draws no random numbers."""
+        return replace(self, revision=revision, seed=self.seed if draws else None, outputs=outputs)
+
     def record(self, suite: str, metric: str, value: float, *, protocol: dict[str, Any], **rest: Any) -> Record:
         """A record of this checkpoint."""
-        fields = self.common | {"seed": self.seed} | rest
+        fields = self.common | {"seed": self.seed, "revision": self.revision, "outputs": self.outputs} | rest
         return Record(suite=suite, metric=metric, value=value, protocol=self.protocol | protocol, **fields)
 
-    def identity(
-        self, suite: str, protocol: dict[str, Any], paths: tuple[str, ...], task: str, draws: bool = True
-    ) -> str:
+    def identity(self, suite: str, protocol: dict[str, Any], paths: tuple[str, ...], task: str) -> str:
         """A hash, equal for two top-1 measurements if one can replace the other.
 
-        It covers weights, protocol, images, labels, seed and the versions of the packages that decide the result.
+        It covers weights, protocol, images, labels, seed, the suite's revision and the versions of the packages that
+        decide the result.
         """
-        seed = self.seed if draws else None
         images = images_digest(paths)
-        return _identity(self.record(suite, "top1", 0.0, protocol=protocol, n=1, images=images, task=task, seed=seed))
+        return _identity(self.record(suite, "top1", 0.0, protocol=protocol, n=1, images=images, task=task))
 
     def finished(self) -> dict[str, Record]:
         """The file's top-1 records by :meth:`identity`; none with ``remeasure``.
@@ -203,7 +210,7 @@ def _written_together(other: Record, top1: Record, ignored: Collection[str]) -> 
 
     def measured(record: Record) -> tuple[object, ...]:
         settings = {name: value for name, value in record.protocol.items() if name not in ignored}
-        return (record.row, record.suite, settings, record.seed, record.versions)
+        return (record.row, record.suite, settings, record.seed, record.revision, record.versions)
 
     return measured(other) == measured(top1) and other.images in (None, top1.images) and other.task in (None, top1.task)
 
@@ -213,6 +220,7 @@ def _same_but_for_time(one: Record, other: Record) -> bool:
 
 
 def _identity(record: Record) -> str:
-    versions = [record.versions.get(name) for name in _DECIDING_PACKAGES]
+    revision = _REVISION_1 if record.revision == 1 else f"revision {record.revision}"
+    versions = [revision, *(record.versions.get(name) for name in _DECIDING_PACKAGES)]
     text = json.dumps([record.key, record.images, record.task, record.seed, versions])
     return hashlib.sha256(text.encode()).hexdigest()[:32]

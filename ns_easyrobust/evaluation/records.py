@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path, PurePath
 from typing import Any
 
+from ..data import IMAGENET_CLASSES
 from ..errors import OptionError, printable
 from ..utils import np, parse_json, require_bounded, torch, world_size
 
@@ -61,7 +62,7 @@ def now() -> str:
 
 # Protocol settings that make no table column of their own: the model's are shown with its row; the run's change
 # only a result's last digits, so a difference in them is a note.
-MODEL_SETTINGS = ("mean", "std", "normalization_from")
+MODEL_SETTINGS = ("mean", "std", "normalization_from", "model_kwargs")
 RUN_SETTINGS = ("batch_size", "dtype")
 TEXT_SETTINGS = ("preset", "subset", "corruption")
 
@@ -82,6 +83,8 @@ class Record:
         checkpoint, checkpoint_sha256: path or URL of the file, and the hash of its bytes.
         ema, weights: whether averaged weights were used, and the checkpoint's entry they came from.
         seed: of attacks and noise; None if nothing was drawn.
+        revision: of the suite, raised when it counts otherwise than before; 1 where a file does not say it.
+        outputs: number of the model's outputs; None where a file of version 0.1.0 does not say it.
         images: :func:`images_digest` of the images used.
         task: digest of the images' labels and allowed predictions, and of the sizes of a sample of their files.
         right: file of the per-image bits (:func:`save_correctness`), below the results file's folder.
@@ -105,6 +108,8 @@ class Record:
     weights: str | None = None
     ema: bool = False
     seed: int | None = None
+    revision: int = 1
+    outputs: int | None = None
     protocol: Mapping[str, Any]
     images: str | None = None
     task: str | None = None
@@ -147,9 +152,11 @@ class Record:
         self._check_numbers()
 
     def _check_numbers(self) -> None:
-        for name, least, most in (("n", 1, _GREATEST_COUNT), ("correct", 0, _GREATEST_COUNT), ("seed", 0, 2**64 - 1)):
+        ranges = {"n": (1, _GREATEST_COUNT), "correct": (0, _GREATEST_COUNT), "seed": (0, 2**64 - 1)}
+        ranges |= {"revision": (1, _GREATEST_COUNT), "outputs": (1, _GREATEST_COUNT)}
+        for name, (least, most) in ranges.items():
             number = getattr(self, name)
-            if number is None and name != "n":
+            if number is None and name in ("correct", "seed", "outputs"):
                 continue
             is_whole = isinstance(number, numbers.Integral) and not isinstance(number, bool)
             self._require(is_whole and number >= least, name, f"a whole number >= {least}", number)
@@ -203,6 +210,11 @@ class Record:
     def row(self) -> tuple[object, ...]:
         """What identifies a table's row: the label and the exact weights behind it."""
         return (self.label, self.model, self.checkpoint_sha256 or self.checkpoint, self.weights, self.ema)
+
+    @property
+    def of_own_classes(self) -> bool:
+        """Whether the model is known to have other classes than ImageNet's 1000."""
+        return self.outputs not in (None, IMAGENET_CLASSES)
 
     @property
     def key(self) -> str:

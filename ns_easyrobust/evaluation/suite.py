@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..attacks import Attack, known_attacks
-from ..data import SUITE_GROUPS, Benchmark, Preprocessing, Subset, known_benchmarks
+from ..data import (
+    IMAGENET_CLASSES,
+    SUITE_GROUPS,
+    Benchmark,
+    ImageList,
+    MissingImages,
+    Preprocessing,
+    Subset,
+    known_benchmarks,
+)
 from ..errors import OptionError
 
+_logger = logging.getLogger(__name__)
+_SAMPLE = 1000  # images that a slow attack takes of a set that is not ImageNet's: hours, not days, on a CPU
 LARGEST_BATCH = 65536  # of 224 x 224 pixels, 40 GB
 # The columns of the paper's Table 2, left to right: suite, and heading.
 _TABLE2 = {
@@ -69,6 +81,11 @@ class Suite:
         return 0 if self.attack is None else self.attack.slowness
 
     @property
+    def revision(self) -> int:
+        """Of the attack, or of the benchmark without one."""
+        return self.benchmark.revision if self.attack is None else self.attack.revision
+
+    @property
     def released_images(self) -> int:
         """How many images the whole set has, of which published numbers are."""
         return self.benchmark.released_images
@@ -90,10 +107,20 @@ def released_images(record_suite: str) -> int:
     return next(found, suites()["val"]).released_images
 
 
+def revision_of(record_suite: str) -> int:
+    """The revision of the benchmark or attack that bears this name in records; 1 for one that is not known."""
+    return next((suite.revision for suite in suites().values() if suite.record == record_suite), 1)
+
+
 def table2_suites() -> tuple[Suite, ...]:
     """The columns of the paper's Table 2, left to right."""
     known = suites()
     return tuple(known[name] for name in TABLE2)
+
+
+def mean_corruption_suite() -> Suite:
+    """What stands in place of mCE for other classes than ImageNet's: the mean top-1 of all corruptions."""
+    return Suite("c_top1", replace(known_benchmarks()["c"], metric="top1_mean"), heading="C (top-1)")
 
 
 def suite_groups() -> dict[str, tuple[str, ...]]:
@@ -148,7 +175,28 @@ class Protocol:
             self.size, crop_pct, self.interpolation or (self.own_interpolation if native else "bicubic")
         )
 
-    def subset(self, name: str, outputs: int) -> Subset:
-        """All images; for the slowest attacks on a model of 1000 outputs, RobustBench's 5000."""
+    @staticmethod
+    def is_sampled(name: str) -> bool:
+        """Whether a suite takes :func:`sampled_subset` of its images unless told otherwise, not all of them."""
         attack = suites()[name].attack
-        return Subset("robustbench" if attack is not None and attack.sampled and outputs == 1000 else "all")
+        return attack is not None and attack.sampled
+
+
+def sampled_subset(images: ImageList) -> Subset:
+    """What the slowest attacks take of ``images``: RobustBench's 5000, for ImageNet's classes and where they are there.
+
+    Else 1000 random ones, the same for every model and seed; or all, if there are no more.
+    """
+    missing = ""
+    if images.outputs == IMAGENET_CLASSES:
+        try:
+            Subset("robustbench").of(images)
+            return Subset("robustbench")
+        except MissingImages:
+            missing = "RobustBench's 5000 images are not all there; "
+    n = len(images)
+    subset = Subset("random", _SAMPLE) if n > _SAMPLE else Subset()
+    if subset.n or missing:
+        taken = f"{_SAMPLE} random ones of {n} are attacked (subset {subset})" if subset.n else f"all {n} are attacked"
+        _logger.info("%s: %s%s", images.root, missing, taken)
+    return subset

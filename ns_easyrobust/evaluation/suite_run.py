@@ -8,19 +8,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from ..attacks import Attack
-from ..data import MissingImages, Subset, class_labels, describe_transform
-from ..errors import DataError, ModelError, OptionError
+from ..data import MissingImages, OtherClasses, Subset, benchmark_folder, class_labels, describe_transform
+from ..errors import DataError, ModelError, OptionError, UserError
 from ..utils import world_size
 from .imagenet_c import corruption_tasks, sum_up_corruptions
 from .judging import judge
 from .recorder import Recorder
-from .suite import Protocol, suites
+from .suite import Protocol, sampled_subset, suites
 from .task import (
     EvaluationTask,
     Measurement,
@@ -28,9 +28,9 @@ from .task import (
     number_of_outputs,
     require_gradients,
     task_for,
-    warn_if_missing,
 )
 
+MISSING_FOLDER = "does not exist."  # how the reason of a suite without a folder ends
 _logger = logging.getLogger(__name__)
 
 
@@ -39,21 +39,28 @@ class EvaluationPlan:
     """Which suites are run, and how.
 
     Attributes:
+        data_dir: EasyRobust's folders, or a training folder; None if ``folders`` has every suite.
         suites: names from :func:`~ns_easyrobust.evaluation.suite.suites`.
         protocol: transforms and subsets.
         attacks: by suite, the settings of its attack that are measured; without an entry, the defaults.
         subsets: replace the protocol's, by suite; the key "" stands for all suites without an entry.
+        folders: of suites that lie elsewhere than in ``data_dir``; an attack without an entry uses that of its images.
     """
 
-    data_dir: Path
+    data_dir: Path | None
     suites: Sequence[str]
     protocol: Protocol
     attacks: Mapping[str, Sequence[Attack]] = field(default_factory=dict)
     subsets: Mapping[str, Subset] = field(default_factory=dict)
     batch_size: int = 64
+    folders: Mapping[str, Path] = field(default_factory=dict)
 
     def folder(self, suite: str) -> Path:
-        return self.data_dir / suites()[suite].benchmark.folder
+        benchmark = suites()[suite].benchmark
+        own = self.folders.get(suite) or self.folders.get(benchmark.name)
+        if own is None and self.data_dir is None:
+            raise OptionError(f"{suite}: expected a folder for it, or one for all suites, found neither.")
+        return Path(own or benchmark_folder(self.data_dir or "", benchmark))
 
     def measurements(self, suite: str) -> list[Measurement]:
         """The measurements of ``suite``: one, or one for each setting of its attack."""
@@ -63,15 +70,16 @@ class EvaluationPlan:
         return [Measurement.under(attack) for attack in self.attacks.get(suite) or [kind()]]
 
     def subset(self, suite: str, outputs: int) -> Subset:
-        return self.subsets.get(suite) or self.subsets.get("") or self.protocol.subset(suite, outputs)
+        given = self.subsets.get(suite) or self.subsets.get("")
+        if given is None and self.protocol.is_sampled(suite):
+            return sampled_subset(suites()[suite].benchmark.load(self.folder(suite), outputs, None))
+        return given or Subset()
 
-    def alike(self, one: str, other: str, outputs: int) -> bool:
-        """Whether two suites use the same images, preprocessed alike."""
-        return (self.folder(one), self.protocol.preprocessing(one), self.subset(one, outputs)) == (
-            self.folder(other),
-            self.protocol.preprocessing(other),
-            self.subset(other, outputs),
-        )
+    def prepared_alike(self, one: str, other: str) -> bool:
+        """Whether two suites use images of one folder, preprocessed alike."""
+        return self.folder(one) == self.folder(other) and self.protocol.preprocessing(
+            one
+        ) == self.protocol.preprocessing(other)
 
     def transform(self, suite: str) -> Any:
         return self.protocol.preprocessing(suite).transform()
@@ -101,6 +109,17 @@ class EvaluationPlan:
         return replace(task, protocol={"preset": self.protocol.name, **task.protocol})
 
 
+class SuitesRun(NamedTuple):
+    """The suites that :func:`run_suites` has run, and the others, with the reason for each."""
+
+    run: list[str]
+    not_run: dict[str, str]
+
+
+class _CannotRun(UserError):
+    """A suite that does not fit this model or this installation."""
+
+
 def run_suites(
     model: nn.Module,
     plan: EvaluationPlan,
@@ -109,19 +128,38 @@ def run_suites(
     workers: int,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
-) -> list[str]:
-    """Run every suite of ``plan`` whose folder exists, and return the names of those.
+) -> SuitesRun:
+    """Run every suite of ``plan`` that can be run; each other one is named in a logged warning.
 
     Clean accuracy and quick attacks share a decoded batch, and with FGSM a forward. What an earlier
     run has finished is taken from ``records``.
+
+    A suite cannot be run if its folder is missing or lacks the images of its subset, if it is of other classes than the
+    model's, or if its attack does not work on the model. Faults of images and labels that are there, which would make a
+    number wrong, and a validation set of other classes are errors, raised before anything is measured.
     """
-    found = [name for name in suites() if name in plan.suites and os.path.exists(plan.folder(name))]
-    if not found:
-        return []
-    for folder in dict.fromkeys(map(plan.folder, plan.suites)):
-        warn_if_missing(folder)  # logs a warning for each one skipped
-    require_gradients(dtype, [measurement for name in found for measurement in plan.measurements(name)])
-    outputs = number_of_outputs(model, plan.folder(found[0]), plan.transform(found[0]))
+    chosen = [name for name in suites() if name in plan.suites]
+    not_run = {
+        name: f"{plan.folder(name)} {MISSING_FOLDER}" for name in chosen if not os.path.exists(plan.folder(name))
+    }
+    found = [name for name in chosen if name not in not_run]
+    tasks: dict[str, EvaluationTask] = {}
+    corruptions: dict[tuple[str, int], EvaluationTask] = {}
+    if found:
+        require_gradients(dtype, [measurement for name in found for measurement in plan.measurements(name)])
+        outputs = number_of_outputs(model, plan.folder(found[0]), plan.transform(found[0]))
+    for name in found:
+        with _suite_named_in_errors(name):
+            try:
+                if name == "c":  # a set of folders, each a task of its own
+                    corruptions = _corruptions(plan, outputs)
+                else:
+                    tasks[name] = _tried_out(model, plan.task(name, outputs))
+            except (_CannotRun, MissingImages, OtherClasses) as error:
+                if isinstance(error, OtherClasses) and suites()[name].benchmark.name == "val":
+                    raise
+                not_run[name] = error.line.removeprefix(f"{name}: ")
+    _warn(not_run)
     options: dict[str, Any] = {
         "share": world_size() > 1,
         "workers": workers,
@@ -129,39 +167,44 @@ def run_suites(
         "dtype": dtype,
         "recorder": records,
     }
-    # ImageNet-C is a set of folders, each a task of its own.
-    tasks = {name: plan.task(name, outputs) for name in found if name != "c"}
-    for name, task in tasks.items():
-        with _suite_named_in_errors(name):
-            _try_out(model, task)
-    corruptions = {}
-    if "c" in found:
-        with _suite_named_in_errors("c"):
-            corruptions = plan.corruptions(outputs)
-            next(iter(corruptions.values())).open()  # whose files' names may contradict their labels
-            for corruption, severity in corruptions:  # checked without listing 3.75 million images
-                class_labels(plan.folder("c") / corruption / str(severity), outputs)
-    quick = _sharing_images(plan, {name: t for name, t in tasks.items() if not suites()[name].slowness}, outputs)
+    quick = _sharing_images(plan, {name: task for name, task in tasks.items() if not suites()[name].slowness})
     together: dict[Any, EvaluationTask] = {**quick, **corruptions}
     outcomes_of = dict(zip(together, judge(model, list(together.values()), **options), strict=True))
     if corruptions:
         outcomes = {folder: outcomes_of[folder][0] for folder in corruptions}
         protocol = next(iter(corruptions.values())).protocol
         settings = describe_transform(plan.transform("c")) | {"batch_size": plan.batch_size}
-        sum_up_corruptions(outcomes, records.for_run(model, dtype, None, options["share"]), {**protocol, **settings})
+        recorder = records.for_run(model, dtype, None, options["share"])
+        sum_up_corruptions(outcomes, recorder, {**protocol, **settings}, outputs)
     for name in sorted((name for name in tasks if suites()[name].slowness), key=lambda name: suites()[name].slowness):
         judge(model, [tasks[name]], **options)
-    return found
+    return SuitesRun([name for name in chosen if name not in not_run], not_run)
 
 
-def _sharing_images(plan: EvaluationPlan, tasks: dict[str, EvaluationTask], outputs: int) -> dict[str, EvaluationTask]:
+def _corruptions(plan: EvaluationPlan, outputs: int) -> dict[tuple[str, int], EvaluationTask]:
+    corruptions = plan.corruptions(outputs)
+    next(iter(corruptions.values())).open()  # whose files' names may contradict their labels
+    for corruption, severity in corruptions:  # checked without listing 3.75 million images
+        class_labels(plan.folder("c") / corruption / str(severity), outputs)
+    return corruptions
+
+
+def _warn(not_run: Mapping[str, str]) -> None:
+    """Log a warning for each reason, with the suites that it keeps from being run."""
+    for reason in dict.fromkeys(not_run.values()):
+        names = ", ".join(name for name, other in not_run.items() if other == reason)
+        _logger.warning("%s: not run: %s", names, reason)
+
+
+def _sharing_images(plan: EvaluationPlan, tasks: dict[str, EvaluationTask]) -> dict[str, EvaluationTask]:
     """``tasks``, but attacks on the validation set's images join ``val``, if those are prepared alike."""
     shared = dict(tasks)
     for name, task in tasks.items():
-        if "val" in shared and suites()[name].attack is not None and plan.alike("val", name, outputs):
-            del shared[name]
+        if "val" in shared and suites()[name].attack is not None and plan.prepared_alike("val", name):
             val = shared["val"]
-            shared["val"] = replace(val, measurements=[*val.measurements, *task.measurements])
+            if task.protocol == val.protocol:  # the preset, and the subset
+                del shared[name]
+                shared["val"] = replace(val, measurements=[*val.measurements, *task.measurements])
     return shared
 
 
@@ -171,18 +214,22 @@ def _suite_named_in_errors(suite: str) -> Iterator[None]:
     try:
         yield
     except (DataError, ModelError, OptionError) as error:
-        smaller_subset = "take a smaller subset, such as random:1000, or " if isinstance(error, MissingImages) else ""
         line = error.line if error.line.startswith(f"{suite}:") else f"{suite}: {error.line}"
-        raise type(error)(f"{line} Or {smaller_subset}leave the suite out.") from error
+        raise type(error)(f"{line} Or leave the suite out.") from error
 
 
-def _try_out(model: nn.Module, task: EvaluationTask) -> None:
-    """Raise now what would end an evaluation after hours: images that cannot be read, attacks that cannot be made."""
+def _tried_out(model: nn.Module, task: EvaluationTask) -> EvaluationTask:
+    """``task``; raises now what would end an evaluation after hours: images that cannot be read, attacks that cannot
+    be made.
+    """
     images = task.open()
     attacks = [measurement.attack for measurement in task.measurements if measurement.attack is not None]
-    if not attacks:
-        return
-    pixels, label = images.with_transform(task.transform)[0]
-    device = device_of(model)
+    if attacks:
+        pixels, label = images.with_transform(task.transform)[0]
+        device = device_of(model)
     for attack in attacks:
-        attack.require_applicable(model, pixels[None].to(device), torch.tensor([label], device=device))
+        try:
+            attack.require_applicable(model, pixels[None].to(device), torch.tensor([label], device=device))
+        except (ModelError, OptionError) as error:
+            raise _CannotRun(error.line) from error
+    return task

@@ -30,7 +30,7 @@ from ..models import bare_vit, find_normalize, frozen, logits_of, reference_tens
 from .journal import Batch
 from .recorder import PerImageResult, Recorder
 from .records import Record
-from .suite import LARGEST_BATCH
+from .suite import LARGEST_BATCH, revision_of
 
 _logger = logging.getLogger(__name__)
 
@@ -74,6 +74,11 @@ class Measurement:
     def draws(self) -> bool:
         """Whether random numbers are drawn, so that the seed is part of the measurement."""
         return self.attack is not None and self.attack.draws
+
+    @property
+    def revision(self) -> int:
+        """That of the attack, or else of the benchmark."""
+        return revision_of(self.suite) if self.attack is None else self.attack.revision
 
 
 @dataclass(frozen=True)
@@ -236,11 +241,10 @@ class TaskState:
         if recorder is None or not is_described(self.task.transform):
             return []
         measurement = self.task.measurements[index]
+        recorder = recorder.for_suite(measurement.revision, measurement.draws, self.images.outputs)
         other_protocols = () if measurement.attack is None else measurement.attack.other_protocols()
         return [
-            recorder.identity(
-                measurement.suite, {**self.protocol, **protocol}, self.images.paths, self.task_digest, measurement.draws
-            )
+            recorder.identity(measurement.suite, {**self.protocol, **protocol}, self.images.paths, self.task_digest)
             for protocol in (measurement.protocol, *other_protocols)
         ]
 

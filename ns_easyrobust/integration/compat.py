@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import timm.models.helpers
+import timm
 import torch
 import torch.distributed as dist
 from torch import nn

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ..errors import OptionError
 from ..training import add_nullspace_args, recipe_path
-from ..utils import import_package, is_first_rank, pick_device, replaced_attributes
+from ..utils import import_package, is_first_rank, pick_device, replaced_attributes, timm
 from .compat import repair_script, script_repairs
 from .registration import register
 from .training_function import add_script_args, nullspace_augmented
@@ -102,10 +102,11 @@ def run_script(script: Path, flags: list[str], *, device: str = "auto", download
 
     Raises:
         MissingPackageError: easyrobust is not installed.
-        UserError: a mistake in the script's path or shape, the device, the model, the noise, or the files that
-            its flags name; other errors of the script are raised unchanged.
+        UserError: timm 1.x, or a mistake in the script's path or shape, the device, the model, the noise, or the files
+            that its flags name; other errors of the script are raised unchanged.
     """
     import_package("easyrobust", f"{script}")
+    _require_timm_of_the_scripts(script)
     folder = os.path.dirname(os.path.realpath(script))  # Path.resolve() raises for links in a circle
     with ExitStack() as undo:
         if pick_device(device).type == "cpu":
@@ -127,6 +128,15 @@ def run_script(script: Path, flags: list[str], *, device: str = "auto", download
             if mistake is None:
                 raise
             raise mistake from error
+
+
+def _require_timm_of_the_scripts(script: Path) -> None:
+    """Raise OptionError under timm 1.x, which has other names and other meanings for much that the scripts import."""
+    if not timm.__version__.startswith("0."):
+        raise OptionError(
+            f"{script}: expected timm 0.5.4, which EasyRobust's scripts are written for, found timm {timm.__version__}."
+            " Run them where pip install timm==0.5.4 easyrobust==0.2.4 has been run; train works under this timm."
+        )
 
 
 class _KnownError(NamedTuple):

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
+import torch
 from timm.models import is_model, list_models, model_entrypoint, register_model
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
@@ -18,6 +19,8 @@ from torch import nn
 
 from ..errors import CheckpointError, MissingPackageError, ModelError, UserError
 from ..utils import import_package
+from .factories import build_from_factory, is_factory
+from .vit import required_image_size
 
 __all__ = ["build", "register_small_models"]  # register_model appends the small models' names
 
@@ -26,23 +29,27 @@ def register_small_models() -> None:
     """Make timm know the small models, which importing this module has done."""
 
 
-def build(arch: str, *, num_classes: int = 1000, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def build(arch: str, *, num_classes: int | None = 1000, pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Build the bare transformer ``arch``, without input normalisation and in train mode.
 
     Args:
         arch: a name in timm's registry, or one of EasyRobust's models, whose package is
-            imported only if timm does not know the name.
-        num_classes: number K of outputs of the head.
+            imported only if timm does not know the name; or a factory of one's own, ``pkg.module:function`` or
+            ``file.py:function`` (see :func:`~ns_easyrobust.models.factories.build_from_factory`).
+        num_classes: number K of outputs of the head; None: the architecture's own.
         pretrained: let timm download its weights from a hub. If timm names a URL,
             :func:`ns_easyrobust.models.checkpoints.load_model` downloads and reads it safely instead.
         kwargs: passed to the architecture's factory; those that are None are dropped.
 
     Raises:
-        ModelError: unknown name, or an argument that the architecture does not accept.
+        ModelError: unknown name, an argument that the architecture does not accept, or a model of EasyRobust's that
+            does not run under the installed timm.
         CheckpointError: ``pretrained`` weights that do not exist or cannot be downloaded.
     """
     options = {name: value for name, value in kwargs.items() if value is not None}
-    options.update(num_classes=num_classes, pretrained=pretrained)
+    if is_factory(arch):
+        return build_from_factory(arch, num_classes=num_classes, pretrained=pretrained, options=options)
+    options.update(pretrained=pretrained, **({} if num_classes is None else {"num_classes": num_classes}))
     if not is_model(arch):
         _import_easyrobust_models(arch)
     factory = model_entrypoint(arch)
@@ -65,7 +72,22 @@ def build(arch: str, *, num_classes: int = 1000, pretrained: bool = False, **kwa
         ) from error
     if pretrained and not is_easyrobust and not _has_weights(model):
         raise _no_weights_error(arch)  # timm 0.5.4 silently keeps random weights
+    if is_easyrobust and not timm.__version__.startswith("0."):
+        _require_forward(model, arch)
     return model
+
+
+def _require_forward(model: nn.Module, arch: str) -> None:
+    """Raise ModelError where EasyRobust's model, which changes parts of timm 0.5.4, does not fit the installed timm."""
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, 3, *(required_image_size(model) or (224, 224))))
+    except (TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{arch}: expected timm 0.5.4, which EasyRobust's model is written for, found timm {timm.__version__}, "
+            f"under which it does not run ({_reason(error)}). Use timm 0.5.4, or a model of timm's."
+        ) from error
+    model.train()
 
 
 def _import_easyrobust_models(arch: str) -> None:
@@ -90,22 +112,21 @@ def _import_easyrobust_models(arch: str) -> None:
 
 
 def published_url(model: nn.Module) -> str | None:
-    """URL that timm names for the weights of a model that it built; None if it names none."""
-    url = _config(model).get("url")
+    """URL that timm names for the weights of a model that it built; None if it names none, or takes them from a hub.
+
+    What comes from the hub, timm 1.x reads itself: files from elsewhere may hold names that it renames or leaves out.
+    """
+    url = None if config_of(model).get("hf_hub_id") else config_of(model).get("url")
     return url if isinstance(url, str) and url.startswith("http") else None
 
 
-def published_classes(model: nn.Module) -> int:
-    """Number of classes of the weights at :func:`published_url`."""
-    return int(_config(model).get("num_classes", 1000))
-
-
-def _config(model: nn.Module) -> Mapping[str, Any]:
+def config_of(model: nn.Module) -> Mapping[str, Any]:
+    """timm's config of a model that it built (URL, image size, mean, std, ...); empty where there is none."""
     return getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
 
 
 def _has_weights(model: nn.Module) -> bool:
-    config = _config(model)
+    config = config_of(model)
     return any(config.get(key) for key in ("url", "hf_hub", "hf_hub_id", "file", "state_dict"))
 
 

@@ -16,6 +16,7 @@ from ..utils import nn, timm, torch
 from .hooks import replaced_forward
 from .vit import find_patch_embed, unwrap
 
+_TOLERANCE = 0.05  # of a sum of weights; bfloat16 has eight bits
 _SUPPORTED = "attention is read from ViT, DeiT, BEiT and their like: 'blocks' with one 'attn.attn_drop' each"
 
 
@@ -119,13 +120,22 @@ def _record_attention(block: Any, layer: int, maps: dict[int, torch.Tensor]) -> 
     def record(module: nn.Module, args: Any, output: Any) -> None:
         maps[layer] = args[0]
 
+    adds_up = False  # in the first forward: what mixes the heads after the softmax does so in each
+
     def check(module: nn.Module, args: Any, output: Any) -> None:
+        nonlocal adds_up
         length, shape = args[0].shape[1], tuple(maps[layer].shape) if layer in maps else ()
         if len(shape) != 4 or shape[2:] != (length, length):
             raise ModelError(
                 f"{type(block.attn).__name__} of block {layer}: expected attention of {length} tokens to {length}, "
                 f"found {f'weights of shape {shape}' if shape else 'none'}; {_SUPPORTED}."
             )
+        if not adds_up and ((maps[layer].detach().float().sum(-1) - 1).abs() > _TOLERANCE).any():
+            raise ModelError(
+                f"{type(block.attn).__name__} of block {layer}: expected weights that sum to 1 over the tokens, found "
+                f"others, as of heads that are mixed after the softmax (CaiT); {_SUPPORTED}."
+            )
+        adds_up = True
 
     fused = getattr(block.attn, "fused_attn", None)
     handles = [block.attn.attn_drop.register_forward_hook(record), block.register_forward_hook(check)]

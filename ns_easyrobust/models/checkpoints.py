@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from ..errors import CheckpointError, OptionError, without_secrets
 from ..utils import sha256_of
-from .architectures import build, published_classes, published_url
+from .architectures import build, config_of, published_url
+from .description import Description, describe, listed, required_arch
 from .download import check_sha256, fetch, forget
-from .fit import load_jax_strictly, load_strictly
+from .factories import is_factory
+from .fit import class_count_error, jax_class_count
+from .fitting import fit_to, image_size_for, side_of
+from .heads import classes_of, reset_head
+from .hub import HubModel, describe_config, images_config, is_hub_name
 from .normalization import NormalizedModel, resolve_normalization, with_normalization
 from .safe_load import DamagedFileError, read_file
 from .weights import (
@@ -45,12 +49,14 @@ class Checkpoint:
         source: the path or URL as it was given, except for the user and password of a URL.
         content: the file's dict; for ``.npz`` numpy arrays by JAX name.
         form: ``torch``, ``safetensors`` or ``npz``.
+        config: ``config.json`` beside the weights, for a hub's model or a folder of that form.
     """
 
     path: Path
     source: str
     content: dict[str, Any] = field(repr=False)
     form: str = "torch"
+    config: dict[str, Any] | None = field(default=None, repr=False)
 
     @property
     def entries(self) -> tuple[str, ...]:
@@ -68,10 +74,22 @@ class Checkpoint:
     @property
     def arch(self) -> str | None:
         """The architecture that the file names, first of all in timm's ``args``; else None."""
-        timm_args = self.metadata.get("args")
-        names = [timm_args.get("model")] if isinstance(timm_args, dict) else []
-        names += [self.content.get(key) for key in ("arch", "model_name", "model")]
-        return next((name for name in names if isinstance(name, str) and 0 < len(name) < 200), None)
+        return self.description.arch
+
+    @property
+    def description(self) -> Description:
+        """What the file says of its model beside the weights."""
+        return describe(self.metadata) if self.config is None else describe_config(self.config)
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes of the raw weights' head; None if it has no usual name."""
+        return jax_class_count(self.content) if self.form == "npz" else classes_of(self.weights().state)
+
+    @property
+    def weights_alone(self) -> Checkpoint:
+        """The checkpoint without its ``args``, so that its :attr:`description` says nothing but the architecture."""
+        return replace(self, content={key: value for key, value in self.content.items() if key != "args"})
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -92,7 +110,7 @@ class Checkpoint:
         """
         timm_args = self.metadata.get("args")
         for place, said in (("its args", timm_args), ("the numbers beside its weights", self.content)):
-            given = [_listed(said.get(name)) for name in ("mean", "std")] if isinstance(said, dict) else [[]]
+            given = [listed(said.get(name)) for name in ("mean", "std")] if isinstance(said, dict) else [[]]
             cut = [list(used)[: len(values)] for used, values in zip((mean, std), given, strict=False)]
             if all(given) and given != cut:
                 _logger.warning(
@@ -117,7 +135,7 @@ class Checkpoint:
             )
         name = next((entry for entry in self.entries if entry in (EMA if ema else (*RAW, "raw"))), None)
         if name is None:
-            raise self._missing_weights_error(ema)
+            raise self.missing_weights_error(ema)
         entry: Mapping[str, Any] = self.content if name == "raw" else self.content[name]
         if name == "raw":
             entry = {key: value for key, value in entry.items() if key not in NORMALIZATION}
@@ -127,7 +145,8 @@ class Checkpoint:
         check_finite(weights.state, self.source)
         return weights
 
-    def _missing_weights_error(self, ema: bool) -> CheckpointError:
+    def missing_weights_error(self, ema: bool) -> CheckpointError:
+        """The error for a file without the weights that are wanted."""
         wanted = f"EMA weights ({' or '.join(EMA)})" if ema else "weights"
         names = [str(name)[:80] for name in list(self.content)[:10]]
         available = ", ".join(self.entries) or f"none among {', '.join(names) or 'no entries'}"
@@ -135,13 +154,6 @@ class Checkpoint:
         if self.entries:
             advice = "Load the raw weights instead." if ema else "Load the EMA weights (ema=True)."
         return CheckpointError(f"{self.source}: expected {wanted}, found {available}. {advice}")
-
-
-def _listed(value: Any) -> list[Any]:
-    """A number or several as a list; nothing of anything else."""
-    if isinstance(value, int | float):
-        return [value]
-    return list(value) if isinstance(value, list | tuple) else []
 
 
 def _holds_tensors(entry: Any) -> bool:
@@ -153,7 +165,8 @@ def read_checkpoint(path_or_url: str | Path, *, sha256: str | None = None) -> Ch
 
     Args:
         path_or_url: a file, or a http, https or file URL (downloaded once, see
-            :func:`ns_easyrobust.models.download.fetch`).
+            :func:`ns_easyrobust.models.download.fetch`); under timm 1.x also a model of the hub (``hf-hub:owner/name``)
+            or a folder of that form.
         sha256: the file's SHA-256, 64 hexadecimal digits; any other file is refused.
 
     Raises:
@@ -161,21 +174,29 @@ def read_checkpoint(path_or_url: str | Path, *, sha256: str | None = None) -> Ch
         OptionError: ``sha256`` is not 64 hexadecimal digits.
     """
     source = str(path_or_url)
-    path = fetch(source, sha256=sha256)
+    config = None
+    if is_hub_name(source):
+        hub = HubModel(source)
+        config, path = hub.config, hub.weights_file()
+        check_sha256(path, sha256)
+    else:
+        path = fetch(source, sha256=sha256)
     try:
         form, content = read_file(path, source)
     except DamagedFileError:
-        forget(source)  # otherwise a cached error page would be read again for ever
+        if config is None:
+            forget(source)  # otherwise a cached error page would be read again for ever
         raise
-    return Checkpoint(path, without_secrets(source), content, form)
+    return Checkpoint(path, without_secrets(source), content, form, config)
 
 
 def load_model(
-    arch: str,
+    arch: str | None = None,
     path: str | Path | Checkpoint | None = None,
     *,
     ema: bool = False,
-    num_classes: int = 1000,
+    num_classes: int | None = None,
+    new_head: bool = False,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     sha256: str | None = None,
@@ -184,31 +205,37 @@ def load_model(
     """Build ``arch`` with its input normalisation in front and load a checkpoint into it, strictly.
 
     Args:
-        arch: the architecture's name, see :func:`ns_easyrobust.models.architectures.build`.
+        arch: the architecture's name, see :func:`ns_easyrobust.models.architectures.build`; None: the one that
+            the checkpoint names.
         path: a file, a URL, or a checkpoint already read; None: no checkpoint, the weights are
             random, or timm's with ``pretrained``.
         ema: load the exponential moving average of the weights, which the checkpoint must contain.
-        num_classes: number K of outputs.
-        mean, std: input normalisation for a checkpoint that does not contain one.
+        num_classes: number K of outputs; None: the checkpoint's, or else timm's 1000. Another number than the
+            checkpoint's is refused without ``new_head``.
+        new_head: give a checkpoint for another number of classes a new head of random weights.
+        mean, std: input normalisation for a checkpoint whose weights do not contain one.
         sha256: the file's SHA-256, 64 hexadecimal digits; any other file is refused.
-        model_kwargs: passed to the architecture (``img_size``, ``drop_path_rate``, ``pretrained``, ...).
+        model_kwargs: passed to the architecture (``img_size``, ``drop_path_rate``, ``pretrained``, ...), before those
+            that the checkpoint tells of. With ``img_size`` a ViT's position embedding is resized, by timm's function.
 
     Returns:
         A model from pixels (B, C, H, W) in [0, 1] to logits (B, K), on the CPU, in train mode. Its
-        attributes state what was loaded: ``normalization_origin`` (see :func:`resolve_normalization`) and
+        attributes state what was loaded: ``normalization_origin`` (see :func:`resolve_normalization`),
         ``weights_name`` (``state_dict``, ``state_dict_ema``, ..., ``raw``, ``npz``,
-        ``pretrained`` or ``random``).
+        ``pretrained`` or ``random``), and those of :class:`~ns_easyrobust.models.normalization.NormalizedModel`.
 
     Raises:
-        ModelError: unknown architecture or arguments.
+        ModelError: no or an unknown architecture, wrong arguments, or a head that cannot be made anew.
         CheckpointError: nothing to load, unsafe, damaged, or for another model.
         OptionError: mean without std, a wrong number of them, or ``ema`` or ``sha256`` without a checkpoint.
 
     Example:
         >>> save_model(model, "vit.pth.tar")
-        >>> loaded = load_model("vit_micro_patch8_32", "vit.pth.tar", num_classes=10)
+        >>> loaded = load_model("vit_micro_patch8_32", "vit.pth.tar")
         >>> loaded.weights_name, torch.equal(loaded.eval()(images), model(images))
         ('state_dict', True)
+        >>> load_model("vit_micro_patch8_32", "vit.pth.tar", num_classes=3, new_head=True).eval()(images).shape
+        torch.Size([8, 3])
     """
     if path is None and (ema or sha256 is not None):
         raise OptionError("ema and sha256: expected a checkpoint to take them from, found none. Give its path.")
@@ -216,44 +243,49 @@ def load_model(
     if isinstance(path, Checkpoint):
         check_sha256(path.path, sha256)
     pretrained = model_kwargs.pop("pretrained", False) and checkpoint is None
-    vit = build(arch, num_classes=num_classes, **model_kwargs)
-    weights, name = None, "pretrained" if pretrained else "random"
-    if checkpoint is not None:
-        weights, name = load_into(vit, checkpoint, ema, arch)
-    elif pretrained and (url := published_url(vit)) is not None:
+    if pretrained and arch is not None and is_hub_name(arch):
+        checkpoint, new_head = read_checkpoint(arch), True
+    told = Description() if checkpoint is None else checkpoint.description
+    config = {} if checkpoint is None or checkpoint.config is None else checkpoint.config
+    if arch is not None and is_hub_name(arch):
+        config = HubModel(arch).config
+        told = describe_config(config)
+        arch = told.registered_arch
+    arch = arch or required_arch(told, None if checkpoint is None else checkpoint.source)
+    told_kwargs = dict(told.model_kwargs) if told.is_of(arch) else {}
+    options = {**told_kwargs, **model_kwargs}
+    if (
+        pretrained
+        and checkpoint is None
+        and not is_factory(arch)
+        and (url := published_url(build(arch, num_classes=None, **options))) is not None
+    ):
         # timm 0.5.4 would unpickle what it downloads, and could not tell two files of the same name apart
-        published = published_classes(vit)
-        vit = build(arch, num_classes=published, **model_kwargs)
-        weights, _ = load_into(vit, read_checkpoint(url), ema, arch)
-        if published != num_classes:
-            _logger.info("%s: a new head for %d classes in place of %d", arch, num_classes, published)
-            vit.reset_classifier(num_classes)  # type: ignore[operator]
-    elif pretrained:
-        vit = build(arch, num_classes=num_classes, pretrained=True, **model_kwargs)
-    used_mean, used_std, origin = resolve_normalization(vit, weights, mean=mean, std=std)
+        checkpoint, new_head = read_checkpoint(url), True
+    described: dict[str, Any] = {"model_kwargs": told_kwargs} if told_kwargs else {}
+    weights, name = None, "pretrained" if pretrained else "random"
+    head: tuple[str, ...] = ()
+    if checkpoint is not None:
+        fitted = fit_to(checkpoint, ema, arch, num_classes=num_classes, options=options)
+        vit, weights, size = fitted.vit, fitted.weights, fitted.image_size
+        name = name if pretrained else weights.name
+        described |= {} if fitted.described_size is None else {"img_size": size}
+        if num_classes is not None and fitted.num_classes not in (None, num_classes):
+            if not new_head:
+                raise class_count_error(checkpoint.source, fitted.num_classes, num_classes)
+            head = reset_head(vit, num_classes, arch, size)
+            _logger.info("%s: a new head for %d classes in place of %d", arch, num_classes, fitted.num_classes)
+    else:
+        classes = 1000 if num_classes is None and not pretrained else num_classes
+        vit = build(arch, num_classes=classes, pretrained=pretrained, **options)
+        size = side_of(options.get("img_size")) or image_size_for(vit)
+    if config:
+        vit.pretrained_cfg = vit.default_cfg = {**config_of(vit), **images_config(config)}  # type: ignore[assignment]
+    used_mean, used_std, origin = resolve_normalization(vit, weights, mean=mean, std=std, described=told)
     if checkpoint is not None and origin not in ("checkpoint", "caller"):
         checkpoint.warn_of_other_normalization(used_mean, used_std)
     model = with_normalization(vit, used_mean, used_std)
-    model.normalization_origin = origin
-    model.weights_name = name
+    model.normalization_origin, model.weights_name = origin, name
+    model.arch, model.image_size, model.new_head = arch, size, head
+    model.described = described | ({"mean": model.mean, "std": model.std} if origin == told.place else {})
     return model
-
-
-def load_into(vit: nn.Module, checkpoint: Checkpoint, ema: bool, arch: str) -> tuple[Weights | None, str]:
-    """Load the chosen weights into a bare ``vit``, strictly; returns them (None for npz) and their name.
-
-    Raises:
-        CheckpointError: they are missing, or for another model.
-    """
-    source, weights, name = checkpoint.source, None, "npz"
-    if checkpoint.form != "npz":
-        weights = checkpoint.weights(ema)
-        load_strictly(vit, weights, arch, source)
-        name = weights.name
-    elif ema:
-        raise checkpoint._missing_weights_error(ema)
-    else:
-        load_jax_strictly(vit, checkpoint.content, checkpoint.path, arch, source)
-    others = ", ".join(entry for entry in checkpoint.entries if entry != name)
-    _logger.info("%s: loaded %s%s", source, name, f" (it also holds {others})" if others else "")
-    return weights, name

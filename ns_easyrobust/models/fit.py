@@ -70,7 +70,7 @@ def _misfit_error(
         head_sizes = {(own[name].shape[0], given[name].shape[0]) for name in flat}
         same_width = flat == reshaped and all(own[name].shape[1:] == given[name].shape[1:] for name in reshaped)
         if same_width and len(head_sizes) == 1 and (sizes := head_sizes.pop())[0] == getattr(vit, "num_classes", None):
-            return _class_count_error(source, sizes[1], sizes[0], reshaped)
+            return class_count_error(source, sizes[1], sizes[0])
         if all("pos_embed" in name for name in reshaped):
             return _image_size_error(source, arch, given[reshaped[0]].shape, own[reshaped[0]].shape)
     if prefix := _foreign_prefix(own, given):
@@ -99,11 +99,12 @@ def _foreign_prefix(own: Iterable[str], given: Mapping[str, Any]) -> str | None:
     return next((p for p in sorted(prefixes) if 2 * sum(p + name in given for name in own) > len(own)), None)
 
 
-def _class_count_error(source: str, given: int, expected: int, head: Sequence[str]) -> CheckpointError:
+def class_count_error(source: str, given: int, expected: int) -> CheckpointError:
+    """The error for a checkpoint with a head for ``given`` classes where ``expected`` are wanted and no new head is."""
     return CheckpointError(
         f"{source}: checkpoint has {given} classes, the model {expected}: pass num_classes={given} to use it as it is. "
-        f"For {expected} classes of your own it needs a new head, which this version does not make: put "
-        f"{' and '.join(head)} for {expected} classes in the file."
+        f"For a new head for {expected} classes: new_head=True in Python, or ns-easyrobust train --num-classes "
+        f"{expected}; benchmark never makes one."
     )
 
 
@@ -118,6 +119,12 @@ def jax_class_count(arrays: Mapping[str, Any]) -> int | None:
     """Number of classes of an augreg ``.npz``; None if it does not hold exactly one head."""
     heads = [array for key, array in arrays.items() if re.fullmatch(r"(.*/)?head/bias", key) and array.ndim]
     return int(heads[0].shape[-1]) if len(heads) == 1 else None
+
+
+def jax_position(arrays: Mapping[str, Any]) -> Any:
+    """The position embedding (1, N, D) of an augreg ``.npz``; None if it does not hold exactly one."""
+    found = [array for key, array in arrays.items() if re.fullmatch(r"(.*/)?(posembed_input/)?pos_embedding", key)]
+    return found[0] if len(found) == 1 else None
 
 
 def load_jax_strictly(vit: nn.Module, arrays: Mapping[str, Any], path: Path, arch: str, source: str) -> None:
@@ -147,7 +154,7 @@ def load_jax_strictly(vit: nn.Module, arrays: Mapping[str, Any], path: Path, arc
     arrays = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
     classes, own_classes = jax_class_count(arrays), getattr(vit, "num_classes", None)
     if classes is not None and own_classes is not None and classes != own_classes:
-        raise _class_count_error(source, classes, own_classes, ("head/kernel", "head/bias"))
+        raise class_count_error(source, classes, own_classes)
     position = arrays.get("Transformer/posembed_input/pos_embedding", arrays.get("pos_embedding"))
     if position is not None and position.shape[1:-1] != pos_embed.shape[1:-1]:
         raise _image_size_error(source, arch, position.shape, pos_embed.shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import ModelError, OptionError
+from .description import Description
 from .weights import Weights, channel_count, unit_problem
 
 _logger = logging.getLogger(__name__)
@@ -59,10 +60,23 @@ class NormalizedModel(nn.Sequential):
     Attributes:
         normalization_origin: where mean and std come from, set by ``load_model``.
         weights_name: the checkpoint entry that was loaded, set by ``load_model``.
+        arch: name of the architecture, set by ``load_model``.
+        image_size: side in pixels of the square images that it is for, set by ``load_model``.
+        described: the settings (``model_kwargs``, ``img_size``, ``mean``, ``std``) that a file told of, in no weights.
+        new_head: names of the bare transformer's tensors that make up a head in place of the checkpoint's; () without.
     """
 
     normalization_origin: str
     weights_name: str
+    arch: str
+    image_size: int
+    described: Mapping[str, Any]
+    new_head: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int | None:
+        """The transformer's number of classes; None if it does not say."""
+        return getattr(self[1], "num_classes", None)
 
     @property
     def mean(self) -> list[float]:
@@ -104,16 +118,19 @@ def resolve_normalization(
     *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    described: Description | None = None,
 ) -> tuple[tuple[float, ...], tuple[float, ...], str]:
-    """The input normalisation: the checkpoint's, else the caller's, else timm's for the architecture.
+    """The input normalisation: the weights' own, else the caller's, else what the file says, else timm's.
 
     Args:
         vit: the bare transformer; None: timm is not consulted.
         weights: the loaded weights; None if they do not come from a PyTorch checkpoint.
         mean, std: the caller's, one number in all or one per channel, in units of pixels in [0, 1].
+        described: what the checkpoint says beside its weights.
 
     Returns:
         mean, std (one number per channel) and where they come from: ``checkpoint``, ``caller``,
+        ``checkpoint args`` or another :attr:`~ns_easyrobust.models.description.Description.place`,
         ``timm config``, or ``ImageNet default`` if timm has none for this architecture.
 
     Raises:
@@ -132,11 +149,13 @@ def resolve_normalization(
             _logger.warning("%s were given; the checkpoint's own are used: %s", _describe(*caller), _describe(*chosen))
     elif caller is not None:
         chosen, origin = caller, "caller"
+    elif described is not None and described.mean is not None and described.std is not None:
+        chosen, origin = (described.mean, described.std), described.place
     elif vit is not None:
         config = getattr(vit, "pretrained_cfg", None) or getattr(vit, "default_cfg", None) or {}
         # in_chans does not affect mean and std, but timm 1.x refuses to resolve an empty dict
         data = timm.data.resolve_data_config({"in_chans": 3}, config)
-        chosen, origin = (data["mean"], data["std"]), "timm config"
+        chosen, origin = (data["mean"], data["std"]), str(config.get("normalization_origin", "timm config"))
         if not config.get("mean"):
             origin = "ImageNet default"
             _logger.warning("timm has no mean and std for %s: give them", type(vit).__name__)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import OptionError
 from ..evaluation import Record, column_settings, table2_suites
+from ..evaluation import suites as suites_by_name
 from .sheet import format_settings, join_values
 
 _LOWER_IS_BETTER = re.compile(r"(^|_)(mce|mfr|error|mse|ece|loss)(_|$)", re.IGNORECASE)
@@ -45,18 +46,24 @@ def columns_of(records: Sequence[Record]) -> tuple[Column, ...]:
         first_records.setdefault(column_key(record), record)
     suites = dict.fromkeys([*(suite.record for suite in table2_suites()), *(record.suite for record in records)])
     position = {suite: index for index, suite in enumerate(suites)}
+    imagenets = {column_key(record) for record in records if not record.of_own_classes}
+    # Named after ImageNet's sets only where these were used.
+    own_names = {suite.record: suite.name for suite in suites_by_name().values()}
+    names = {key: r.suite if key in imagenets else own_names.get(r.suite, r.suite) for key, r in first_records.items()}
     variants: dict[tuple[str, str], dict[str, Record]] = {}
     for key, record in first_records.items():
-        variants.setdefault((record.suite, record.metric), {})[key] = record
-    titles = {key: title for of_metric in variants.values() for key, title in _titles(of_metric).items()}
+        variants.setdefault((names[key], record.metric), {})[key] = record
+    titles = {
+        key: title for (name, _), of_metric in variants.items() for key, title in _titles(name, of_metric).items()
+    }
     columns = [
         Column(key, titles[key], r.suite, r.metric, r.unit, column_settings(r)) for key, r in first_records.items()
     ]
     return tuple(sorted(columns, key=lambda column: position[column.suite]))
 
 
-def _titles(variants: Mapping[str, Record]) -> dict[str, str]:
-    """Titles by key of all columns of one suite and metric."""
+def _titles(suite: str, variants: Mapping[str, Record]) -> dict[str, str]:
+    """Titles by key of all columns of one metric of the suite that is shown by this name."""
     settings = {key: {"unit": record.unit, **column_settings(record)} for key, record in variants.items()}
     names = dict.fromkeys(name for own in settings.values() for name in own)
     differing = [
@@ -69,7 +76,7 @@ def _titles(variants: Mapping[str, Record]) -> dict[str, str]:
     for key, record in variants.items():
         # Some variants differ only beyond the digits that format_settings shows.
         suffix = suffixes[key] if shared[suffixes[key]] == 1 else json.dumps(shown[key])
-        titles[key] = f"{record.suite} {record.metric}" + (f" ({suffix})" if suffix and differing else "")
+        titles[key] = f"{suite} {record.metric}" + (f" ({suffix})" if suffix and differing else "")
     return titles
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data import ROBUSTBENCH
+from ..data import IMAGENET_CLASSES, ROBUSTBENCH
 from ..errors import OptionError
 from ..evaluation import PRESETS, Record, load_correctness, released_images
 from ..utils import parse_json, read_bounded, require_bounded
@@ -71,6 +71,7 @@ def easyrobust_form(
         OptionError: an unknown row or key, or the record of a number is missing or not of the whole released set.
     """
     row = _choose_row(table, row)
+    _require_imagenet(table, row)
     if preset != "easyrobust":
         _logger.warning(
             "--submit: these numbers are of protocol %s; EasyRobust's leaderboard is of its benchmark.py", preset
@@ -105,6 +106,7 @@ def robustbench_form(
     not RobustBench's 5000, or if it is not known which of them are correct without the attack.
     """
     row = _choose_row(table, row)
+    _require_imagenet(table, row)
     attacked = _find_record(table, row, "autoattack", "top1", preset, ("robustbench",))
     if attacked is None:
         raise _missing_error(row, [_ADVERSARIAL["autoattack"]], preset)
@@ -173,6 +175,15 @@ def _choose_row(table: ResultsTable, row: str | None) -> str:
             f"leaderboard forms: expected one row, found {', '.join(map(repr, table.rows))}. Choose one with --row."
         )
     return table.rows[0]
+
+
+def _require_imagenet(table: ResultsTable, row: str) -> None:
+    for _, record in table.row_records(row):
+        if record.of_own_classes:
+            raise OptionError(
+                f"{row}: expected a model of ImageNet's {IMAGENET_CLASSES} classes for a leaderboard, found one of "
+                f"{record.outputs}."
+            )
 
 
 def _allowed_subsets(suite: str) -> tuple[str, ...]:

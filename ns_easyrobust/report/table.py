@@ -266,7 +266,7 @@ class ResultsTable:
         for column in self.shown:
             lines += [f"({numbers[column.key]}) {column.title}: {note}." for note in self.notes(column)]
         shown = {column.key for column in self.shown}
-        hidden = Counter(f"{c.suite} {c.metric}" for c in self.columns if c.key not in shown)
+        hidden = Counter(c.title.partition(" (")[0] for c in self.columns if c.key not in shown)
         return lines + [f"{name}: {count} variants, each in the CSV." for name, count in hidden.items()]
 
     def _protocol_line(self, column: Column) -> str:

@@ -16,6 +16,7 @@ from ..evaluation import (
     column_settings,
     corruption_error,
     mean_corruption_error,
+    mean_corruption_suite,
     table2_suites,
 )
 from . import published
@@ -69,6 +70,13 @@ class Table2Column:
         return ", ".join(lines) or "no settings recorded"
 
 
+def summary_suites() -> tuple[Suite, ...]:
+    """The columns of Table 2, and behind mCE the mean that stands in its place for other classes than ImageNet's."""
+    suites = table2_suites()
+    place = 1 + [suite.name for suite in suites].index("c")
+    return (*suites[:place], mean_corruption_suite(), *suites[place:])
+
+
 class Table2:
     """The columns of Table 2 for each row of a table, all under one preset.
 
@@ -80,7 +88,7 @@ class Table2:
     Attributes:
         table: as given.
         preset: the one in use; None if the records name none.
-        columns: the columns that at least one row has, by the suite's name, in the paper's order.
+        columns: the columns that at least one row has, by the suite's name, in the order of :func:`summary_suites`.
 
     Raises:
         OptionError: a preset that no record has.
@@ -88,7 +96,7 @@ class Table2:
 
     def __init__(self, table: ResultsTable, preset: str | None = None) -> None:
         self.table, self.preset = table, _choose_preset(table, preset)
-        self.columns = {suite.name: column for suite in table2_suites() if (column := self._column(suite)) is not None}
+        self.columns = {suite.name: column for suite in summary_suites() if (column := self._column(suite)) is not None}
         chosen, others = self._variant_and_fallbacks(self._candidates("imagenet-c", "top1"), ("corruption", "severity"))
         self._corruptions = [*chosen, *others]
         self._intervals: dict[tuple[str, str], tuple[float, float] | None] = {}
@@ -97,8 +105,15 @@ class Table2:
         return [
             column
             for column in self.table.columns
-            if (column.suite, column.metric) == (suite, metric) and column.protocol.get("preset") == self.preset
+            if (column.suite, column.metric) == (suite, metric)
+            and column.protocol.get("preset") == self.preset
+            and self._column_records(column)
         ]
+
+    def _column_records(self, column: Column) -> list[tuple[str, Record]]:
+        """The cells of ``column``; of the mean over corruptions, which ImageNet has besides mCE, only others'."""
+        records = self.table.column_records(column)
+        return [(row, r) for row, r in records if r.of_own_classes] if column.metric == "top1_mean" else records
 
     def _fixed_settings(self, column: Column, free: Sequence[str]) -> str:
         """The settings in which the columns of one variant agree: all but ``free`` and what a preset derives."""
@@ -119,7 +134,7 @@ class Table2:
 
         def rank(variant: list[Column]) -> tuple[bool, int, int]:
             preferred = prefer is not None and prefer(variant[0])
-            cells = sum(len(self.table.column_records(column)) for column in variant)
+            cells = sum(len(self._column_records(column)) for column in variant)
             return preferred, max(map(self._image_count, variant)), cells
 
         return max(variants.values(), key=rank, default=[])
@@ -137,7 +152,7 @@ class Table2:
         return chosen, sorted(others, key=self._image_count, reverse=True)
 
     def _image_count(self, column: Column) -> int:
-        return max(record.n for _, record in self.table.column_records(column))
+        return max(record.n for _, record in self._column_records(column))
 
     def _column(self, suite: Suite) -> Table2Column | None:
         columns = self._candidates(suite.record, suite.metric)
@@ -147,14 +162,14 @@ class Table2:
         chosen, others = self._variant_and_fallbacks(columns, prefer=prefer)
         if not chosen:
             return None
-        own = {row: record for column in chosen for row, record in self.table.column_records(column)}
+        own = {row: record for column in chosen for row, record in self._column_records(column)}
         records = own
         for column in others:
-            records = dict(self.table.column_records(column)) | records
+            records = dict(self._column_records(column)) | records
         ordered = {row: records[row] for row in self.table.rows if row in records}
         shown_ids = {id(record) for record in records.values()}
         left_out = [
-            c.title for c in columns if any(id(record) not in shown_ids for _, record in self.table.column_records(c))
+            c.title for c in columns if any(id(record) not in shown_ids for _, record in self._column_records(c))
         ]
         partial = [row for row in ordered if row not in own]
         standard = suite.name != "fgsm" or _has_the_papers_radius(chosen[0])
@@ -166,6 +181,10 @@ class Table2:
     def record(self, row: str, name: str) -> Record | None:
         return self.columns[name].records.get(row) if name in self.columns else None
 
+    def of_own_classes(self, row: str) -> bool:
+        """Whether the row's model has other classes than ImageNet's, so that it has neither mCE nor an Average."""
+        return any(record.of_own_classes for _, record in self.table.row_records(row))
+
     def missing(self, row: str) -> list[str]:
         """Titles of the columns that ``row`` lacks for an Average: not run, FGSM at another radius, or other images."""
         titles = []
@@ -176,8 +195,8 @@ class Table2:
         return titles
 
     def average(self, row: str) -> float | None:
-        """Unweighted mean of the eleven columns, with 100 - mCE for C; None if one is missing."""
-        if self.missing(row):
+        """Unweighted mean of the eleven columns, with 100 - mCE for C; None if one is missing, or without ImageNet."""
+        if self.missing(row) or self.of_own_classes(row):
             return None
         return published.average({name: column.records[row].value for name, column in self.columns.items()})
 
@@ -192,9 +211,12 @@ class Table2:
         return records
 
     def corruption_error(self, row: str, corruption: str) -> float | None:
-        """CE in percent: the mean error over the severities, divided by AlexNet's; None unless all five were run."""
+        """CE in percent: the mean error over the severities, divided by AlexNet's on ImageNet.
+
+        None unless all five were run, and for other classes.
+        """
         records = self.corruptions(row)
-        if any((corruption, severity) not in records for severity in SEVERITIES):
+        if self.of_own_classes(row) or any((corruption, severity) not in records for severity in SEVERITIES):
             return None
         return 100 * corruption_error(corruption, [records[corruption, s].value for s in SEVERITIES])
 
@@ -259,7 +281,7 @@ def _has_the_papers_radius(column: Column) -> bool:
 
 
 def _choose_preset(table: ResultsTable, wanted: str | None) -> str | None:
-    quantities = {(suite.record, suite.metric) for suite in table2_suites()}
+    quantities = {(suite.record, suite.metric) for suite in summary_suites()}
     in_table2 = {c.protocol.get("preset") for c in table.columns if (c.suite, c.metric) in quantities}
     in_table = {column.protocol.get("preset") for column in table.columns}
     if wanted is not None and wanted not in in_table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..data import ROBUSTBENCH
+from ..data import IMAGENET_CLASSES, ROBUSTBENCH
 from ..evaluation import TABLE2, Suite, table2_suites
 from . import published
 from .published import PAPER, Published
@@ -19,14 +19,14 @@ from .sheet import (
     significance,
 )
 from .statistics import DRAWS, Difference, are_significant
-from .table2 import Table2, Table2Column
+from .table2 import Table2, Table2Column, summary_suites
 
 NOT_GIVEN = "not given"
 
 
 def table2_sheet(summary: Table2, rows: Sequence[Published] = ()) -> Sheet:
     """The rows of ``summary.table``, then the published ``rows``; the notes name columns that no measured row has."""
-    suites = [s for s in table2_suites() if s.name in summary.columns or any(s.name in row.columns for row in rows)]
+    suites = [s for s in summary_suites() if s.name in summary.columns or any(s.name in row.columns for row in rows)]
     names = [suite.name for suite in suites]
     headings = [_head(summary, suite) for suite in suites]
     measured = [(summary.table.row_name(row), _cells(summary, row, names)) for row in summary.table.rows]
@@ -71,6 +71,8 @@ def _cell(summary: Table2, row: str, name: str, found: Difference | None, is_sig
 
 def _average_cell(summary: Table2, row: str, found: Difference | None, is_significant: bool) -> Cell:
     value = summary.average(row)
+    if summary.of_own_classes(row):
+        return Cell("ImageNet only", is_number=False)
     if value is None:
         return Cell(f"needs {len(summary.missing(row))} more", is_number=False)
     rest = ("" if found is None else describe_difference(found, "%"), "", "")
@@ -101,7 +103,14 @@ def _notes(summary: Table2, names: Sequence[str], rows: Sequence[Published]) -> 
             f"interval: {DRAWS} draws of images, sets of images that differ drawn independently."
         )
         notes.append(colour_note(table.confidence))
-    unrun = [suite.heading for suite in table2_suites() if suite.name not in summary.columns]
+    own_classes = [row for row in summary.table.rows if summary.of_own_classes(row)]
+    not_theirs = {"c"} if len(own_classes) == len(summary.table.rows) else set()
+    if own_classes:
+        notes.append(
+            f"C (top-1): mean accuracy over the corruption folders, for models of other than ImageNet's "
+            f"{IMAGENET_CLASSES} classes, which have neither mCE nor an Average: {', '.join(own_classes)}."
+        )
+    unrun = [suite.heading for suite in table2_suites() if suite.name not in {*summary.columns, *not_theirs}]
     if unrun:
         notes.append(f"Not run for any row: {', '.join(unrun)}.")
     for column in summary.columns.values():

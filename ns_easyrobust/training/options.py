@@ -22,6 +22,7 @@ from ..utils import (
     read_bounded,
 )
 from .augmentations.flags import add_nullspace_args
+from .dataset_flags import add_dataset_args, check_dataset_args
 from .recipes import recipe_names, recipe_path
 
 _SWITCH: Any = {"action": argparse.BooleanOptionalAction, "default": False}  # --flag and --no-flag
@@ -49,15 +50,7 @@ def build_parser(parser: argparse.ArgumentParser | None = None) -> argparse.Argu
     add_nullspace_args(parser)
 
     data = parser.add_argument_group("data")
-    data.add_argument(
-        "--data-dir",
-        type=file_or_folder,
-        required=True,
-        metavar="DIR",
-        help="holds train/ and val/, one folder a class",
-    )
-    data.add_argument("--train-split", default="train", metavar="NAME")
-    data.add_argument("--val-split", default="val", metavar="NAME", help="EasyRobust's 'validation' means val/")
+    add_dataset_args(data)
     data.add_argument(
         "-b", "--batch-size", type=int_from(1), default=128, metavar="N", help="images a process and step"
     )
@@ -184,6 +177,11 @@ def build_parser(parser: argparse.ArgumentParser | None = None) -> argparse.Argu
     return parser
 
 
+def defaults() -> dict[str, Any]:
+    """The flags' defaults by name, which count for the flags that a run of an earlier version does not know."""
+    return {action.dest: action.default for action in build_parser()._actions if action.dest != "help"}
+
+
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Parse the flags of ``train`` from a YAML file (``-c``) and from ``argv``, which takes precedence.
 
@@ -237,6 +235,8 @@ def _words(action: argparse.Action, value: Any, path: Path) -> list[str]:
         return []
     if value is False and isinstance(action.default, int | float):
         value = 0  # as in timm's scripts
+    if isinstance(value, dict) and isinstance(action.default, dict):
+        value = [f"{key}={item!r}" for key, item in value.items()]
     values = value if isinstance(value, list) else [value]
     if odd := [item for item in values if not _is_word(item)]:
         raise OptionError(
@@ -261,10 +261,7 @@ def _is_word(value: Any) -> bool:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raise OptionError for values that exclude each other or learn nothing.
-
-    EasyRobust's ``validation`` split becomes ``val``, unless there is a folder of that name.
-    """
+    """Raise OptionError for values that exclude each other or learn nothing."""
     if args.pretrained and args.initial_checkpoint:
         raise OptionError("--pretrained and --initial-checkpoint exclude each other: expected one start, found two.")
     for name in _BELOW_ONE:
@@ -289,5 +286,4 @@ def _check(args: argparse.Namespace) -> None:
     mixes = args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
     if mixes and args.batch_size % 2:
         raise OptionError(f"--batch-size: expected an even number for mixup and cutmix, found {args.batch_size}.")
-    if args.val_split == "validation" and not os.path.isdir(os.path.join(args.data_dir, "validation")):
-        args.val_split = "val"
+    check_dataset_args(args)

@@ -18,7 +18,7 @@ import torch
 
 from ..errors import CheckpointError, TrainingError, without_secrets
 from ..models import read_file
-from ..utils import os_errors_as_output_errors, save_tensors
+from ..utils import is_plain, os_errors_as_output_errors, save_tensors
 
 _logger = logging.getLogger(__name__)
 PREVIOUS_STATE = "state-before.pth.tar"
@@ -41,6 +41,7 @@ MAY_CHANGE_ON_RESUME = (
     "wandb_project",
     "validation_batch_size",
     "data_dir",
+    "dataset_download",
 )
 
 
@@ -164,13 +165,16 @@ def _size(path: str) -> int | None:
         return None
 
 
-def require_same_run(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+def require_same_run(
+    saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path, defaults: Mapping[str, Any]
+) -> None:
     """Raise TrainingError if a run would be resumed with other flags or data than it began with.
 
     Args:
         saved, now: ``{"args": flags by name, "data": digest, "batch": images per step over all processes}``.
+        defaults: of the flags by name. What a version without a flag did is what its default does.
     """
-    old, new = dict(saved["args"]), dict(now["args"])
+    old, new = {**defaults, **saved["args"]}, {**defaults, **now["args"]}
     if saved["batch"] == now["batch"]:  # fewer processes with larger batches see the same images
         old.pop("batch_size", None)
         new.pop("batch_size", None)
@@ -187,17 +191,12 @@ def require_same_run(saved: Mapping[str, Any], now: Mapping[str, Any], folder: P
         )
 
 
-def is_plain(value: Any) -> bool:
-    """Whether ``value`` is None, text or a number, or a list of those."""
-    if isinstance(value, list | tuple):
-        return all(map(is_plain, value))
-    return value is None or isinstance(value, str | int | float | bool)
-
-
 def _comparable(value: Any) -> Any:
     if isinstance(value, str):  # a state of an earlier version holds an address with its secrets
         return without_secrets(value)
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, dict):
+        return {name: _comparable(item) for name, item in value.items()}
+    return [_comparable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 class RunStopped(TrainingError):

@@ -19,17 +19,30 @@ from torch.utils.data import DataLoader
 from ..data import (
     EndlessBatchSampler,
     FolderView,
+    LabelledImages,
     ParentSigtermOnly,
     Preprocessing,
     SeededSamples,
+    check_class_count,
     check_classes,
+    list_folder,
     open_image_folder,
+    open_named_splits,
     split_indices,
     training_transform,
 )
 from ..errors import ModelError, OptionError, TrainingError, is_full_memory
-from ..models import Ema, NormalizedModel, load_model, logits_of, read_checkpoint, reference_tensor
-from ..utils import rank, world_size
+from ..models import (
+    Checkpoint,
+    Ema,
+    NormalizedModel,
+    load_model,
+    logits_of,
+    read_checkpoint,
+    reference_tensor,
+    required_arch,
+)
+from ..utils import on_first_rank, rank, world_size
 from .resume import dataset_digest
 
 _MAX_HOLDOUT = 10_000  # images
@@ -47,8 +60,37 @@ class Data:
     replaced: torch.Tensor  # (images of train/,), 1 where this rank could not decode one
 
 
-def build_model(args: argparse.Namespace, device: torch.device) -> tuple[NormalizedModel, ModelEmaV2 | None]:
-    """The model with the checkpoint's raw weights; the EMA, if asked for, with its EMA weights or else the model's."""
+def read_start(args: argparse.Namespace) -> Checkpoint | None:
+    """The checkpoint of ``--initial-checkpoint``, if there is one; ``args.model`` is set to what it names where it is
+    not given, and the number of class folders is checked where it is known before a model is built.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+        ModelError: neither ``--model`` nor the checkpoint names the architecture.
+        DataError: the folder for training has another number of classes than ``--num-classes`` or the checkpoint.
+    """
+    checkpoint = read_checkpoint(args.initial_checkpoint) if args.initial_checkpoint else None
+    args.model = args.model or (
+        required_arch(None, None) if checkpoint is None else required_arch(checkpoint.description, checkpoint.source)
+    )
+    expected = args.num_classes
+    if expected is None and checkpoint is not None:
+        expected = checkpoint.num_classes
+    if args.dataset is None and expected:
+        folder = Path(args.data_dir, args.train_split)
+        if folder.is_dir() and (classes := list_folder(folder)[0]):
+            check_class_count(folder, len(classes), expected)
+    return checkpoint
+
+
+def build_model(
+    args: argparse.Namespace, device: torch.device, checkpoint: Checkpoint | None
+) -> tuple[NormalizedModel, ModelEmaV2 | None]:
+    """The model with the checkpoint's raw weights; the EMA, if asked for, with its EMA weights or else the model's.
+
+    A checkpoint for another number of classes than ``--num-classes`` gets a new head, the EMA the very same. What
+    the checkpoint says of its model is set in ``args``.
+    """
     random_seed(args.seed, 0)  # the same random weights on every rank: DDP does not broadcast the EMA's
     options = {"num_classes": args.num_classes, "mean": args.mean, "std": args.std, "drop_rate": args.drop}
     if args.drop_path is not None:
@@ -57,7 +99,7 @@ def build_model(args: argparse.Namespace, device: torch.device) -> tuple[Normali
         options["img_size"] = args.img_size
     if args.pretrained:
         options["pretrained"] = True
-    checkpoint = read_checkpoint(args.initial_checkpoint) if args.initial_checkpoint else None
+    options |= {"new_head": args.num_classes is not None, **args.model_kwargs}
     model = load_model(args.model, checkpoint, **options).to(device)
     if args.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -65,8 +107,19 @@ def build_model(args: argparse.Namespace, device: torch.device) -> tuple[Normali
     if args.model_ema:
         ema = Ema(model, decay=args.model_ema_decay)
         if checkpoint is not None and checkpoint.has_ema:
-            ema.module.load_state_dict(load_model(args.model, checkpoint, ema=True, **options).state_dict())
+            averaged = load_model(args.model, checkpoint, ema=True, **options).state_dict()
+            own = ema.module.state_dict()
+            averaged |= {name: own[name] for name in (f"1.{name}" for name in model.new_head)}
+            ema.module.load_state_dict(averaged)
+    _record_model(args, model)
     return model, ema
+
+
+def _record_model(args: argparse.Namespace, model: NormalizedModel) -> None:
+    """Set the flags to what the checkpoint gave where they were not given, so that the run's files hold it."""
+    args.model, args.num_classes = model.arch, model.num_classes
+    for name, value in model.described.items():
+        setattr(args, name, {**value, **args.model_kwargs} if name == "model_kwargs" else value)
 
 
 def _training_transform(args: argparse.Namespace, model: NormalizedModel, size: int, interpolation: str) -> Any:
@@ -109,27 +162,45 @@ def _check_output(model: NormalizedModel, size: int, num_classes: int) -> None:
         raise ModelError(f"--num-classes: expected {num_classes} logits of the model, found {logits.shape[1]}.")
 
 
+def _open_splits(args: argparse.Namespace, device: torch.device) -> tuple[LabelledImages, LabelledImages, str]:
+    """The images for training and evaluation, and a digest of both, by which a run to resume knows them."""
+    if args.dataset is None:
+        root = Path(args.data_dir)
+        folder, val_folder = open_image_folder(root / args.train_split), open_image_folder(root / args.val_split)
+        return folder, val_folder, dataset_digest([*folder.samples, *val_folder.samples], root)
+    splits = (args.train_split, args.val_split)
+    options = {"input_key": args.input_key, "target_key": args.target_key}
+    if args.dataset_download or world_size() > 1:  # one process fills the folder or the cache
+        download = args.dataset_download
+        on_first_rank(
+            lambda: open_named_splits(args.dataset, args.data_dir, splits, download=download, **options), device
+        )
+    train, val = open_named_splits(args.dataset, args.data_dir, splits, **options)
+    return train, val, f"{train.digest()} {val.digest()}"
+
+
 def build_data(args: argparse.Namespace, model: NormalizedModel, start: int = 0) -> Data:
     """The data that ``args`` ask for; the training stream begins at batch ``start``.
 
     Raises:
-        DataError: a folder is missing or empty, or has other than ``--num-classes`` classes.
+        DataError: a folder or set is missing or empty, or has other than ``--num-classes`` classes.
         ModelError: the model does not take images of this size, or has another number of outputs.
         TrainingError: train/ and val/ differ in their classes.
         OptionError: timm cannot read ``--aa``.
     """
-    config = resolve_data_config({"img_size": args.img_size}, model=model[1])
-    size = config["input_size"][-1]
+    config = resolve_data_config({}, model=model[1])
+    size = model.image_size
     preprocessing = Preprocessing(
         size, args.crop_pct or config["crop_pct"], args.interpolation or config["interpolation"]
     )
-    root = Path(args.data_dir)
-    train, val = open_image_folder(root / args.train_split), open_image_folder(root / args.val_split)
+    train, val, digest = _open_splits(args, reference_tensor(model).device)
     for folder in (train, val):
         check_classes(folder, args.num_classes)
     if train.classes != val.classes:
         unshared = sorted(set(train.classes) ^ set(val.classes))
-        raise TrainingError(f"{root}: expected the same classes in train and val, found only in one: {unshared[:5]}.")
+        raise TrainingError(
+            f"{train.root}: expected the same classes as in {val.root}, found only in one: {unshared[:5]}."
+        )
     _check_output(model, size, args.num_classes)
     if args.cutmix_minmax is not None and len({int(size * share) for share in args.cutmix_minmax}) < 2:
         raise OptionError(
@@ -168,7 +239,7 @@ def build_data(args: argparse.Namespace, model: NormalizedModel, start: int = 0)
         holdout=FolderView(train, holdout_indices, val_transform, replace_bad=replace_bad) if holdout_indices else None,
         steps_per_epoch=args.epoch_steps or batch_sampler.batches_per_epoch,
         replaced=samples.replaced,
-        digest=dataset_digest([*train.samples, *val.samples], root),
+        digest=digest,
     )
 
 

@@ -42,10 +42,11 @@ from ..utils import (
 )
 from .augmentations.flags import augmentation_from_args, check_noise_args
 from .optimizer import build_optimizer, clip_gradients, differentiable_attention, is_second_order
+from .options import defaults
 from .resume import PREVIOUS_STATE, StopSignal, require_same_run
 from .run import Run, identity
 from .run_folder import held_run_folder
-from .setup import build_data, build_mixup_and_loss, build_model
+from .setup import build_data, build_mixup_and_loss, build_model, read_start
 from .trackers import Trackers, require_trackers
 
 _logger = logging.getLogger(__name__)
@@ -210,14 +211,17 @@ def train(args: argparse.Namespace) -> Path:
     check_noise_args(args)
     with StopSignal() as stop, process_group(pick_device(args.device)) as device, ExitStack() as exit_stack:
         on_first_rank(lambda: require_trackers(args.log_tensorboard, args.log_wandb), device)
+        checkpoint = read_start(args)
         folder, state = exit_stack.enter_context(held_run_folder(args, device))
-        model, ema = build_model(args, device)
+        if state is not None and checkpoint is not None and "model_kwargs" not in state["identity"]["args"]:
+            checkpoint = checkpoint.weights_alone  # begun by a version that read nothing else
+        model, ema = build_model(args, device, checkpoint)
         data = build_data(args, model, start=0 if state is None else state["at"]["step"])
         optimizer = build_optimizer(args, model, device)
         if args.max_steps:
             args.epochs = math.ceil(args.max_steps / data.steps_per_epoch)
         if state is not None:
-            require_same_run(state["identity"], identity(args, data), folder)
+            require_same_run(state["identity"], identity(args, data), folder, defaults())
         scheduler, epochs = create_scheduler(args, optimizer)
         wrapped: nn.Module = model
         if world_size() > 1:

@@ -8,12 +8,15 @@ if TYPE_CHECKING:
         FlagParser,
         add_machine_arguments,
         add_model_arguments,
+        add_model_kwargs,
         add_settings,
         choices_of,
+        default_workers,
         file_or_folder,
         flags_of,
         float_in,
         int_from,
+        is_plain,
         setting,
         settings_from,
         shown_flags,
@@ -47,7 +50,7 @@ if TYPE_CHECKING:
         write_text,
         write_together,
     )
-    from .lazy import dist, lazy_names, nn, np, timm, torch, transforms
+    from .lazy import cv2, dist, lazy_names, ndimage, nn, np, timm, torch, transforms
     from .locks import FileLock
     from .packages import import_package
     from .parsing import parse_json, parse_yaml, require_bounded
@@ -64,6 +67,7 @@ __all__ = [
     "Registry",
     "add_machine_arguments",
     "add_model_arguments",
+    "add_model_kwargs",
     "add_settings",
     "as_csv",
     "as_utf8",
@@ -71,6 +75,8 @@ __all__ = [
     "broadcast_object",
     "check_archive",
     "choices_of",
+    "cv2",
+    "default_workers",
     "derive_seed",
     "dist",
     "draw_seed",
@@ -84,8 +90,10 @@ __all__ = [
     "is_archive",
     "is_distributed",
     "is_first_rank",
+    "is_plain",
     "lazy_names",
     "mean_over_ranks",
+    "ndimage",
     "new_run_folder",
     "nn",
     "np",

@@ -2,7 +2,7 @@
 
 A package's ``__init__`` states under ``if TYPE_CHECKING:`` which module defines each of its names, for readers,
 editors and mypy, and takes ``__getattr__`` and ``__dir__`` from :func:`lazy_names`. Modules that are imported to
-define the commands' flags take ``np``, ``torch``, ``dist``, ``nn``, ``timm`` and ``transforms`` from here.
+define the commands' flags take ``np``, ``torch``, ``transforms`` and the other names of ``__all__`` from here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["dist", "lazy_names", "nn", "np", "timm", "torch", "transforms"]
+__all__ = ["cv2", "dist", "lazy_names", "ndimage", "nn", "np", "timm", "torch", "transforms"]
 
 
 def lazy_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -56,9 +56,11 @@ class _LazyModule(ModuleType):
 
 
 if TYPE_CHECKING:
+    import cv2
     import numpy as np
     import timm
     import torch
+    from scipy import ndimage
     from torch import distributed as dist
     from torch import nn
     from torchvision import transforms
@@ -66,3 +68,4 @@ else:
     np, timm, torch, dist, nn, transforms = map(
         _LazyModule, ("numpy", "timm", "torch", "torch.distributed", "torch.nn", "torchvision.transforms")
     )
+    cv2, ndimage = map(_LazyModule, ("cv2", "scipy.ndimage"))

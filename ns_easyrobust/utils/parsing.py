@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 _MOST_VALUES = 100_000
 _LONGEST_YAML = 2**18  # characters; yaml takes a second for each 100,000
 _DEEPEST = 100  # levels of nesting
+_JSON_TEXT_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _MERGE, _DEFAULT_VALUE, _TEXT = (f"tag:yaml.org,2002:{kind}" for kind in ("merge", "value", "str"))
 
 
@@ -21,14 +23,20 @@ def parse_json(text: str | bytes) -> Any:
     Raises:
         ValueError: no JSON, no UTF-8, too long a number, nested too deeply, or a name twice in one object.
     """
-    try:
-        value = json.loads(text, object_pairs_hook=_distinct)
-    except RecursionError as error:  # how deep that is depends on the version of Python
-        raise ValueError("values nested too deeply") from error
-    marks = text.count(b"[") + text.count(b"{") if isinstance(text, bytes) else text.count("[") + text.count("{")
-    if marks > _DEEPEST:
-        require_bounded(value, len(text))
-    return value
+    if isinstance(text, bytes):
+        text = text.decode(json.detect_encoding(text))
+    if text.count("[") + text.count("{") > _DEEPEST and _json_depth(text) > _DEEPEST:
+        raise ValueError("values nested too deeply")  # how deep json itself goes depends on the version of Python
+    return json.loads(text, object_pairs_hook=_distinct)
+
+
+def _json_depth(text: str) -> int:
+    """The deepest nesting of brackets outside of texts."""
+    depth = deepest = 0
+    for found in _JSON_TEXT_OR_BRACKET.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -50,9 +50,14 @@ class Registry(dict[str, Item]):
             source: where it is defined, a dotted path, or what else tells it from others.
 
         Raises:
-            OptionError: ``name`` is no text, or taken.
+            OptionError: ``name`` is no text, or taken; the item has a ``revision`` that is no whole number >= 1.
         """
         self.require_name(name)
+        revision = getattr(item, "revision", 1)
+        if not (type(revision) is int and 1 <= revision < 2**53):
+            raise OptionError(
+                f"{self.kind} {name!r}: expected a whole number >= 1 as its revision, found {revision!r}."
+            )
         if not source.startswith(f"{self.package}."):
             self._import_files()  # so that a name of theirs is found to be taken
         related = [other for other in _registries if other.namespace == self.namespace]

@@ -173,6 +173,46 @@ def test_distillation_and_register_tokens(images, labels):
         expect_plain(model, images, labels, replace(SHORT, patches=2))
 
 
+class LateClass(VisionTransformer):
+    """Its class token joins at the third block, as ConViT's does."""
+
+    def forward(self, x):
+        tokens = self.patch_embed(x) + self.pos_embed[:, 1:]
+        for i, block in enumerate(self.blocks):
+            tokens = block(torch.cat((self.cls_token.expand(len(x), -1, -1), tokens), 1) if i == 2 else tokens)
+        return self.head(self.norm(tokens)[:, 0])
+
+
+@pytest.mark.parametrize("layer", [1, 2])
+def test_a_class_token_that_joins_later(images, labels, layer):
+    for mode in ("official", "exact"):
+        expect_plain(make(LateClass), images, labels, replace(SHORT, patches=2, layer=layer, mode=mode))
+
+
+@pytest.mark.skipif(not TIMM1, reason="timm 0.5.4 has no such models")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dynamic_img_size": True},  # its embedding is (B, H, W, D)
+        {"class_token": False, "global_pool": "map"},  # SigLIP
+        {"global_pool": "avg", "fc_norm": True},
+        {"global_pool": "avg", "class_token": False, "reg_tokens": 1, "init_values": 0.5, "no_embed_class": True},
+        {"qk_norm": True, "patch_drop_rate": 0.5},
+        {"eva": True, "qkv_fused": False, "use_rot_pos_emb": True},
+        {"eva": True, "num_reg_tokens": 2, "use_rot_pos_emb": True, "use_abs_pos_emb": False, "init_values": 0.5},
+    ],
+    ids=lambda options: " ".join(options),
+)
+def test_timm_1s_own_kinds(images, labels, options):
+    options = dict(options)
+    if options.pop("eva", False):
+        from timm.models.eva import Eva as kind
+    else:
+        kind = VisionTransformer
+    for loss in ("attention", "ce"):
+        expect_plain(make(kind, **options), images, labels, replace(SHORT, patches=2, loss=loss))
+
+
 def test_patches_that_are_not_square(images, labels):
     expect_plain(make(patch_size=(4, 8)), images, labels, replace(SHORT, patches=2))
 

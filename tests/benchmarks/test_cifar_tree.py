@@ -5,7 +5,7 @@ import pytest
 from helpers.processes import load_script
 from PIL import Image
 
-from ns_easyrobust.data.corruptions import CORRUPTIONS
+from ns_easyrobust.data import known_corruptions
 
 
 def test_a_tree_to_evaluate_on_from_two_folders(tmp_path):
@@ -16,11 +16,12 @@ def test_a_tree_to_evaluate_on_from_two_folders(tmp_path):
         folder.mkdir(parents=True)
         for number in range(3):
             grey.save(folder / f"{number}.png")
-    root = load_script("cifar_tree").write_tree(tmp_path / "cifar", tmp_path / "tree", per_class=2)
+    script = load_script("cifar_tree")
+    root = script.write_tree(tmp_path / "cifar", tmp_path / "tree", per_class=2)
     assert sorted(path.name for path in (root / "imagenet-val").iterdir()) == ["cat", "dog"]
     assert sorted(path.name for path in (root / "train").iterdir()) == ["cat"]
     written = sorted(path.relative_to(root / "imagenet-c") for path in (root / "imagenet-c").rglob("*.png"))
-    assert len(written) == len(CORRUPTIONS) * 2 * 2
+    assert len(written) == len(script.STRENGTHS) * 2 * 2
 
     def pixels(name):
         images = [np.asarray(Image.open(path)) / 255 for path in (root / "imagenet-c" / name / "5").rglob("*.png")]
@@ -33,11 +34,11 @@ def test_a_tree_to_evaluate_on_from_two_folders(tmp_path):
 
 
 def test_contrast_and_pixelate_change_what_is_there():
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
-    before = np.asarray(image).astype(float)
-    flat = np.asarray(CORRUPTIONS["contrast"](image, np.random.default_rng(0), 0.15)).astype(float)
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    before = image.astype(float)
+    flat = known_corruptions()["contrast"](image, np.random.default_rng(0), 0.15).astype(float)
     assert flat.std(axis=(0, 1)) == pytest.approx(0.15 * before.std(axis=(0, 1)), rel=0.05)
-    coarse = np.asarray(CORRUPTIONS["pixelate"](image, np.random.default_rng(0), 16)).astype(float)
+    coarse = known_corruptions()["pixelate"](image, np.random.default_rng(0), 0.5).astype(float)
     assert np.array_equal(coarse[::2, ::2], coarse[1::2, 1::2])
     assert coarse[:2, :2].mean((0, 1)) == pytest.approx(before[:2, :2].mean((0, 1)), abs=1)
-    assert CORRUPTIONS["jpeg_compression"](image, np.random.default_rng(0), 40).size == (32, 32)
+    assert known_corruptions()["jpeg_compression"](image, np.random.default_rng(0), 40).shape == (32, 32, 3)

@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 
 from ns_easyrobust.cli import demo
 from ns_easyrobust.cli import main as cli
-from ns_easyrobust.data.corruptions import CORRUPTIONS
+from ns_easyrobust.data.demo_data import STRENGTHS
 from ns_easyrobust.errors import OutputError
 from ns_easyrobust.models.checkpoint_save import save_model
 
@@ -27,7 +27,7 @@ def test_the_digits_are_scikit_learns_each_once(digits_dir):
 
 
 def test_corruptions_change_every_image_and_keep_the_labels(digits_dir):
-    for name in CORRUPTIONS:
+    for name in STRENGTHS:
         for path in sorted((digits_dir / "imagenet-c" / name / "3").glob("*/*.png"))[::50]:
             clean = digits_dir / "imagenet-val" / path.parent.name / path.name
             assert np.any(np.asarray(Image.open(path)) != np.asarray(Image.open(clean)))

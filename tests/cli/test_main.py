@@ -252,7 +252,7 @@ def test_the_module_runs_as_a_program(work):
     done = subprocess.run([sys.executable, "-m", "ns_easyrobust", "train"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "--model" in done.stderr
+    assert "--data-dir" in done.stderr
 
 
 def test_underscores_and_dashes_are_both_taken(capsys, work):

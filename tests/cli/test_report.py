@@ -91,6 +91,7 @@ def test_published_rows_and_forms_are_written_when_asked(
         (b"[]", "found list"),
         (b" " * (2**20 + 1), "more than 1048576 bytes"),
     ],
+    ids=lambda value: str(value[:20]),
 )
 def test_a_hostile_file_about_authors_is_one_line(tmp_path: Path, content: bytes, found: str) -> None:
     (tmp_path / "about.json").write_bytes(content)

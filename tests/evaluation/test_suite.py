@@ -39,5 +39,5 @@ def test_flags_that_change_a_preset_are_told():
 
 def test_slow_attacks_take_robustbenchs_list_on_imagenets_classes_alone():
     protocol = Protocol()
-    assert str(protocol.subset("patchfool", 1000)) == str(protocol.subset("autoattack", 1000)) == "robustbench"
-    assert str(protocol.subset("patchfool", 10)) == str(protocol.subset("fgsm", 1000)) == "all"
+    sampled = {name for name in ("val", "fgsm", "pgd", "cw", "patchfool", "autoattack") if protocol.is_sampled(name)}
+    assert sampled == {"patchfool", "autoattack"}

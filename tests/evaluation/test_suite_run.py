@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from helpers.processes import load_script
 
+from ns_easyrobust.attacks.base import Attack, register_attack
 from ns_easyrobust.attacks.gradient import CW, FGSM, PGD
 from ns_easyrobust.attacks.patch_fool import PatchFool
 from ns_easyrobust.data.benchmarks import ALEXNET_ERROR
@@ -37,7 +39,7 @@ def run(model, root, suites, path, *, protocol="paper", remeasure=False, **optio
     ran = run_suites(
         model, EvaluationPlan(root, suites, Protocol(protocol, 32), **options), records=recorder, workers=0
     )
-    return ran, read_records(path)
+    return ran, read_records(path) if path.exists() else []
 
 
 def test_groups_are_the_papers_columns_and_easyrobusts():
@@ -52,7 +54,7 @@ def test_every_column_counts_exactly_what_was_planted(tree, reads_pixels, tmp_pa
         root = tmp_path / "tree"
         planted = load_script("make_benchmark_tree").write_tree(root)
     ran, records = run(reads_pixels, root, CLEAN, tmp_path / "r.jsonl", batch_size=64)
-    assert set(ran) == set(CLEAN)
+    assert (set(ran.run), ran.not_run) == (set(CLEAN), {})
     counted = [record for record in records if record.metric == "top1"]
     assert len(counted) == 8 + 75
     for record in counted:
@@ -116,7 +118,7 @@ def test_attacks_their_settings_and_subsets_are_in_the_records(trained, digits_d
         attacks=attacks,
         subsets=subsets,
     )
-    assert ran == ["val", "patchfool", "cw", "fgsm", "pgd"]
+    assert ran == (["val", "patchfool", "cw", "fgsm", "pgd"], {})
     top = {(r.suite, r.protocol.get("epsilon"), r.protocol.get("radius")): r for r in records if r.metric == "top1"}
     clean = top["imagenet-val", None, None]
     assert clean.n == 100
@@ -131,18 +133,95 @@ def test_attacks_their_settings_and_subsets_are_in_the_records(trained, digits_d
     assert fooled.images != clean.images
 
 
-def test_robustbenchs_list_is_asked_for_before_anything_is_computed(tree, reads_pixels, tmp_path):
-    with pytest.raises(
-        DataError,
-        match=r"patchfool: .*5000 images of RobustBench's list.*a smaller subset",
-    ):
-        run(reads_pixels, tree[0], ["val", "patchfool"], tmp_path / "r.jsonl")
-    assert not (tmp_path / "r.jsonl").exists()
+@register_attack
+@dataclass(frozen=True)
+class Slow(Attack):
+    """Leaves the images as they are, but not for a model that is ``refused``."""
+
+    name = "slow-for-tests"
+    slowness = 1
+    sampled = True
+    refused: ClassVar[str] = ""
+
+    def require_applicable(self, model, pixels, labels):
+        if self.refused:
+            raise ModelError(self.refused)
+
+    def __call__(self, model, pixels, labels, seeds):
+        return pixels.clone()
 
 
-def test_a_model_that_patchfool_cannot_attack_is_told_before_anything_is_computed(digits_dir, trained, tmp_path):
-    with pytest.raises(ModelError, match=r"and the loss 'ce', .*eave the suite out"):
-        run(trained, digits_dir, ["val", "patchfool"], tmp_path / "r.jsonl")  # three blocks, no block 4
+def test_where_robustbenchs_images_are_missing_a_stated_random_subset_is_taken(
+    tree, reads_pixels, tmp_path, caplog, monkeypatch
+):
+    caplog.set_level("INFO")
+    monkeypatch.setattr("ns_easyrobust.evaluation.suite._SAMPLE", 30)
+    run(reads_pixels, tree[0], ["val", "slow-for-tests"], tmp_path / "r.jsonl")
+    clean, slow = read_records(tmp_path / "r.jsonl")
+    assert (clean.n, clean.protocol["subset"]) == (1000, "all")
+    assert (slow.n, slow.protocol["subset"]) == (30, "random:30")
+    assert (
+        "imagenet-val: RobustBench's 5000 images are not all there; "
+        "30 random ones of 1000 are attacked (subset random:30)" in caplog.text
+    )
+    assert clean.outputs == slow.outputs == 1000
+    _, records = run(
+        reads_pixels, tree[0], ["slow-for-tests"], tmp_path / "all.jsonl", subsets={"slow-for-tests": Subset()}
+    )
+    assert [(r.n, r.protocol["subset"]) for r in records] == [(1000, "all")]
+    ran, records = run(
+        reads_pixels, tree[0], ["val", "slow-for-tests"], tmp_path / "b.jsonl", subsets={"": Subset("robustbench")}
+    )
+    assert "the 5000 images of RobustBench's list" in ran.not_run["slow-for-tests"]
+    assert (list(ran.not_run), records) == (["val", "slow-for-tests"], [])
+
+
+def test_of_own_classes_slow_attacks_take_all_images_of_a_small_set_and_a_subset_of_a_large_one(
+    digits_dir, trained, tmp_path, monkeypatch
+):
+    _, records = run(trained, digits_dir, ["slow-for-tests"], tmp_path / "r.jsonl")
+    assert [(r.n, r.protocol["subset"], r.outputs) for r in records] == [(500, "all", 10)]
+    monkeypatch.setattr("ns_easyrobust.evaluation.suite._SAMPLE", 499)
+    _, records = run(trained, digits_dir, ["slow-for-tests"], tmp_path / "s.jsonl")
+    assert [(r.n, r.protocol["subset"]) for r in records] == [(499, "random:499")]
+
+
+def test_what_cannot_be_run_is_left_out_and_named(digits_dir, trained, tmp_path, caplog, monkeypatch):
+    """An attack that the model does not take, a set of other classes, a set whose folders are not there."""
+    monkeypatch.setattr(Slow, "refused", "slow: expected another model. Take one.")
+    data = tmp_path / "data"
+    for name in ("imagenet-a/n01498041", "imagenetv2/n01498041", "imagenet-c/blur/fog/1"):
+        (data / name).mkdir(parents=True)
+    (data / "imagenet-val").symlink_to(digits_dir / "imagenet-val")
+    chosen = ["val", "patchfool", "slow-for-tests", "a", "v2", "c", "r"]
+    ran, records = run(trained, data, chosen, tmp_path / "r.jsonl")
+    assert ran.run == ["val"]
+    assert [(r.suite, r.n) for r in records] == [("imagenet-val", 500)]
+    reasons = {
+        "patchfool": "and the loss 'ce'",  # three blocks, no block 4
+        "slow-for-tests": "expected another model. Take one.",
+        "a": "expected a model with ImageNet's 1000 outputs for this set, found 10",
+        "v2": "one class folder for each of the model's 10 outputs, found 1",
+        "c": "ImageNet-C's 15 corruptions, found blur",
+        "r": "imagenet-r does not exist",
+    }
+    assert set(ran.not_run) == set(reasons)
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    for name, reason in reasons.items():
+        assert reason in ran.not_run[name]
+        assert "leave the suite out" not in ran.not_run[name]
+        assert sum(line.startswith(f"{name}: not run: ") and reason in line for line in warnings) == 1, name
+
+
+def test_a_fault_of_the_validation_set_stops_before_anything_is_computed(digits_dir, trained, tmp_path):
+    """Of other classes than the model's it may be the wrong folder, or the wrong model."""
+    (tmp_path / "data" / "imagenet-val").mkdir(parents=True)
+    for digit in range(9):
+        (tmp_path / "data" / "imagenet-val" / str(digit)).symlink_to(digits_dir / "imagenet-val" / str(digit))
+    (tmp_path / "data" / "imagenet-sketch").symlink_to(digits_dir / "imagenet-val")
+    for name in ("val", "fgsm"):
+        with pytest.raises(DataError, match=rf"{name}: .*each of the model's 10 outputs, found 9.*leave the suite"):
+            run(trained, tmp_path / "data", [name, "sketch"], tmp_path / "r.jsonl")
     assert not (tmp_path / "r.jsonl").exists()
 
 
@@ -173,16 +252,55 @@ def test_linked_class_folders_and_hidden_files(digits_dir, trained, tmp_path):
 
 def test_a_folder_that_is_not_there_is_skipped_and_named(digits_dir, trained, tmp_path, caplog):
     ran, records = run(trained, digits_dir, ["val", "sketch", "damagenet"], tmp_path / "r.jsonl")
-    assert (ran, len(records)) == (["val"], 1)
+    assert (ran.run, len(records)) == (["val"], 1)
+    assert set(ran.not_run) == {"sketch", "damagenet"}
     assert "imagenet-sketch does not exist" in caplog.text
-    assert run(trained, Path(tmp_path), ["val"], tmp_path / "r.jsonl")[0] == []
+    ran, _ = run(trained, Path(tmp_path), ["val", "fgsm"], tmp_path / "r.jsonl")
+    assert (ran.run, list(ran.not_run)) == ([], ["val", "fgsm"])
+    assert f"val, fgsm: not run: {tmp_path}/imagenet-val does not exist" in caplog.text
+
+
+def test_a_training_folder_and_folders_elsewhere(digits_dir, trained, tmp_path):
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    (tmp_path / "data" / "val").symlink_to(digits_dir / "val")
+    plan = EvaluationPlan(tmp_path / "data", ["val", "fgsm"], Protocol("paper", 32))
+    assert plan.folder("val") == plan.folder("fgsm") == tmp_path / "data" / "val"
+    elsewhere = {"v2": digits_dir / "imagenet-val", "pgd": digits_dir / "val"}
+    ran, records = run(trained, tmp_path / "data", ["val", "v2"], tmp_path / "r.jsonl", folders=elsewhere)
+    assert ran == (["val", "v2"], {})
+    assert [(r.suite, r.n) for r in records] == [("imagenet-val", 500), ("imagenet-v2", 500)]
+    assert records[0].images == records[1].images
+    plan = replace(plan, data_dir=None, folders={"val": digits_dir / "val", "pgd": tmp_path})
+    assert (plan.folder("cw"), plan.folder("pgd")) == (digits_dir / "val", tmp_path)
+    with pytest.raises(OptionError, match="v2: expected a folder for it"):
+        plan.folder("v2")
+
+
+def test_mce_is_imagenets_alone(digits_dir, trained, tmp_path, caplog):
+    """The digits have five of the 75 folders; two more hold a corruption that ImageNet-C's fifteen do not have."""
+    caplog.set_level("INFO")
+    data = tmp_path / "data"
+    (data / "imagenet-c").mkdir(parents=True)
+    for folder in (digits_dir / "imagenet-c").iterdir():
+        (data / "imagenet-c" / folder.name).symlink_to(folder)
+    _, records = run(trained, data, ["c"], tmp_path / "r.jsonl")
+    accuracies = [r.value for r in records if r.metric == "top1"]
+    (mean,) = [r for r in records if r.metric != "top1"]
+    assert (mean.metric, mean.protocol["folders"], mean.n) == ("top1_mean", "5 of 75", 2500)
+    assert mean.value == pytest.approx(sum(accuracies) / 5)
+    assert len(set(accuracies)) > 2
+    assert "left out" not in caplog.text
+    (data / "imagenet-c" / "spatter").symlink_to(digits_dir / "imagenet-c" / "contrast")
+    _, after = run(trained, data, ["c"], tmp_path / "r.jsonl")
+    assert after == records
+    assert "left out, as none of ImageNet-C's 15 corruptions: spatter" in caplog.text
 
 
 def test_what_shares_a_folder_but_not_its_images_is_judged_apart(trained, digits_dir, tmp_path):
     plan = EvaluationPlan(digits_dir, ["val", "fgsm"], Protocol("paper", 32))
-    assert plan.alike("val", "fgsm", 10)
-    assert not replace(plan, subsets={"fgsm": Subset("first", 10)}).alike("val", "fgsm", 10)
-    assert not plan.alike("val", "patchfool", 10)
+    assert plan.prepared_alike("val", "fgsm")
+    assert not plan.prepared_alike("val", "patchfool")
+    assert not replace(plan, folders={"fgsm": digits_dir / "val"}).prepared_alike("val", "fgsm")
     options = {"subsets": {"fgsm": Subset("first", 10)}}
     _, records = run(trained, digits_dir, ["val", "fgsm"], tmp_path / "r.jsonl", **options)
     assert [(r.suite, r.n) for r in records] == [("imagenet-val", 500), ("fgsm", 10)]

@@ -32,6 +32,38 @@ def make_vit(seed=0, **kwargs):
     return vit
 
 
+def jax_arrays(vit, prefix=""):
+    """The augreg layout of a timm ViT, after the reading code in timm's vision_transformer.py."""
+    state = {name: value.numpy() for name, value in vit.state_dict().items()}
+    heads, width = 4, 64
+    arrays = {
+        "embedding/kernel": state["patch_embed.proj.weight"].transpose(2, 3, 1, 0),
+        "embedding/bias": state["patch_embed.proj.bias"],
+        "cls": state["cls_token"],
+        "Transformer/posembed_input/pos_embedding": state["pos_embed"],
+        "Transformer/encoder_norm/scale": state["norm.weight"],
+        "Transformer/encoder_norm/bias": state["norm.bias"],
+        "head/kernel": state["head.weight"].T,
+        "head/bias": state["head.bias"],
+    }
+    for i in range(len(vit.blocks)):
+        block, ours = f"Transformer/encoderblock_{i}/", f"blocks.{i}."
+        weights = np.split(state[ours + "attn.qkv.weight"], 3)
+        biases = np.split(state[ours + "attn.qkv.bias"], 3)
+        for name, weight, bias in zip(("query", "key", "value"), weights, biases, strict=True):
+            arrays[f"{block}MultiHeadDotProductAttention_1/{name}/kernel"] = weight.T.reshape(width, heads, -1)
+            arrays[f"{block}MultiHeadDotProductAttention_1/{name}/bias"] = bias.reshape(heads, -1)
+        out = state[ours + "attn.proj.weight"].T.reshape(heads, -1, width)
+        arrays[f"{block}MultiHeadDotProductAttention_1/out/kernel"] = out
+        arrays[f"{block}MultiHeadDotProductAttention_1/out/bias"] = state[ours + "attn.proj.bias"]
+        for r in (0, 1):
+            arrays[f"{block}MlpBlock_3/Dense_{r}/kernel"] = state[f"{ours}mlp.fc{r + 1}.weight"].T
+            arrays[f"{block}MlpBlock_3/Dense_{r}/bias"] = state[f"{ours}mlp.fc{r + 1}.bias"]
+            arrays[f"{block}LayerNorm_{2 * r}/scale"] = state[f"{ours}norm{r + 1}.weight"]
+            arrays[f"{block}LayerNorm_{2 * r}/bias"] = state[f"{ours}norm{r + 1}.bias"]
+    return {prefix + name: array for name, array in arrays.items()}
+
+
 def make_model(seed=0):
     return with_normalization(make_vit(seed), MEAN, STD).eval()
 

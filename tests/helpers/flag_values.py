@@ -112,7 +112,15 @@ TRAIN: list[Group] = [
         "--log-wandb": None,  # needs an account
         "--pretrained": None,  # downloads
     },
-    {"--no-aug": ("", True), "--cutmix-minmax": "0.2 0.8"},
+    {
+        "--no-aug": ("", True),
+        "--cutmix-minmax": "0.2 0.8",
+        "--dataset": "torch/image_folder",
+        "--dataset-download": ("", True),  # that set has nothing to download
+        "--input-key": None,  # of a set that needs timm 1.x and Hugging Face's datasets
+        "--target-key": None,
+        "--model-kwargs": ("depth=2 mlp_ratio=2.0", {"depth": 2, "mlp_ratio": 2.0}),
+    },
 ]
 
 BENCHMARK: list[Group] = [
@@ -153,6 +161,7 @@ BENCHMARK: list[Group] = [
     },
     {
         "--adv": ("", {"suite": "autoattack"}),
+        "--model-kwargs": ("depth=3", {"protocol.model_kwargs": {"depth": 3}}),
         "--subset": ("random:2", {}),
         "--autoattack-norm": ("L2", {"protocol.norm": "l2"}),
         "--autoattack-epsilon": ("0.5", {"protocol.epsilon": 0.5}),
@@ -202,6 +211,7 @@ NOISE: list[Group] = [
     },
     {
         "--input-size": ("32", {}),
+        "--model-kwargs": ("depth=3", {}),
         "--start": ("{noise}", {}),
         "--output": ("{noise}", {}),
         "--overwrite": ("", {}),
@@ -218,6 +228,14 @@ OTHERS: dict[str, list[tuple[str, str]]] = {
         ("{bench} --suite val --images 3 --num-classes 10 --workers 0", "imagenet-val"),
         ("{bench} --suite val --images all --num-classes 10 -j 1", "imagenet-val"),
     ],
+    "corrupt": [
+        (
+            "{few}/val {out}/imagenet-c --corruption pixelate extra --severity 5 2 --size 24 --crop-pct 0.8 --seed 7 "
+            "--quality 70 --bad-images skip --workers 1",
+            "wrote 200 images",
+        ),
+        ("{few}/val {out}/c --corruption frost --severity 1 --format png --frost-dir {frost} --workers 0", "20 images"),
+    ],
     "report": [
         (
             "{records} --baseline one --best --published table2 --preset easyrobust --output {out} --row one "
@@ -228,9 +246,10 @@ OTHERS: dict[str, list[tuple[str, str]]] = {
     "nullspace": [
         ("{ckpt} --ema --space pixel --rtol 0.001 --csv {out}/table.csv", "pixel"),
         ("{ckpt} --csv {out}/table.csv --overwrite", "normalised"),
+        ("vit_micro_patch8_32 --model-kwargs patch_size=4", "       4 "),
     ],
     "export": [
-        ("{ckpt} --layout timm --output {out}/a.pth --model vit_micro_patch8_32", "timm"),
+        ("{ckpt} --layout timm --output {out}/a.pth --model vit_micro_patch8_32 --model-kwargs depth=3", "timm"),
         ("{bare} --layout easyrobust --mean 0.4 0.5 0.6 --std 0.2 0.3 0.4 --output {out}/a.pth --overwrite", "0.4"),
     ],
     "launch": [],  # its flags are the script's: tests/integration/test_launch.py

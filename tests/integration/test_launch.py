@@ -24,12 +24,11 @@ from torch.utils import data, model_zoo
 from torchvision import transforms
 
 from ns_easyrobust.cli import main as cli
-from ns_easyrobust.errors import CheckpointError
 from ns_easyrobust.integration.compat import repair_script, script_repairs
 from ns_easyrobust.integration.launch import load_script
 from ns_easyrobust.integration.without_cuda import without_cuda
-from ns_easyrobust.models.safe_load import read_without_objects
 
+pytestmark = pytest.mark.host
 SCRIPT = Path(__file__).parents[1] / "helpers" / "fake_easyrobust_script.py"
 
 
@@ -308,29 +307,6 @@ def test_loading_does_not_run_the_script():
         module = load_script(SCRIPT)
     assert callable(module.main)
     sys.modules.pop("easyrobust_script")
-
-
-class Callback:
-    """As Lightning's, beside the weights."""
-
-    def __init__(self):
-        self.best = 1.0
-
-
-class Payload:
-    def __reduce__(self):
-        return (os.mkdir, ("it_ran",))
-
-
-def test_objects_beside_the_weights_are_left_out_and_run_nothing(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    content = {"state_dict": {"w": torch.arange(3.0)}, "callbacks": {Callback: Callback(), "x": [Callback()]}}
-    torch.save(content, "lightning.ckpt")
-    assert torch.equal(read_without_objects(Path("lightning.ckpt"), "it")["state_dict"]["w"], torch.arange(3.0))
-    torch.save({**content, "hostile": Payload()}, "hostile.ckpt")
-    with pytest.raises(CheckpointError, match=r"found the Python object \w+\.mkdir, which was not loaded"):
-        read_without_objects(Path("hostile.ckpt"), "it")
-    assert not Path("it_ran").exists()
 
 
 def test_a_recipe_by_its_name_reaches_the_script(tmp_path, capfd):

@@ -87,6 +87,16 @@ def test_easyrobust_model_is_found_when_timm_does_not_know_it():
     assert model.num_classes == 6
 
 
+@pytest.mark.skipif(timm.__version__.startswith("0."), reason="they are written for timm 0.5.4")
+def test_easyrobusts_models_that_timm_1_does_not_run_are_refused():
+    """Its MAE-ViT is called with arguments that it does not take, its FAN built with some."""
+    with pytest.raises(ModelError, match=r"expected timm 0\.5\.4, .* found timm 1\..*does not run .*attn_mask"):
+        models.build("mae_vit_base_patch16")
+    with pytest.raises(ModelError, match=r"fan_tiny_12_p16_224 could not be built under timm 1\..* another timm"):
+        models.build("fan_tiny_12_p16_224")
+    assert models.build("rvt_tiny").training
+
+
 def test_missing_dependency_of_easyrobusts_models_is_named(monkeypatch):
     def fail(name):
         raise ModuleNotFoundError("No module named 'pkg_resources'", name="pkg_resources")

@@ -162,6 +162,7 @@ def test_prefix_tokens_and_blocks():
         ("swin_micro_patch2_32", "no blocks whose attention can be read: found patch_embed, "),
         ("resnet18", "no patch embedding"),
         ("xcit_nano_12_p16_224", r"found weights of shape \(1, 4, 32, 32\)"),  # among channels
+        ("cait_xxs24_224", "heads that are mixed after the softmax"),
     ],
 )
 def test_other_models_are_refused_by_name(arch, found):

@@ -68,10 +68,19 @@ def test_any_bytes_are_json_or_a_value_error(text):
     assert repr(value) == repr(json.loads(text))
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[" * 5000 + "]" * 5000, b"\xff", "1" * 5000, ""])
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, '{"a":' * 100_000, "[" * 5000 + "]" * 5000, "[" * 101 + "]" * 101, b"\xff", "1" * 5000, ""],
+    ids=lambda text: f"{text[:5]!r} of {len(text)}",
+)
 def test_hostile_json_is_a_value_error(text):
     with pytest.raises(ValueError, match=r"\w"):
         parse_json(text)
+
+
+@pytest.mark.parametrize("value", [[[]] * 200, "[" * 200, {'"[\\"': ["[{" * 100]}, [[[["]"] * 99]]]])
+def test_brackets_that_are_not_nested_or_in_texts_are_no_depth(value):
+    assert parse_json(json.dumps(value)) == parse_json(json.dumps(value).encode("utf-16")) == value
 
 
 def test_aliases_that_people_write_are_read():
