@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import logging
 import os
 from collections import Counter
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from ..errors import DataError, OptionError, OutputError
-from ..utils import FileLock, np, os_errors_as_output_errors, write_atomically
+from ..utils import FileLock, import_package, np, os_errors_as_output_errors, write_atomically
 from .corrupt_record import CORRUPT_FORMATS, CorruptRecord, CorruptSettings
 from .corruptions import FrostPictures, corrupt, known_corruptions
 from .image_jobs import one_opencv_thread, results_of
@@ -24,7 +23,6 @@ from .image_reading import read_image
 from .listing import first_few, is_flat, list_folder, sorted_images_below, stem
 
 _JPEG_ENDINGS = (".jpg", ".jpeg")
-_LIBRARIES = {"cv2": "opencv-python-headless", "scipy.ndimage": "scipy"}
 _logger = logging.getLogger(__name__)
 
 
@@ -37,15 +35,8 @@ class CorruptedFolder(NamedTuple):
 
 
 def require_corrupt_libraries() -> None:
-    """Raise OptionError if OpenCV or scipy is missing, before anything is written."""
-    for module, package in _LIBRARIES.items():
-        try:
-            importlib.import_module(module)
-        except ImportError as error:  # also a library of the system that OpenCV needs
-            raise OptionError(
-                f"corrupt: expected {package}, found that {module} cannot be imported ({error}). "
-                "Run: pip install 'ns_easyrobust[corrupt]'"
-            ) from error
+    """Raise MissingPackageError if OpenCV is missing, or what it needs of the system, before anything is written."""
+    import_package("cv2", "corrupt")
 
 
 class FolderCorruption:
@@ -59,7 +50,7 @@ class FolderCorruption:
         settings: what the files depend on.
 
     Raises:
-        OptionError: a library is missing, or there is no such corruption or severity.
+        MissingPackageError: OpenCV is missing. OptionError: there is no such corruption or severity.
         DataError: ``source`` is not as above.
         OutputError: ``target`` is not as above, or one of the two folders lies in the other.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from ..errors import DataError, OptionError, is_full_memory
-from ..utils import np
+from ..utils import import_package, np
 from .image_reading import read_image, read_image_bytes
 from .listing import first_few
 
@@ -44,11 +43,7 @@ def check_dataset_name(name: str) -> None:
         return
     if (installed := importlib.metadata.version("timm")).startswith("0."):
         raise OptionError(f"dataset {name}: expected timm 1.x, which reads hfds/ sets, found timm {installed}.")
-    if importlib.util.find_spec("datasets") is None:
-        raise OptionError(
-            f"dataset {name}: expected Hugging Face's datasets, found it not installed. "
-            "Run: pip install 'ns_easyrobust[hfds]'"
-        )
+    import_package("datasets", f"dataset {name}")
     if int((installed := importlib.metadata.version("datasets")).split(".")[0]) < 4:
         raise OptionError(
             f"dataset {name}: expected datasets of version 4 or later, which runs no code of a set's own, found "

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from ..errors import OptionError
-from ..utils import torch, transforms
+from ..utils import replaced_attributes, torch, transforms
 
 if TYPE_CHECKING:
     from timm.data.random_erasing import RandomErasing
@@ -98,6 +100,14 @@ class PixelErasing:
         return torch.where(erased == untouched, pixels, (erased * self.std + self.mean).clamp(0, 1))
 
 
+def _posterize(image: Image.Image, bits: int, **options: Any) -> Image.Image:
+    """timm's operation; no bits leave a black image, as before Pillow 13, which refuses to take all of them away."""
+    from timm.data.auto_augment import posterize
+
+    posterized: Image.Image = posterize(image, bits, **options) if bits > 0 else Image.new(image.mode, image.size)
+    return posterized
+
+
 def training_transform(
     size: int,
     mean: Sequence[float],
@@ -117,10 +127,12 @@ def training_transform(
             the paper's code does.
         augmentation: further arguments of timm's ``create_transform``.
     """
-    from timm.data import create_transform
+    from timm.data import auto_augment, create_transform
     from timm.data.random_erasing import RandomErasing
 
-    steps = create_transform((3, size, size), is_training=True, mean=mean, std=std, **augmentation).transforms
+    posterizing = {name: _posterize for name in auto_augment.NAME_TO_OP if name.startswith("Posterize")}
+    with replaced_attributes(auto_augment, NAME_TO_OP=auto_augment.NAME_TO_OP | posterizing):
+        steps = create_transform((3, size, size), is_training=True, mean=mean, std=std, **augmentation).transforms
     steps = [step for step in steps if not isinstance(step, transforms.Normalize)]
     if erase_prob > 0:
         erase = RandomErasing(erase_prob, mode=erase_mode, max_count=erase_count, device="cpu")

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import pickle
 import random
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from timm.data.random_erasing import RandomErasing
 
 from ns_easyrobust.data.transforms import PixelErasing, Preprocessing, describe_transform, training_transform
@@ -53,3 +54,24 @@ def test_training_pixels_are_in_range_and_the_authors_way_is_not(folder):
     outside = training_transform(16, (0.5,) * 3, (0.5,) * 3, erase_outside=True, **options)
     assert all(inside(image).min() >= 0 and inside(image).max() <= 1 for _ in range(20))
     assert any(outside(image).min() < 0 for _ in range(20))
+
+
+@pytest.mark.parametrize("policy", ["rand-m10-inc1", "augmix-m10", "originalr"])
+def test_posterize_of_no_bits_is_black_under_every_pillow(policy, monkeypatch):
+    from_pillow = ImageOps.posterize
+
+    def refusing(image, bits):
+        """As Pillow 13's."""
+        if not 1 <= bits <= 8:
+            raise ValueError("bits must be between or equal to 1 and 8")
+        return from_pillow(image, bits)
+
+    monkeypatch.setattr(ImageOps, "posterize", refusing)
+    image = Image.new("RGB", (4, 4), (200, 100, 50))
+    transform = training_transform(16, (0.5,) * 3, (0.5,) * 3, auto_augment=policy)
+    (policies,) = (step for step in transform.transforms if type(step).__module__ == "timm.data.auto_augment")
+    operations = getattr(policies, "ops", None) or [step for steps in policies.policy for step in steps]
+    posterize = next(operation for operation in operations if operation.name.startswith("Posterize"))
+    assert posterize.aug_fn(image, 0).getcolors() == [(16, (0, 0, 0))]
+    assert posterize.aug_fn(image, 1).getcolors() == [(16, (128, 0, 0))]
+    assert pickle.loads(pickle.dumps(transform)) is not None  # for workers that are spawned
