@@ -74,7 +74,7 @@ def build(arch: str, *, num_classes: int | None = 1000, pretrained: bool = False
 
 
 def _require_forward(model: nn.Module, arch: str) -> None:
-    """Raise ModelError where EasyRobust's model, which changes parts of timm 0.5.4's, does not fit the installed timm."""
+    """Raise ModelError where EasyRobust's model, which changes parts of timm 0.5.4's, does not fit this timm."""
     try:
         with torch.no_grad():
             model.eval()(torch.zeros(1, 3, *(required_image_size(model) or (224, 224))))

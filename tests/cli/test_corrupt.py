@@ -106,9 +106,7 @@ def test_paths_that_no_sane_run_has(value, source, tmp_path, capsys, monkeypatch
         assert sum(line.startswith("ns-easyrobust corrupt:") for line in said.splitlines()) == (code == 2)
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "SIGTERM")]
-)
+@pytest.mark.parametrize(("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "SIGTERM")])
 def test_a_signal_ends_it_and_its_workers_in_one_line(number, code, word, source, tmp_path):
     large = Image.effect_noise((900, 700), 60).convert("RGB")
     for path in source.rglob("*.png"):

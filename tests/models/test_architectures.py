@@ -1,3 +1,4 @@
+import importlib
 import subprocess
 import sys
 import urllib.error
@@ -74,7 +75,7 @@ def test_micro_models_take_channels_and_image_size():
 
 
 def test_timm_model_is_built_without_importing_easyrobust(monkeypatch):
-    monkeypatch.setattr(models.importlib, "import_module", lambda name: pytest.fail(f"imported {name}"))
+    monkeypatch.setattr(models, "import_package", lambda name, purpose: pytest.fail(f"imported {name}"))
     model = models.build("deit_tiny_patch16_224", num_classes=4, drop_path_rate=None)
     assert model.head.out_features == 4
 
@@ -100,7 +101,7 @@ def test_missing_dependency_of_easyrobusts_models_is_named(monkeypatch):
     def fail(name):
         raise ModuleNotFoundError("No module named 'pkg_resources'")
 
-    monkeypatch.setattr(models.importlib, "import_module", fail)
+    monkeypatch.setattr(importlib, "import_module", fail)
     with pytest.raises(ModelError, match=r"'ns_no_such'.*pkg_resources.*pip install .*PyWavelets") as caught:
         models.build("ns_no_such")
     assert "\n" not in str(caught.value)
