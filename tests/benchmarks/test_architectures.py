@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
 import pytest
-from helpers.processes import load_script
-from torch import nn
 
 DOCS = Path(__file__).parents[2] / "docs" / "architectures.md"
 
@@ -15,7 +14,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "architectures.md"
 @pytest.fixture
 def script(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    module = load_script("architectures")
+    module = importlib.import_module("architectures")
     kinds = [module.Architecture(name, "small", size=32) for name in ("vit_micro_patch8_32", "swin_micro_patch2_32")]
     monkeypatch.setattr(module, "ARCHITECTURES", kinds)
     return module
@@ -52,9 +51,7 @@ def test_what_is_neither_refused_nor_right_is_told(script, monkeypatch, capsys):
 
     def deaf(*args, **options):
         model = load(*args, **options)
-        model[1].forward = lambda images: (
-            nn.functional.one_hot(model[1].patch_embed(images)[:, 0, 0].long() * 0, 10) * 1.0
-        )
+        model[1].forward = lambda images: 0 * model[1].patch_embed(images)[:, 0, :10]
         return model
 
     load = script.load_model
