@@ -27,18 +27,20 @@ gpu: $(READY)
 test-timm1: .venv-timm1/ready
 	.venv-timm1/bin/python -m pytest -n 2 --dist worksteal -m "not stress and not gpu"
 
-.venv-timm1/ready: setup.cfg constraints-timm1.txt
+.venv-timm1/ready: setup.cfg setup.py constraints-timm1.txt
 	$(PYTHON) -m venv .venv-timm1
 	.venv-timm1/bin/python -m pip install --quiet --upgrade pip
-	.venv-timm1/bin/python -m pip install --requirement constraints-timm1.txt
-	.venv-timm1/bin/python -m pip install --no-deps easyrobust==0.2.4 torchattacks==3.5.1
-	.venv-timm1/bin/python -m pip install --no-deps --editable .
+	.venv-timm1/bin/python -m pip install --constraint constraints-timm1.txt --editable ".[hfds,test]" "timm>=1" \
+		einops ftfy opt_einsum PyWavelets regex requests "setuptools<81"
+	.venv-timm1/bin/python -m pip install --no-deps --constraint constraints-timm1.txt easyrobust torchattacks imagecorruptions
 	touch $@
 
 $(READY): setup.cfg setup.py constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[easyrobust,demo,test]"
+	# without opencv-python, for which it asks and which would lie over opencv-python-headless
+	$(BIN)/python -m pip install --constraint constraints.txt --no-deps imagecorruptions
 	touch $@
 
 clean:

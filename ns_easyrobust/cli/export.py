@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import OutputError, printable
 from ..models import LAYOUTS, is_url
-from ..utils import file_or_folder, os_errors_as_output_errors
+from ..utils import add_model_kwargs, file_or_folder, os_errors_as_output_errors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--mean", type=float, nargs="+", help="input mean, if the checkpoint carries none")
     parser.add_argument("--std", type=float, nargs="+", help="input standard deviation, likewise")
-    parser.add_argument("--model", metavar="ARCH", help="architecture: for .npz, and to look up mean and std")
+    parser.add_argument(
+        "--model", metavar="ARCH", help="architecture or factory: for .npz, and to look up mean and std"
+    )
+    add_model_kwargs(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the output file if it exists")
 
 
@@ -60,8 +63,14 @@ def run(args: argparse.Namespace) -> None:
             f"{output}: expected another file than the source, found the source. Choose another --output."
         )
     exported = export_checkpoint(
-        checkpoint, output, args.layout, mean=args.mean, std=args.std, arch=args.model
-    )  # fmt: skip
+        checkpoint,
+        output,
+        args.layout,
+        mean=args.mean,
+        std=args.std,
+        arch=args.model,
+        model_kwargs=args.model_kwargs,
+    )
     mean, std = (" ".join(f"{value:.6g}" for value in values) for values in (exported.mean, exported.std))
     print(f"wrote {printable(str(exported.path))} (layout {exported.layout}: {', '.join(exported.entries)})")
     print(f"mean {mean}, std {std}, from the {exported.normalization_origin}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import OptionError, OutputError, printable
 from ..models import is_url
 from ..nullspace import SPACES
-from ..utils import file_or_folder, write_text
+from ..utils import add_model_kwargs, file_or_folder, write_text
 
 _NOTES = {
     "random": "random weights: nothing was learned, so rank-nullity alone decides, nullspace dim = "
@@ -23,8 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags: models or checkpoint files, their weights, and the threshold for zero singular values."""
     parser.add_argument(
         "models", nargs="*", type=file_or_folder, metavar="MODEL",
-        help="architectures and checkpoint files or addresses (default: the paper's eight models)",
+        help="architectures, factories (file.py:function) and checkpoint files or addresses (default: the paper's "
+        "eight models)",
     )  # fmt: skip
+    add_model_kwargs(parser)
     parser.add_argument(
         "--pretrained", action="store_true", help="timm's trained weights for architectures (a download)"
     )
@@ -60,7 +62,9 @@ def run(args: argparse.Namespace) -> None:
     rows = [
         checkpoint_row(name, ema=args.ema, space=args.space, rtol=args.rtol)
         if name in files
-        else architecture_row(name, pretrained=args.pretrained, space=args.space, rtol=args.rtol)
+        else architecture_row(
+            name, pretrained=args.pretrained, space=args.space, rtol=args.rtol, model_kwargs=args.model_kwargs
+        )
         for name in models
     ]
     if args.csv:
@@ -76,6 +80,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _is_checkpoint(name: str) -> bool:
-    """Whether ``name`` is an address, a file, or looks like a path; no architecture has such a name."""
+    """Whether ``name`` is an address, a file, or looks like a path and not like a factory in one."""
+    from ..models import is_factory, is_hub_name
+
     looks_like_path = "/" in name or re.search(r"\.(pth|pt|tar|bin|ckpt|npz|safetensors)$", name) is not None
-    return is_url(name) or looks_like_path or Path(name).is_file()
+    return is_url(name) or (looks_like_path and not is_factory(name)) or is_hub_name(name) or Path(name).is_file()

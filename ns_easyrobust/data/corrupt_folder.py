@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
-import io
 import logging
 import os
 from collections import Counter
@@ -63,10 +63,9 @@ class FolderCorruption:
         OutputError: ``target`` is not as above, or one of the two folders lies in the other.
 
     Example:
-        >>> from ns_easyrobust.data import FolderCorruption
-        >>> job = FolderCorruption(data_dir / "imagenet-r", "imagenet-c", ["fog", "contrast"], [5])
-        >>> job.run(workers=0)
-        CorruptedFolder(written=800, present=0, skipped=0)
+        >>> job = FolderCorruption(data_dir / "val", data_dir / "imagenet-c", ["fog", "contrast"], [5])
+        >>> job.run()
+        CorruptedFolder(written=12, present=0, skipped=0)
     """
 
     def __init__(
@@ -247,16 +246,13 @@ class FolderCorruption:
             path = self.target / corruption / str(severity) / self.names[number]
             with os_errors_as_output_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-            encoded = self._encoded(corrupted)
-            write_atomically(path, lambda temporary, content=encoded: temporary.write_bytes(content), sync=False)
+            write_atomically(path, functools.partial(self._save, corrupted), sync=False)
 
-    def _encoded(self, image: Image.Image) -> bytes:
-        stream = io.BytesIO()
+    def _save(self, image: Image.Image, path: Path) -> None:
         if self.settings.format == "png":
-            image.save(stream, "PNG")
+            image.save(path, "PNG")
         else:
-            image.save(stream, "JPEG", quality=self.settings.quality, optimize=True)
-        return stream.getvalue()
+            image.save(path, "JPEG", quality=self.settings.quality, optimize=True)
 
 
 def _generator(seed: int, corruption: str, severity: int, image: str) -> np.random.Generator:

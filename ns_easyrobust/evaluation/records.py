@@ -62,7 +62,7 @@ def now() -> str:
 
 # Protocol settings that make no table column of their own: the model's are shown with its row; the run's change
 # only a result's last digits, so a difference in them is a note.
-MODEL_SETTINGS = ("mean", "std", "normalization_from")
+MODEL_SETTINGS = ("mean", "std", "normalization_from", "model_kwargs")
 RUN_SETTINGS = ("batch_size", "dtype")
 TEXT_SETTINGS = ("preset", "subset", "corruption")
 

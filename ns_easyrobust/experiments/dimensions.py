@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,12 @@ class Row:
 
 
 def architecture_row(
-    name: str, *, pretrained: bool = False, space: str = "normalised", rtol: float | None = None
+    name: str,
+    *,
+    pretrained: bool = False,
+    space: str = "normalised",
+    rtol: float | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
 ) -> Row:
     """The row of an architecture, with timm's trained weights or with random ones (always the same).
 
@@ -69,7 +74,11 @@ def architecture_row(
     """
     with fork_rng(_SEED):
         try:
-            vit: nn.Module = load_model(name, pretrained=pretrained)[1] if pretrained else build(name)
+            vit: nn.Module = (
+                load_model(name, pretrained=True, **(model_kwargs or {}))[1]
+                if pretrained
+                else build(name, **(model_kwargs or {}))
+            )
         except ModelError as error:
             raise ModelError(f"{error.line} Or give the path of a checkpoint file.") from error
     find_projection(vit)  # raise before asking for a normalisation, which may not exist

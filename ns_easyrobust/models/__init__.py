@@ -6,9 +6,11 @@ if TYPE_CHECKING:
     from .architectures import build, register_small_models
     from .attention import attention_blocks, attention_maps, fused_attention, prefix_tokens
     from .checkpoint_save import export_checkpoint, save_model
-    from .checkpoints import Checkpoint, load_model, read_checkpoint, told_arch
+    from .checkpoints import Checkpoint, load_model, read_checkpoint
+    from .description import required_arch
     from .download import is_url
     from .ema import Ema
+    from .factories import is_factory
     from .fitting import load_into
     from .hooks import (
         capture_patch_embed,
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
         storage_free_zeros,
         token_shape,
     )
+    from .hub import is_hub_name
     from .normalization import NormalizedModel, resolve_normalization
     from .outputs import logits_of, output_of
     from .safe_load import ALLOWED_GLOBALS, read_file, read_without_objects
@@ -43,6 +46,8 @@ __all__ = [
     "find_patch_embed",
     "frozen",
     "fused_attention",
+    "is_factory",
+    "is_hub_name",
     "is_url",
     "load_into",
     "load_model",
@@ -55,12 +60,12 @@ __all__ = [
     "reference_tensor",
     "register_small_models",
     "replaced_forward",
+    "required_arch",
     "required_image_size",
     "resolve_normalization",
     "save_model",
     "storage_free_zeros",
     "token_shape",
-    "told_arch",
     "unwrap",
 ]
 

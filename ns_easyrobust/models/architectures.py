@@ -19,6 +19,7 @@ from torch import nn
 
 from ..errors import CheckpointError, MissingPackageError, ModelError, UserError
 from ..utils import import_package
+from .factories import build_from_factory, is_factory
 from .vit import required_image_size
 
 __all__ = ["build", "register_small_models"]  # register_model appends the small models' names
@@ -33,7 +34,8 @@ def build(arch: str, *, num_classes: int | None = 1000, pretrained: bool = False
 
     Args:
         arch: a name in timm's registry, or one of EasyRobust's models, whose package is
-            imported only if timm does not know the name.
+            imported only if timm does not know the name; or a factory of one's own, ``pkg.module:function`` or
+            ``file.py:function`` (see :func:`~ns_easyrobust.models.factories.build_from_factory`).
         num_classes: number K of outputs of the head; None: the architecture's own.
         pretrained: let timm download its weights from a hub. If timm names a URL,
             :func:`ns_easyrobust.models.checkpoints.load_model` downloads and reads it safely instead.
@@ -45,6 +47,8 @@ def build(arch: str, *, num_classes: int | None = 1000, pretrained: bool = False
         CheckpointError: ``pretrained`` weights that do not exist or cannot be downloaded.
     """
     options = {name: value for name, value in kwargs.items() if value is not None}
+    if is_factory(arch):
+        return build_from_factory(arch, num_classes=num_classes, pretrained=pretrained, options=options)
     options.update(pretrained=pretrained, **({} if num_classes is None else {"num_classes": num_classes}))
     if not is_model(arch):
         _import_easyrobust_models(arch)
@@ -74,7 +78,7 @@ def build(arch: str, *, num_classes: int | None = 1000, pretrained: bool = False
 
 
 def _require_forward(model: nn.Module, arch: str) -> None:
-    """Raise ModelError where EasyRobust's model, which changes parts of timm 0.5.4's, does not fit this timm."""
+    """Raise ModelError where EasyRobust's model, which changes parts of timm 0.5.4, does not fit the installed timm."""
     try:
         with torch.no_grad():
             model.eval()(torch.zeros(1, 3, *(required_image_size(model) or (224, 224))))
@@ -109,16 +113,17 @@ def _import_easyrobust_models(arch: str) -> None:
 
 def published_url(model: nn.Module) -> str | None:
     """URL that timm names for the weights of a model that it built; None if it names none."""
-    url = _config(model).get("url")
+    url = config_of(model).get("url")
     return url if isinstance(url, str) and url.startswith("http") else None
 
 
-def _config(model: nn.Module) -> Mapping[str, Any]:
+def config_of(model: nn.Module) -> Mapping[str, Any]:
+    """timm's config of a model that it built (URL, image size, mean, std, ...); empty where there is none."""
     return getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
 
 
 def _has_weights(model: nn.Module) -> bool:
-    config = _config(model)
+    config = config_of(model)
     return any(config.get(key) for key in ("url", "hf_hub", "hf_hub_id", "file", "state_dict"))
 
 

@@ -146,6 +146,7 @@ def export_checkpoint(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     arch: str | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
 ) -> Exported:
     """Convert a checkpoint to a layout: weights, EMA weights and metadata, without training state.
 
@@ -156,6 +157,7 @@ def export_checkpoint(
         mean, std: input normalisation for a checkpoint that does not contain one.
         arch: the architecture; None: the one that the file names. It is needed for ``.npz``, and to
             take mean and std from timm.
+        model_kwargs: arguments of the architecture; None: those that the file tells of.
 
     The weights must fit the architecture; where neither is known, they must have the names of one bare transformer.
 
@@ -165,28 +167,28 @@ def export_checkpoint(
         OutputError: the file cannot be written.
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
-    is_given, arch, vit, ema = arch is not None, arch or checkpoint.description.registered_arch, None, None
+    is_given, told = arch is not None, checkpoint.description
+    arch, vit, ema = arch or told.registered_arch, None, None
+    options = {**(told.model_kwargs if arch and told.is_of(arch) else {}), **(model_kwargs or {})}
     if checkpoint.form == "npz":
         if arch is None:
             raise CheckpointError(
                 f"{checkpoint.source}: expected the architecture of a JAX .npz, found none. Name the model."
             )
-        fitted = fit_to(checkpoint, False, arch, num_classes=None, options={})
+        fitted = fit_to(checkpoint, False, arch, num_classes=None, options=options)
         vit, weights = fitted.vit, fitted.weights
     else:
         weights = checkpoint.weights()
         ema = checkpoint.weights(ema=True) if checkpoint.has_ema else None
-        has_normalization = weights.mean is not None or mean is not None
+        has_normalization = any(each is not None for each in (weights.mean, mean, told.mean))
         if arch is not None:
-            vit = _built_for(weights.state, arch, required=is_given or not has_normalization)
+            vit = _built_for(weights.state, arch, options, required=is_given or not has_normalization)
         for each in (weights,) if ema is None else (weights, ema):
             if vit is None or arch is None:
                 _require_bare_names(each.state, checkpoint.source)
             else:  # another architecture's mean and std would be wrong
                 _require_fit(vit, each, arch, checkpoint.source, sizes_may_differ=has_normalization)
-    used_mean, used_std, origin = resolve_normalization(
-        vit, weights, mean=mean, std=std, described=checkpoint.description
-    )
+    used_mean, used_std, origin = resolve_normalization(vit, weights, mean=mean, std=std, described=told)
     if origin not in ("checkpoint", "caller"):
         checkpoint.warn_of_other_normalization(used_mean, used_std)
     weights = replace(weights, mean=used_mean, std=used_std)
@@ -198,7 +200,9 @@ def export_checkpoint(
     return Exported(path, layout, entries, used_mean, used_std, origin)
 
 
-def _built_for(state: Mapping[str, torch.Tensor], arch: str, required: bool) -> nn.Module | None:
+def _built_for(
+    state: Mapping[str, torch.Tensor], arch: str, options: Mapping[str, Any], required: bool
+) -> nn.Module | None:
     """The architecture with as many classes and channels as the weights; None if it cannot be built and need not be."""
     has_head = any(re.search(r"head|fc|classifier", name.split(".")[0]) for name in state)
     channels = channel_count(state)
@@ -206,7 +210,7 @@ def _built_for(state: Mapping[str, torch.Tensor], arch: str, required: bool) -> 
         return build(
             arch,
             num_classes=class_count(state) or (1000 if has_head else 0),
-            in_chans=None if channels == 3 else channels,
+            **{"in_chans": None if channels == 3 else channels, **options},
         )
     except ModelError as error:
         if required:

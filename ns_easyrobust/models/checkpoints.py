@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..errors import CheckpointError, ModelError, OptionError, without_secrets
+from ..errors import CheckpointError, OptionError, without_secrets
 from ..utils import sha256_of
-from .architectures import build, published_url
-from .description import Description, describe, listed
+from .architectures import build, config_of, published_url
+from .description import Description, describe, listed, required_arch
 from .download import check_sha256, fetch, forget
+from .factories import is_factory
 from .fit import class_count_error, jax_class_count
-from .fitting import fit_to, image_size_for
+from .fitting import fit_to, image_size_for, side_of
 from .heads import classes_of, reset_head
+from .hub import HubModel, describe_config, images_config, is_hub_name
 from .normalization import NormalizedModel, resolve_normalization, with_normalization
 from .safe_load import DamagedFileError, read_file
 from .weights import (
@@ -47,12 +49,14 @@ class Checkpoint:
         source: the path or URL as it was given, except for the user and password of a URL.
         content: the file's dict; for ``.npz`` numpy arrays by JAX name.
         form: ``torch``, ``safetensors`` or ``npz``.
+        config: ``config.json`` beside the weights, for a hub's model or a folder of that form.
     """
 
     path: Path
     source: str
     content: dict[str, Any] = field(repr=False)
     form: str = "torch"
+    config: dict[str, Any] | None = field(default=None, repr=False)
 
     @property
     def entries(self) -> tuple[str, ...]:
@@ -75,12 +79,17 @@ class Checkpoint:
     @property
     def description(self) -> Description:
         """What the file says of its model beside the weights."""
-        return describe(self.metadata)
+        return describe(self.metadata) if self.config is None else describe_config(self.config)
 
     @property
     def num_classes(self) -> int | None:
         """Number of classes of the raw weights' head; None if it has no usual name."""
         return jax_class_count(self.content) if self.form == "npz" else classes_of(self.weights().state)
+
+    @property
+    def weights_alone(self) -> Checkpoint:
+        """The checkpoint without its ``args``, so that its :attr:`description` says nothing but the architecture."""
+        return replace(self, content={key: value for key, value in self.content.items() if key != "args"})
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -156,7 +165,8 @@ def read_checkpoint(path_or_url: str | Path, *, sha256: str | None = None) -> Ch
 
     Args:
         path_or_url: a file, or a http, https or file URL (downloaded once, see
-            :func:`ns_easyrobust.models.download.fetch`).
+            :func:`ns_easyrobust.models.download.fetch`); under timm 1.x also a model of the hub (``hf-hub:owner/name``)
+            or a folder of that form.
         sha256: the file's SHA-256, 64 hexadecimal digits; any other file is refused.
 
     Raises:
@@ -164,13 +174,20 @@ def read_checkpoint(path_or_url: str | Path, *, sha256: str | None = None) -> Ch
         OptionError: ``sha256`` is not 64 hexadecimal digits.
     """
     source = str(path_or_url)
-    path = fetch(source, sha256=sha256)
+    config = None
+    if is_hub_name(source):
+        hub = HubModel(source)
+        config, path = hub.config, hub.weights_file()
+        check_sha256(path, sha256)
+    else:
+        path = fetch(source, sha256=sha256)
     try:
         form, content = read_file(path, source)
     except DamagedFileError:
-        forget(source)  # otherwise a cached error page would be read again for ever
+        if config is None:
+            forget(source)  # otherwise a cached error page would be read again for ever
         raise
-    return Checkpoint(path, without_secrets(source), content, form)
+    return Checkpoint(path, without_secrets(source), content, form, config)
 
 
 def load_model(
@@ -225,19 +242,34 @@ def load_model(
     checkpoint = path if isinstance(path, Checkpoint) or path is None else read_checkpoint(path, sha256=sha256)
     if isinstance(path, Checkpoint):
         check_sha256(path.path, sha256)
+    pretrained = model_kwargs.pop("pretrained", False) and checkpoint is None
+    if pretrained and arch is not None and is_hub_name(arch):
+        checkpoint, new_head = read_checkpoint(arch), True
     told = Description() if checkpoint is None else checkpoint.description
-    arch = arch or told_arch(checkpoint)
-    options = {**told.model_kwargs, **model_kwargs}
-    pretrained = options.pop("pretrained", False) and checkpoint is None
-    if pretrained and (url := published_url(build(arch, num_classes=None, **options))) is not None:
+    config = {} if checkpoint is None or checkpoint.config is None else checkpoint.config
+    if arch is not None and is_hub_name(arch):
+        config = HubModel(arch).config
+        told = describe_config(config)
+        arch = told.registered_arch
+    arch = arch or required_arch(told, None if checkpoint is None else checkpoint.source)
+    told_kwargs = dict(told.model_kwargs) if told.is_of(arch) else {}
+    options = {**told_kwargs, **model_kwargs}
+    if (
+        pretrained
+        and checkpoint is None
+        and not is_factory(arch)
+        and (url := published_url(build(arch, num_classes=None, **options))) is not None
+    ):
         # timm 0.5.4 would unpickle what it downloads, and could not tell two files of the same name apart
         checkpoint, new_head = read_checkpoint(url), True
+    described: dict[str, Any] = {"model_kwargs": told_kwargs} if told_kwargs else {}
     weights, name = None, "pretrained" if pretrained else "random"
     head: tuple[str, ...] = ()
     if checkpoint is not None:
         fitted = fit_to(checkpoint, ema, arch, num_classes=num_classes, options=options)
         vit, weights, size = fitted.vit, fitted.weights, fitted.image_size
         name = name if pretrained else weights.name
+        described |= {} if fitted.described_size is None else {"img_size": size}
         if num_classes is not None and fitted.num_classes not in (None, num_classes):
             if not new_head:
                 raise class_count_error(checkpoint.source, fitted.num_classes, num_classes)
@@ -246,26 +278,14 @@ def load_model(
     else:
         classes = 1000 if num_classes is None and not pretrained else num_classes
         vit = build(arch, num_classes=classes, pretrained=pretrained, **options)
-        size = int(options.get("img_size") or image_size_for(vit))
+        size = side_of(options.get("img_size")) or image_size_for(vit)
+    if config:
+        vit.pretrained_cfg = vit.default_cfg = {**config_of(vit), **images_config(config)}  # type: ignore[assignment]
     used_mean, used_std, origin = resolve_normalization(vit, weights, mean=mean, std=std, described=told)
     if checkpoint is not None and origin not in ("checkpoint", "caller"):
         checkpoint.warn_of_other_normalization(used_mean, used_std)
     model = with_normalization(vit, used_mean, used_std)
     model.normalization_origin, model.weights_name = origin, name
     model.arch, model.image_size, model.new_head = arch, size, head
+    model.described = described | ({"mean": model.mean, "std": model.std} if origin == told.place else {})
     return model
-
-
-def told_arch(checkpoint: Checkpoint | None) -> str:
-    """The architecture that a checkpoint names.
-
-    Raises:
-        ModelError: it names none, or none that a file may choose (see :attr:`Description.registered_arch`).
-    """
-    told = Description() if checkpoint is None else checkpoint.description
-    if told.registered_arch is not None:
-        return told.registered_arch
-    found = "no checkpoint" if checkpoint is None else f"none in {checkpoint.source}"
-    if checkpoint is not None and told.arch is not None:
-        found = f"{told.arch[:80]!r} in {checkpoint.source}, which is never run unless it is given"
-    raise ModelError(f"model: expected the name of an architecture, found {found}. Name the model (--model).")

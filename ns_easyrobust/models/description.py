@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import ModelError
 from .weights import unit_problem
 
 _LARGEST_SIDE = 8192  # pixels
@@ -50,6 +51,27 @@ class Description:
         A file must not choose what code is run: factories (``pkg.module:function``) and addresses are the user's.
         """
         return self.arch if self.arch is not None and re.fullmatch(r"[\w.-]+", self.arch) else None
+
+    def is_of(self, arch: str) -> bool:
+        """Whether ``arch``, or the factory of that file and name, is what the file names."""
+        return self.arch is not None and self.arch.rsplit("/", 1)[-1] == arch.rsplit("/", 1)[-1]
+
+
+def required_arch(told: Description | None, source: str | None) -> str:
+    """The architecture that a description names, for weights whose architecture is not given.
+
+    Args:
+        told, source: the checkpoint's description and name; None: there is no checkpoint.
+
+    Raises:
+        ModelError: it names none, or none that a file may choose (see :attr:`Description.registered_arch`).
+    """
+    if told is not None and told.registered_arch is not None:
+        return told.registered_arch
+    found = "no checkpoint that names one" if source is None else f"none in {source}"
+    if told is not None and told.arch is not None:
+        found = f"{told.arch[:80]!r} in {source}, which is never run unless it is given"
+    raise ModelError(f"model: expected the name of an architecture, found {found}. Name the model (--model).")
 
 
 def describe(metadata: Mapping[str, Any]) -> Description:

@@ -34,18 +34,27 @@ class Fitted:
     Attributes:
         num_classes: outputs of the checkpoint's head, 0 without one; None if it could not be told.
         image_size: side of the square images in pixels that it was built for.
+        described_size: that side if the file told of it; None: it was given, or is the architecture's own.
     """
 
     vit: nn.Module
     weights: Weights
     num_classes: int | None
     image_size: int
+    described_size: int | None
 
 
 def image_size_for(vit: nn.Module) -> int:
     """Side in pixels of the images for a bare transformer: what it requires, or else what timm's config says."""
     required = required_image_size(vit)
-    return required[-1] if required is not None else int(timm.data.resolve_data_config({}, model=vit)["input_size"][-1])
+    if required is not None:
+        return required[-1]
+    return int(timm.data.resolve_data_config({}, model=vit)["input_size"][-1])
+
+
+def side_of(size: Any) -> int:
+    """The last side in pixels of an ``img_size``, a number or (H, W); 0 for None."""
+    return int(size[-1] if isinstance(size, list | tuple) else size or 0)
 
 
 def fit_to(
@@ -95,8 +104,7 @@ def fit_to(
         vit, size = make(asked), None
         load_strictly(vit, replace(weights, state=_resized(vit, weights.state, source)), arch, source)
     _log_loaded(checkpoint, weights.name)
-    side = asked[-1] if isinstance(asked, list | tuple) else asked
-    return Fitted(vit, weights, count, int(side or size or image_size_for(vit)))
+    return Fitted(vit, weights, count, int(side_of(asked) or size or image_size_for(vit)), size)
 
 
 def load_into(vit: nn.Module, checkpoint: Checkpoint, ema: bool, arch: str) -> tuple[Weights | None, str]:

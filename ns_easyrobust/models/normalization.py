@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,7 @@ class NormalizedModel(nn.Sequential):
         weights_name: the checkpoint entry that was loaded, set by ``load_model``.
         arch: name of the architecture, set by ``load_model``.
         image_size: side in pixels of the square images that it is for, set by ``load_model``.
+        described: the settings (``model_kwargs``, ``img_size``, ``mean``, ``std``) that a file told of, in no weights.
         new_head: names of the bare transformer's tensors that make up a head in place of the checkpoint's; () without.
     """
 
@@ -69,6 +70,7 @@ class NormalizedModel(nn.Sequential):
     weights_name: str
     arch: str
     image_size: int
+    described: Mapping[str, Any]
     new_head: tuple[str, ...] = ()
 
     @property
@@ -153,7 +155,7 @@ def resolve_normalization(
         config = getattr(vit, "pretrained_cfg", None) or getattr(vit, "default_cfg", None) or {}
         # in_chans does not affect mean and std, but timm 1.x refuses to resolve an empty dict
         data = timm.data.resolve_data_config({"in_chans": 3}, config)
-        chosen, origin = (data["mean"], data["std"]), "timm config"
+        chosen, origin = (data["mean"], data["std"]), str(config.get("normalization_origin", "timm config"))
         if not config.get("mean"):
             origin = "ImageNet default"
             _logger.warning("timm has no mean and std for %s: give them", type(vit).__name__)

@@ -235,6 +235,8 @@ def _words(action: argparse.Action, value: Any, path: Path) -> list[str]:
         return []
     if value is False and isinstance(action.default, int | float):
         value = 0  # as in timm's scripts
+    if isinstance(value, dict) and isinstance(action.default, dict):
+        value = [f"{key}={item!r}" for key, item in value.items()]
     values = value if isinstance(value, list) else [value]
     if odd := [item for item in values if not _is_word(item)]:
         raise OptionError(

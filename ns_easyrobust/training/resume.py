@@ -18,7 +18,7 @@ import torch
 
 from ..errors import CheckpointError, TrainingError, without_secrets
 from ..models import read_file
-from ..utils import os_errors_as_output_errors, save_tensors
+from ..utils import is_plain, os_errors_as_output_errors, save_tensors
 
 _logger = logging.getLogger(__name__)
 PREVIOUS_STATE = "state-before.pth.tar"
@@ -191,19 +191,12 @@ def require_same_run(
         )
 
 
-def is_plain(value: Any) -> bool:
-    """Whether ``value`` is None, text or a number, or a list of those, or a dict of those by text."""
-    if isinstance(value, dict):
-        return all(isinstance(name, str) and is_plain(item) for name, item in value.items())
-    if isinstance(value, list | tuple):
-        return all(map(is_plain, value))
-    return value is None or isinstance(value, str | int | float | bool)
-
-
 def _comparable(value: Any) -> Any:
     if isinstance(value, str):  # a state of an earlier version holds an address with its secrets
         return without_secrets(value)
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, dict):
+        return {name: _comparable(item) for name, item in value.items()}
+    return [_comparable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 class RunStopped(TrainingError):

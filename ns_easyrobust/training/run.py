@@ -20,9 +20,9 @@ from torch.amp.grad_scaler import GradScaler
 
 from ..errors import CheckpointError, TrainingError
 from ..models import save_model, unwrap
-from ..utils import gather_objects, on_first_rank, rank, shown_flags, world_size, write_text
+from ..utils import gather_objects, is_plain, on_first_rank, rank, shown_flags, world_size, write_text
 from .augmentations.nullspace import NullspaceAugmentation
-from .resume import MAY_CHANGE_ON_RESUME, StopSignal, is_plain, random_state, save_state, set_random_state
+from .resume import MAY_CHANGE_ON_RESUME, StopSignal, random_state, save_state, set_random_state
 from .setup import Data
 from .trackers import Trackers
 

@@ -40,7 +40,7 @@ from ..models import (
     logits_of,
     read_checkpoint,
     reference_tensor,
-    told_arch,
+    required_arch,
 )
 from ..utils import on_first_rank, rank, world_size
 from .resume import dataset_digest
@@ -70,7 +70,9 @@ def read_start(args: argparse.Namespace) -> Checkpoint | None:
         DataError: the folder for training has another number of classes than ``--num-classes`` or the checkpoint.
     """
     checkpoint = read_checkpoint(args.initial_checkpoint) if args.initial_checkpoint else None
-    args.model = args.model or told_arch(checkpoint)
+    args.model = args.model or (
+        required_arch(None, None) if checkpoint is None else required_arch(checkpoint.description, checkpoint.source)
+    )
     expected = args.num_classes
     if expected is None and checkpoint is not None:
         expected = checkpoint.num_classes
@@ -86,8 +88,8 @@ def build_model(
 ) -> tuple[NormalizedModel, ModelEmaV2 | None]:
     """The model with the checkpoint's raw weights; the EMA, if asked for, with its EMA weights or else the model's.
 
-    A checkpoint for another number of classes than ``--num-classes`` gets a new head, the EMA the very same. Without
-    the flag, ``args.num_classes`` is set to the checkpoint's.
+    A checkpoint for another number of classes than ``--num-classes`` gets a new head, the EMA the very same. What
+    the checkpoint says of its model is set in ``args``.
     """
     random_seed(args.seed, 0)  # the same random weights on every rank: DDP does not broadcast the EMA's
     options = {"num_classes": args.num_classes, "mean": args.mean, "std": args.std, "drop_rate": args.drop}
@@ -97,9 +99,8 @@ def build_model(
         options["img_size"] = args.img_size
     if args.pretrained:
         options["pretrained"] = True
-    options["new_head"] = args.num_classes is not None
+    options |= {"new_head": args.num_classes is not None, **args.model_kwargs}
     model = load_model(args.model, checkpoint, **options).to(device)
-    args.num_classes = model.num_classes
     if args.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = None
@@ -110,7 +111,15 @@ def build_model(
             own = ema.module.state_dict()
             averaged |= {name: own[name] for name in (f"1.{name}" for name in model.new_head)}
             ema.module.load_state_dict(averaged)
+    _record_model(args, model)
     return model, ema
+
+
+def _record_model(args: argparse.Namespace, model: NormalizedModel) -> None:
+    """Set the flags to what the checkpoint gave where they were not given, so that the run's files hold it."""
+    args.model, args.num_classes = model.arch, model.num_classes
+    for name, value in model.described.items():
+        setattr(args, name, {**value, **args.model_kwargs} if name == "model_kwargs" else value)
 
 
 def _training_transform(args: argparse.Namespace, model: NormalizedModel, size: int, interpolation: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import errno
 import math
 import os
@@ -14,6 +15,13 @@ from typing import Any
 
 from ..errors import OptionError, without_secrets
 
+# Arguments of an architecture that have flags of their own, or would make timm read another file, with code in it.
+_KEPT_KEYWORDS = {
+    "num_classes": "give --num-classes",
+    "pretrained": "give --pretrained",
+    **dict.fromkeys(("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"), "give the checkpoint's own flag"),
+    "cache_dir": "set TORCH_HOME or HF_HOME",
+}
 _GREATEST_SEED = 2**32 - 1  # numpy takes no greater one
 
 
@@ -202,12 +210,55 @@ def shown_flags(args: argparse.Namespace) -> dict[str, Any]:
     return {name: without_secrets(value) if isinstance(value, str) else value for name, value in vars(args).items()}
 
 
+def is_plain(value: Any) -> bool:
+    """Whether ``value`` is None, text or a number, or a list of those, or a dict of those by text."""
+    if isinstance(value, dict):
+        return all(isinstance(name, str) and is_plain(item) for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, str | int | float | bool)
+
+
+class _Keywords(argparse.Action):
+    """Collects ``name=value`` words in a dict, as timm 1.x's ``ParseKwargs``: Python literals, or else text."""
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        keywords: dict[str, Any] = {}
+        for word in filter(None, values):
+            name, equals, text = word.partition("=")
+            if not equals or not name.isidentifier():
+                parser.error(f"argument {option_string}: expected name=value, found {word[:100]!r}")
+            if name in _KEPT_KEYWORDS:
+                parser.error(f"argument {option_string}: {name} is not for it; {_KEPT_KEYWORDS[name]}")
+            try:
+                value = ast.literal_eval(text)
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                value = text
+            keywords[name] = value if is_plain(value) else text
+        setattr(namespace, self.dest, keywords)
+
+
+def add_model_kwargs(parser: Any) -> None:
+    """Add ``--model-kwargs``, the further arguments of an architecture, to a parser or a group of flags."""
+    parser.add_argument(
+        "--model-kwargs", nargs="*", default={}, action=_Keywords, metavar="NAME=VALUE",
+        help="arguments for the architecture or factory (default: the checkpoint's)",
+    )  # fmt: skip
+
+
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags with which commands describe a model."""
     group = parser.add_argument_group("model")
     group.add_argument(
-        "--model", "-m", metavar="NAME", help="architecture, by its name in timm (default: the checkpoint's)"
+        "--model",
+        "-m",
+        metavar="NAME",
+        help="architecture, by its name in timm, or a factory of your own, pkg.module:function or file.py:function "
+        "(default: the checkpoint's)",
     )
+    add_model_kwargs(group)
     group.add_argument(
         "--num-classes",
         type=int_from(1, 10**6),
@@ -218,12 +269,23 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--std", type=float, nargs="+", help="normalisation, where the checkpoint has none")
 
 
+def default_workers(most: int = 4) -> int:
+    """``most`` data loaders, or one for each core that this process may use, if there are fewer."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(most, cores)
+
+
 def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags for device, workers and seed."""
     group = parser.add_argument_group("machine")
     group.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto: cuda if there is one")
     group.add_argument(
-        "-j", "--workers", type=int_from(0, 1024), default=4, metavar="N", help="data loaders (default: 4)"
+        "-j",
+        "--workers",
+        type=int_from(0, 1024),
+        default=default_workers(),
+        metavar="N",
+        help="data loaders (default: 4, or the number of cores if that is less)",
     )
     group.add_argument(
         "--seed", type=int_from(0, _GREATEST_SEED), default=42, metavar="S", help="of everything random (default: 42)"

@@ -38,10 +38,8 @@ def import_package(module: str, purpose: str) -> ModuleType:
     except ImportError as error:
         project = _PROJECT.get(package, package)
         install = _INSTALL.get(module) or _INSTALL.get(package) or f"pip install {project}"
-        if (error.name or "").partition(".")[0] == package and isinstance(error, ModuleNotFoundError):
-            raise MissingPackageError(
-                f"{purpose}: expected {project}, found it not installed. Run: {install}"
-            ) from error
-        raise MissingPackageError(
-            f"{purpose}: expected to import {module}, found {str(error).rstrip('.')}. Run: {install}"
-        ) from error
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == package:
+            found = f"expected {project}, found it not installed. Install it"
+        else:
+            found = f"expected to import {module}, found {str(error).rstrip('.')}. Install what is missing"
+        raise MissingPackageError(f"{purpose}: {found} ({install}).") from error

@@ -14,6 +14,7 @@ _MOST_VALUES = 100_000
 _LONGEST_YAML = 2**18  # characters; yaml takes a second for each 100,000
 _DEEPEST = 100  # levels of nesting
 _JSON_TEXT_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_MERGE, _DEFAULT_VALUE, _TEXT = (f"tag:yaml.org,2002:{kind}" for kind in ("merge", "value", "str"))
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -74,9 +75,25 @@ class _BoundedLoader(yaml.SafeLoader):
         return node
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        super().flatten_mapping(node)
-        if len(node.value) > _MOST_VALUES:
-            raise ValueError(f"more than {_MOST_VALUES} values")
+        """Put the pairs that ``<<`` merges before the mapping's own, which win as they come later.
+
+        Not PyYAML's own, which since 6.0.4 lets an overridden value win where a merged mapping is merged again.
+        """
+        own, merged = [], []
+        for key, value in node.value:
+            if key.tag != _MERGE:
+                key.tag = _TEXT if key.tag == _DEFAULT_VALUE else key.tag
+                own.append((key, value))
+                continue
+            sources = value.value if isinstance(value, yaml.SequenceNode) else [value]
+            for source in reversed(sources):  # the first wins
+                if not isinstance(source, yaml.MappingNode):
+                    raise ValueError(f"{source.id} merged into a mapping, line {source.start_mark.line + 1}")
+                self.flatten_mapping(source)
+                merged += source.value
+                if len(merged) > _MOST_VALUES:
+                    raise ValueError(f"more than {_MOST_VALUES} values")
+        node.value = merged + own
 
 
 def parse_yaml(text: str) -> Any:

@@ -59,14 +59,15 @@ def test_benchmark_finds_it(source, tmp_path, trained, capsys):
     assert "beside 80 that were there" in said
 
 
-def test_elsewhere_it_says_what_to_do(source, tmp_path, capsys, monkeypatch):
+def test_elsewhere_it_says_what_to_do(source, tmp_path, capsys, caplog, monkeypatch):
     monkeypatch.setattr(FrostPictures, "installed_or_drawn", FrostPictures.drawn)
+    caplog.set_level("INFO")
     words = ["corrupt", str(source), str(tmp_path / "c"), "--corruption", "frost", "--severity", "1", "-j", "0"]
     assert cli.main(words) == 0
-    said = capsys.readouterr()
-    assert "frost: drawn pictures" in said.out
-    assert "looks for a folder named imagenet-c: rename c" in said.out
-    assert "the images keep their sizes (shorter sides of 32 to 32 pixels)" in said.err
+    said = capsys.readouterr().out
+    assert "frost: drawn pictures" in said
+    assert "looks for a folder named imagenet-c: rename c" in said
+    assert "the images keep their sizes (shorter sides of 32 to 32 pixels)" in caplog.text
 
 
 @pytest.mark.parametrize("missing", ["cv2", "scipy.ndimage"])
@@ -106,7 +107,10 @@ def test_paths_that_no_sane_run_has(value, source, tmp_path, capsys, monkeypatch
         assert sum(line.startswith("ns-easyrobust corrupt:") for line in said.splitlines()) == (code == 2)
 
 
-@pytest.mark.parametrize(("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "SIGTERM")])
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), pytest.param(signal.SIGTERM, 143, "SIGTERM", marks=pytest.mark.stress)],
+)
 def test_a_signal_ends_it_and_its_workers_in_one_line(number, code, word, source, tmp_path):
     large = Image.effect_noise((900, 700), 60).convert("RGB")
     for path in source.rglob("*.png"):

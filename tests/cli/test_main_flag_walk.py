@@ -125,7 +125,7 @@ def world(tmp_path_factory, digits_dir) -> dict[str, str]:
     names = {"ckpt": "m.pth.tar", "bare": "bare.pth", "records": "r.jsonl", "recipe": "recipe.yaml"}
     names |= {"about": "about.json", "script": "script.py"}
     paths = {name: str(root / file) for name, file in names.items()}
-    folders = {name: str(root / name) for name in ("few", "bench", "fifo", "loop", "locked")}
+    folders = {name: str(root / name) for name in ("few", "bench", "fifo", "loop", "locked", "frost")}
     return paths | folders | {"sha": sha256_of(root / "m.pth.tar")}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -23,6 +25,8 @@ from ns_easyrobust.data import (
     class_folders,
     corrupt,
     corrupt_folder,
+    known_corruptions,
+    register_corruption,
 )
 from ns_easyrobust.data.corrupt_folder import _generator
 from ns_easyrobust.errors import DataError, OptionError, OutputError
@@ -50,6 +54,17 @@ def source(tmp_path) -> Path:
 
 def contents(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("documented", [FolderCorruption, FrostPictures, corrupt, register_corruption])
+def test_examples_give_what_they_say(documented, source, tmp_path):
+    names = {"np": np, "data_dir": tmp_path, "corrupt": corrupt, documented.__name__: documented}
+    (example,) = doctest.DocTestFinder(recurse=False).find(documented, documented.__name__, globs=names)
+    differences: list[str] = []
+    with mock.patch.dict(known_corruptions()):
+        tried = doctest.DocTestRunner(verbose=False).run(example, out=differences.append)
+    assert tried.attempted > 0
+    assert not differences, "".join(differences)
 
 
 def test_layout_and_pixels(source, tmp_path):
@@ -204,10 +219,10 @@ def test_refused_targets(source, tmp_path):
 
 
 def test_a_full_disk(source, tmp_path, monkeypatch):
-    def full(path: Path, content: bytes) -> None:
+    def full(image: Image.Image, path: Path, *rest: object, **how: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Image.Image, "save", full)
     job = FolderCorruption(source, tmp_path / "c", ["fog"], [1])
     monkeypatch.setattr(job.record, "write", lambda skipped: None)
     with pytest.raises(OutputError, match="No space left on device") as caught:

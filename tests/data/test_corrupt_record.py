@@ -48,18 +48,21 @@ def test_a_folder_has_one_set_of_images(source):
     with pytest.raises(OutputError, match=r"found images those of .*moved where corrupt.json says other paths"):
         begin(moved)
     (moved / "dog" / "3.png").write_bytes((moved / "dog" / "2.png").read_bytes())
-    with pytest.raises(OutputError, match="found images 3 where corrupt.json says 2"):
+    with pytest.raises(OutputError, match=r"found images 3 where corrupt\.json says 2"):
         begin(moved)
 
 
 def test_frost_counts_once_there_is_some(source):
-    drawn, published = FrostPictures.drawn(), FrostPictures.installed_or_drawn()
+    drawn, published = (
+        FrostPictures([np.full((12, 12, 3), grey, np.uint8)] * 5, origin)
+        for grey, origin in ((9, "drawn"), (200, "published"))
+    )
     begin(source, pictures=published).run()
     begin(source, "frost", pictures=drawn).run()
     begin(source, pictures=published).run()
     known = json.loads((source.parent / "c" / "corrupt.json").read_text())
     assert (known["frost"], known["frost_sha256"]) == ("drawn", drawn.sha256)
-    with pytest.raises(OutputError, match="found frost published where corrupt.json says drawn"):
+    with pytest.raises(OutputError, match=r"found frost published where corrupt\.json says drawn"):
         begin(source, "frost", pictures=published)
     others = FrostPictures([np.zeros((9, 9, 3), np.uint8)], "drawn")
     with pytest.raises(OutputError, match="found frost_sha256"):
@@ -74,7 +77,7 @@ def test_other_libraries_are_said(source, caplog):
     assert begin(source).run().present == 2
     assert "made with {'numpy': '1.0'}" in caplog.text
     path.write_text(json.dumps(before | {"revision": 0}))
-    with pytest.raises(OutputError, match="found revision 1 where corrupt.json says 0"):
+    with pytest.raises(OutputError, match=r"found revision 1 where corrupt\.json says 0"):
         begin(source)
 
 

@@ -119,6 +119,7 @@ TRAIN: list[Group] = [
         "--dataset-download": ("", True),  # that set has nothing to download
         "--input-key": None,  # of a set that needs timm 1.x and Hugging Face's datasets
         "--target-key": None,
+        "--model-kwargs": ("depth=2 mlp_ratio=2.0", {"depth": 2, "mlp_ratio": 2.0}),
     },
 ]
 
@@ -160,6 +161,7 @@ BENCHMARK: list[Group] = [
     },
     {
         "--adv": ("", {"suite": "autoattack"}),
+        "--model-kwargs": ("depth=3", {"protocol.model_kwargs": {"depth": 3}}),
         "--subset": ("random:2", {}),
         "--autoattack-norm": ("L2", {"protocol.norm": "l2"}),
         "--autoattack-epsilon": ("0.5", {"protocol.epsilon": 0.5}),
@@ -209,6 +211,7 @@ NOISE: list[Group] = [
     },
     {
         "--input-size": ("32", {}),
+        "--model-kwargs": ("depth=3", {}),
         "--start": ("{noise}", {}),
         "--output": ("{noise}", {}),
         "--overwrite": ("", {}),
@@ -243,9 +246,10 @@ OTHERS: dict[str, list[tuple[str, str]]] = {
     "nullspace": [
         ("{ckpt} --ema --space pixel --rtol 0.001 --csv {out}/table.csv", "pixel"),
         ("{ckpt} --csv {out}/table.csv --overwrite", "normalised"),
+        ("vit_micro_patch8_32 --model-kwargs patch_size=4", "       4 "),
     ],
     "export": [
-        ("{ckpt} --layout timm --output {out}/a.pth --model vit_micro_patch8_32", "timm"),
+        ("{ckpt} --layout timm --output {out}/a.pth --model vit_micro_patch8_32 --model-kwargs depth=3", "timm"),
         ("{bare} --layout easyrobust --mean 0.4 0.5 0.6 --std 0.2 0.3 0.4 --output {out}/a.pth --overwrite", "0.4"),
     ],
     "launch": [],  # its flags are the script's: tests/integration/test_launch.py

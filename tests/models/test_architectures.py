@@ -1,4 +1,3 @@
-import importlib
 import subprocess
 import sys
 import urllib.error
@@ -12,6 +11,7 @@ from torch import nn
 
 from ns_easyrobust.errors import CheckpointError, ModelError
 from ns_easyrobust.models import architectures as models
+from ns_easyrobust.utils import packages
 
 MICRO = {"vit_micro_patch8_32": (16, 64), "vit_micro_patch4_32": (64, 192), "swin_micro_patch2_32": (256, 24)}
 
@@ -99,9 +99,9 @@ def test_easyrobusts_models_that_timm_1_does_not_run_are_refused():
 
 def test_missing_dependency_of_easyrobusts_models_is_named(monkeypatch):
     def fail(name):
-        raise ModuleNotFoundError("No module named 'pkg_resources'")
+        raise ModuleNotFoundError("No module named 'pkg_resources'", name="pkg_resources")
 
-    monkeypatch.setattr(importlib, "import_module", fail)
+    monkeypatch.setattr(packages.importlib, "import_module", fail)
     with pytest.raises(ModelError, match=r"'ns_no_such'.*pkg_resources.*pip install .*PyWavelets") as caught:
         models.build("ns_no_such")
     assert "\n" not in str(caught.value)

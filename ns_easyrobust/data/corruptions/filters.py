@@ -52,8 +52,8 @@ def motion_blur(values: NDArray[Any], radius: int, sigma: float, angle: float) -
     """``values`` (H, W) or (H, W, C) of floats, blurred along :func:`motion_taps`, borders repeated."""
     height, width = values.shape[:2]
     taps = motion_taps(radius, sigma, angle, height, width)
-    top, left = (max(0, *(tap[axis] for tap in taps)) for axis in (0, 1))
-    bottom, right = (max(0, *(-tap[axis] for tap in taps)) for axis in (0, 1))
+    down, across = [dy for dy, _, _ in taps], [dx for _, dx, _ in taps]
+    (top, left), (bottom, right) = (max(0, *down), max(0, *across)), (max(0, -min(down)), max(0, -min(across)))
     padded = cv2.copyMakeBorder(values, top, bottom, left, right, cv2.BORDER_REPLICATE)
     blurred = np.zeros_like(values)
     term = np.empty_like(values)
@@ -63,7 +63,7 @@ def motion_blur(values: NDArray[Any], radius: int, sigma: float, angle: float) -
     return blurred
 
 
-def _central_zoom(length: int, factor: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _central_zoom(length: int, factor: float) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Where each pixel of the central part of an axis, enlarged by ``factor``, lies: index, fraction to the next."""
     part = math.ceil(length / factor)
     enlarged = round(part * factor)
@@ -72,7 +72,7 @@ def _central_zoom(length: int, factor: float) -> tuple[NDArray[np.int64], NDArra
     return (length - part) // 2 + index, places - index
 
 
-def _along_rows(values: NDArray[Any], index: NDArray[np.int64], fraction: NDArray[np.float64]) -> NDArray[Any]:
+def _along_rows(values: NDArray[Any], index: NDArray[np.int64], fraction: NDArray[Any]) -> NDArray[Any]:
     following = values[np.minimum(index + 1, len(values) - 1)]
     result = values[index]
     following -= result

@@ -63,7 +63,7 @@ class FrostPictures:
 
     @classmethod
     def drawn(cls) -> FrostPictures:
-        """Five drawn pictures, always the same: ice crystals and clouds in the published pictures' sizes and colours."""
+        """Five drawn pictures, always the same: needles of ice and clouds in the published ones' sizes and colours."""
         return _all_drawn()
 
     @classmethod
@@ -79,13 +79,13 @@ class FrostPictures:
         return hashlib.sha256(b"".join(picture.tobytes() for picture in self._pictures)).hexdigest()
 
     def at_least(self, index: int, height: int, width: int) -> NDArray[np.uint8]:
-        """Picture ``index``, at least 1.1 times as large as an image of this size, as the published code enlarges it."""
+        """Picture ``index``, at least 1.1 times as large as an image of this size: enlarged as published."""
         rows, columns = self._pictures[index].shape[:2]
         factor = max(1, height / rows, width / columns) * 1.1
         return self._enlarged(index, math.ceil(rows * factor), math.ceil(columns * factor))
 
     def _enlarge(self, index: int, height: int, width: int) -> NDArray[np.uint8]:
-        return cv2.resize(self._pictures[index], (width, height), interpolation=cv2.INTER_CUBIC)  # type: ignore[no-any-return]
+        return cv2.resize(self._pictures[index], (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 @cache

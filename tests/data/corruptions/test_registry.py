@@ -16,6 +16,7 @@ SLOW = ("glass_blur", "zoom_blur")  # of theirs
 
 @pytest.fixture(scope="module")
 def published():
+    pytest.importorskip("imagecorruptions", reason="`make test` installs it: pip install --no-deps imagecorruptions")
     return load_script("published_corruptions").published
 
 
