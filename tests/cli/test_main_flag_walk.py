@@ -56,7 +56,20 @@ OTHER_BASES = {
     "launch": "{script}",
     "demo": "--output {bench}",  # holds something: refused before the long run
 }
-PATHS = {"DIR", "FILE", "PATH", "FILE_OR_URL", "FOLDER", "RESULTS.jsonl", "CKPT", "DATA_DIR", "SRC", "DST", "PATH/main.py", "MODEL"}
+PATHS = {
+    "DIR",
+    "FILE",
+    "PATH",
+    "FILE_OR_URL",
+    "FOLDER",
+    "RESULTS.jsonl",
+    "CKPT",
+    "DATA_DIR",
+    "SRC",
+    "DST",
+    "PATH/main.py",
+    "MODEL",
+}
 
 
 class Flag(NamedTuple):

@@ -92,7 +92,9 @@ def test_a_damaged_file_is_left_alone(source, content):
     assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("settings", [{"seed": -1}, {"format": "gif"}, {"quality": 0}, {"size": 0}, {"size": 9, "crop_pct": 2}])
+@pytest.mark.parametrize(
+    "settings", [{"seed": -1}, {"format": "gif"}, {"quality": 0}, {"size": 0}, {"size": 9, "crop_pct": 2}]
+)
 def test_settings_outside_their_range(settings):
     with pytest.raises(OptionError, match="expected"):
         CorruptSettings(**settings)

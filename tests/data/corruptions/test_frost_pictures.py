@@ -29,9 +29,7 @@ def test_pictures_from_a_folder(tmp_path):
         Image.new("RGB", (50, 40), (10 * number,) * 3).save(tmp_path / f"frost{number}.{ending}")
     pictures = FrostPictures.read(tmp_path)
     black = np.zeros((30, 30, 3), np.uint8)
-    found = {
-        int(corrupt(black, "frost", 1, np.random.default_rng(seed), pictures)[0, 0, 0]) for seed in range(40)
-    }
+    found = {int(corrupt(black, "frost", 1, np.random.default_rng(seed), pictures)[0, 0, 0]) for seed in range(40)}
     assert found == {4, 8, 12, 16, 20}  # 0.4 of each picture's grey
     large = corrupt(np.zeros((90, 200, 3), np.uint8), "frost", 1, np.random.default_rng(0), pictures)
     assert large.shape == (90, 200, 3)
