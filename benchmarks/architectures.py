@@ -155,15 +155,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not chosen:
         names = ", ".join(dict.fromkeys(arch.name for arch in ARCHITECTURES))
         parser.error(f"--only: expected some of {names}, found {' '.join(args.only)}.")
-    before, rest = "", ""
-    if args.docs:
-        parts = args.docs.read_text(encoding="utf-8").split(MARK)
-        if len(parts) != 3:
-            parser.error(f"--docs: {args.docs}: expected two lines {MARK}, found {len(parts) - 1}.")
-        before, _, rest = parts
-    torch.set_num_threads(1)
-    logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")
+    if args.docs and (marks := args.docs.read_text(encoding="utf-8").count(MARK)) != 2:
+        parser.error(f"--docs: {args.docs}: expected two lines {MARK}, found {marks}.")
     found = {}
     for arch in chosen:
         found[arch] = cells(arch)
@@ -175,6 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     print(f"\n{made}")
     if args.docs:
+        before, _, rest = args.docs.read_text(encoding="utf-8").split(MARK)
         write_text(args.docs, f"{before}{MARK}\n{made}{MARK}{rest}")
     failed = [arch.name for arch in chosen for _, reason in found[arch].values() if reason.startswith(FAILS)]
     if failed:
@@ -182,4 +176,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
     main()
