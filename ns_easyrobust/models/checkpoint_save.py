@@ -20,9 +20,9 @@ from ..errors import CheckpointError, ModelError, OptionError
 from ..utils import save_tensors
 from .architectures import build
 from .checkpoints import Checkpoint, read_checkpoint
-from .fit import load_strictly, misfit
 from .fitting import OF_IMAGE_SIZE, fit_to
 from .normalization import resolve_normalization
+from .strict_load import load_strictly, misfit
 from .weights import (
     EMA,
     LAYOUTS,

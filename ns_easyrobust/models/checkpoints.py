@@ -20,12 +20,12 @@ from .architectures import build, config_of, published_url
 from .description import Description, describe, listed, required_arch
 from .download import check_sha256, fetch, forget
 from .factories import is_factory
-from .fit import class_count_error, jax_class_count
 from .fitting import fit_to, image_size_for, side_of
 from .heads import classes_of, reset_head
 from .hub import HubModel, describe_config, images_config, is_hub_name
 from .normalization import NormalizedModel, resolve_normalization, with_normalization
 from .safe_load import DamagedFileError, read_file
+from .strict_load import class_count_error, jax_class_count
 from .weights import (
     EMA,
     NORMALIZATION,

@@ -15,8 +15,8 @@ from torch import nn
 
 from ..errors import ModelError
 from .architectures import build
-from .fit import jax_class_count, jax_position, load_jax_strictly, load_strictly, misfit
 from .heads import classes_beside, classes_of
+from .strict_load import jax_class_count, jax_position, load_jax_strictly, load_strictly, misfit
 from .vit import required_image_size
 from .weights import Weights
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from ..errors import ModelError
-from .fit import misfit
 from .outputs import logits_of
+from .strict_load import misfit
 from .weights import class_count
 
 

@@ -23,8 +23,8 @@ from ns_easyrobust.errors import CheckpointError
 from ns_easyrobust.models import architectures as models
 from ns_easyrobust.models.checkpoint_save import export_checkpoint
 from ns_easyrobust.models.checkpoints import load_model, read_checkpoint
-from ns_easyrobust.models.fit import load_strictly
 from ns_easyrobust.models.normalization import with_normalization
+from ns_easyrobust.models.strict_load import load_strictly
 from ns_easyrobust.models.weights import Weights, check_finite, weights_of_state_dict
 
 
