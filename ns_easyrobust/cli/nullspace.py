@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from ..errors import OptionError, OutputError, printable
-from ..models import is_factory, is_hub_name, is_url
+from ..models import is_url
 from ..nullspace import SPACES
 from ..utils import add_model_kwargs, file_or_folder, write_text
 
@@ -81,5 +81,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _is_checkpoint(name: str) -> bool:
     """Whether ``name`` is an address, a file, or looks like a path and not like a factory in one."""
+    from ..models import is_factory, is_hub_name
+
     looks_like_path = "/" in name or re.search(r"\.(pth|pt|tar|bin|ckpt|npz|safetensors)$", name) is not None
     return is_url(name) or (looks_like_path and not is_factory(name)) or is_hub_name(name) or Path(name).is_file()
