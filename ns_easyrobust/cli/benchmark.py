@@ -17,6 +17,7 @@ from ..data import Subset, holds_benchmarks, list_folder
 from ..errors import DataError, NotRunError, OptionError
 from ..evaluation import (
     LARGEST_BATCH,
+    MISSING_FOLDER,
     PRESETS,
     describe_machine,
     expand_groups,
@@ -215,7 +216,7 @@ def run(args: argparse.Namespace) -> None:
             model, plan, records=recorder, workers=args.workers, seed=args.seed, dtype=getattr(torch, args.dtype)
         )
         if not done.run:
-            raise DataError(f"{_not_run_lines(done.not_run)[0]} Nothing was evaluated.")
+            raise DataError(f"{' '.join(_not_run_lines(done.not_run))} Nothing was evaluated.")
         if rank() == 0:
             own_records = [record for record in latest(read_records(path)) if record.label == label]
             print(ResultsTable(own_records).to_text(width=shutil.get_terminal_size((120, 24)).columns))
@@ -249,12 +250,13 @@ def _require_folders(data_dir: str | None, chosen: list[str], folders: dict[str,
 
 
 def _not_run_lines(not_run: Mapping[str, str]) -> list[str]:
-    """A line for each reason, with the suites that it keeps from being run and what would help."""
+    """Which suites were not run, why, and what would help: a line for each reason, one for all missing folders."""
+    missing = {name: reason for name, reason in not_run.items() if reason.endswith(MISSING_FOLDER)}
     lines = []
-    for reason in dict.fromkeys(not_run.values()):
-        names = [name for name, other in not_run.items() if other == reason]
-        help = ""
-        if reason.endswith("does not exist."):
-            help = f" Add it, or give --suite {suites()[names[0]].benchmark.name}=DIR."
-        lines.append(f"not run: {', '.join(names)}: {reason}{help}")
+    if missing:
+        folders = ", ".join(dict.fromkeys(reason.removesuffix(MISSING_FOLDER).strip() for reason in missing.values()))
+        lines.append(f"not run: {', '.join(missing)}: no folder {folders}. Add it, or give --suite NAME=DIR.")
+    for reason in dict.fromkeys(reason for name, reason in not_run.items() if name not in missing):
+        names = ", ".join(name for name, other in not_run.items() if other == reason)
+        lines.append(f"not run: {names}: {reason}")
     return lines

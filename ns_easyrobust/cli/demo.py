@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError, TrainingError
-from ..utils import FileLock, file_or_folder, int_from, os_errors_as_output_errors
+from ..utils import FileLock, default_workers, file_or_folder, int_from, os_errors_as_output_errors
 from . import main as cli
 from .interrupts import Interrupted, Terminated
 
@@ -46,8 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a new folder (default: output/demo, output/demo-2, ...)",
     )
     parser.add_argument(
-        "-j", "--workers", type=int_from(0, 1024), default=2, metavar="N", help="data loaders (default: 2)"
-    )
+        "-j", "--workers", type=int_from(0, 1024), default=default_workers(2), metavar="N",
+        help="data loaders (default: 2, or 1 on one core)",
+    )  # fmt: skip
 
 
 def _command(verb: str, *flags: Any) -> None:

@@ -18,7 +18,7 @@ from ..data import (
     outputs_meant,
 )
 from ..errors import DataError, printable
-from ..utils import file_or_folder, int_from
+from ..utils import default_workers, file_or_folder, int_from
 from .suite_flags import SuiteChoices, expected_folders, shown_folder, split_suites, suite_or_folder, what_fits
 
 
@@ -39,8 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-classes", type=int_from(1), metavar="N",
                         help="outputs of the model (default: what the validation set is for)")  # fmt: skip
     parser.add_argument(
-        "-j", "--workers", type=int_from(0, 1024), default=4, metavar="N", help="decoding threads (default: 4)"
-    )
+        "-j", "--workers", type=int_from(0, 1024), default=default_workers(), metavar="N",
+        help="decoding threads (default: 4, or the number of cores if that is less)",
+    )  # fmt: skip
 
 
 def _sample_size(text: str) -> int | None:

@@ -14,6 +14,7 @@ from .. import __version__
 from ..errors import UserError, printable
 from ..utils import FlagParser, is_first_rank
 from .failures import failure_of_system, stdout_failed
+from .foreign_warnings import silence_foreign_warnings
 from .interrupts import Interrupted, Interrupts, Terminated
 
 # Each verb is a module of this folder with add_arguments(parser) and run(args). Whatever imports torch is imported in
@@ -138,6 +139,8 @@ def _main(argv: list[str]) -> int:
     handler.setFormatter(_LogLines())
     logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("torch").setLevel(logging.WARNING)  # it logs its caches' statistics at exit, if interrupted early
+    if name != "launch":  # whose scripts' warnings are their own
+        silence_foreign_warnings()
     verb = importlib.import_module(f"ns_easyrobust.cli.{name}")
     parser = FlagParser(prog=f"ns-easyrobust {name}", description=VERBS[name])
     verb.add_arguments(parser)

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -261,6 +261,8 @@ def examine(
     findings = []
     for suite in known_benchmarks() if suites is None else suites:
         benchmark = known_benchmarks()[suite]
+        if outputs != imagenet.CLASSES:
+            benchmark = replace(benchmark, side=None)  # only the released images have a known size
         root = folders.get(suite) or benchmark_folder(data_dir, benchmark)
         if not os.path.isdir(root):
             findings.append(

@@ -46,4 +46,4 @@ def outputs_meant(validation: str | Path) -> int:
     indices = all(re.fullmatch("[0-9]{1,4}", name) and int(name) < imagenet.CLASSES for name in names)
     is_most = len(names) > imagenet.CLASSES / 2
     is_imagenet = (ids or indices) if is_most else ids and not os.path.isdir(validation.parent / "train")
-    return imagenet.CLASSES if is_imagenet else len(names)
+    return imagenet.CLASSES if is_imagenet or not names else len(names)

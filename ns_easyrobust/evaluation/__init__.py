@@ -37,10 +37,11 @@ if TYPE_CHECKING:
         suites,
         table2_suites,
     )
-    from .suite_run import EvaluationPlan, SuitesRun, run_suites
+    from .suite_run import MISSING_FOLDER, EvaluationPlan, SuitesRun, run_suites
 
 __all__ = [
     "LARGEST_BATCH",
+    "MISSING_FOLDER",
     "MODEL_SETTINGS",
     "PRESETS",
     "RUN_SETTINGS",

@@ -30,6 +30,7 @@ from .task import (
     task_for,
 )
 
+MISSING_FOLDER = "does not exist."  # how the reason of a suite without a folder ends
 _logger = logging.getLogger(__name__)
 
 
@@ -138,7 +139,9 @@ def run_suites(
     number wrong, and a validation set of other classes are errors, raised before anything is measured.
     """
     chosen = [name for name in suites() if name in plan.suites]
-    not_run = {name: f"{plan.folder(name)} does not exist." for name in chosen if not os.path.exists(plan.folder(name))}
+    not_run = {
+        name: f"{plan.folder(name)} {MISSING_FOLDER}" for name in chosen if not os.path.exists(plan.folder(name))
+    }
     found = [name for name in chosen if name not in not_run]
     tasks: dict[str, EvaluationTask] = {}
     corruptions: dict[tuple[str, int], EvaluationTask] = {}
@@ -155,7 +158,7 @@ def run_suites(
             except (_CannotRun, MissingImages, OtherClasses) as error:
                 if isinstance(error, OtherClasses) and suites()[name].benchmark.name == "val":
                     raise
-                not_run[name] = error.line
+                not_run[name] = error.line.removeprefix(f"{name}: ")
     _warn(not_run)
     options: dict[str, Any] = {
         "share": world_size() > 1,

@@ -198,7 +198,7 @@ class Table2:
         """Unweighted mean of the eleven columns, with 100 - mCE for C; None if one is missing, or without ImageNet."""
         if self.missing(row) or self.of_own_classes(row):
             return None
-        return published.average({name: column.records[row].value for name, column in self.columns.items()})
+        return published.average({name: self.columns[name].records[row].value for name in TABLE2})
 
     def corruptions(self, row: str) -> dict[tuple[str, int], Record]:
         """``row``'s record of the accuracy on each (corruption, severity) that was run."""

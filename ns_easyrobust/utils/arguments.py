@@ -269,12 +269,23 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--std", type=float, nargs="+", help="normalisation, where the checkpoint has none")
 
 
+def default_workers(most: int = 4) -> int:
+    """``most`` data loaders, or one for each core that this process may use, if there are fewer."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(most, cores)
+
+
 def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags for device, workers and seed."""
     group = parser.add_argument_group("machine")
     group.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto: cuda if there is one")
     group.add_argument(
-        "-j", "--workers", type=int_from(0, 1024), default=4, metavar="N", help="data loaders (default: 4)"
+        "-j",
+        "--workers",
+        type=int_from(0, 1024),
+        default=default_workers(),
+        metavar="N",
+        help="data loaders (default: 4, or the number of cores if that is less)",
     )
     group.add_argument(
         "--seed", type=int_from(0, _GREATEST_SEED), default=42, metavar="S", help="of everything random (default: 42)"

@@ -7,12 +7,14 @@ import os
 import pytest
 
 from ns_easyrobust.cli import main as cli
+from ns_easyrobust.evaluation.results_file import read_records
+from ns_easyrobust.models.checkpoint_save import save_model
 
 
 @pytest.fixture
 def refused(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "imagenet-val").mkdir(parents=True)
 
     def line(*flags: str) -> str:
         words = ("benchmark", "--model", "vit_micro_patch8_32", "--ckpt-path", "x.pth", "--data-dir", "data", *flags)
@@ -70,3 +72,62 @@ def test_data_folders_that_are_none(refused, tmp_path, folder):
 )
 def test_settings_that_nobody_means(refused, flags, found):
     assert found in refused(*flags.split())
+
+
+def test_folders_are_asked_for_before_the_model(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "val").mkdir()
+    for flags, found in {
+        "--suite fgsm": "--data-dir: expected a folder, found none. Give it, or the folder of each suite: val=DIR",
+        "--suite val=val v2": "v2=DIR",
+        "--suite val=nowhere": "--suite val=nowhere: expected a folder, found none",
+        "--suite all=val": "invalid choice: 'all=val'",
+        "--data-dir .": "It has val/ without train/: give --suite val=",
+        "--suite val=val fgsm": "x.pth",
+    }.items():
+        words = ["benchmark", "--model", "vit_micro_patch8_32", "--ckpt-path", "x.pth", *flags.split()]
+        assert cli.main(words) == 2
+        (said,) = capsys.readouterr().err.strip().splitlines()
+        assert found in said, flags
+
+
+def test_what_was_asked_for_by_name_and_not_run_gives_exit_code_3(trained, digits_dir, tmp_path, capsys, monkeypatch):
+    """The model has three blocks, PatchFool's default needs a fifth; as one of a group it is only named."""
+    monkeypatch.chdir(tmp_path)
+    save_model(trained, tmp_path / "c.pth.tar")
+    (tmp_path / "train").mkdir()
+    (tmp_path / "val").symlink_to(digits_dir / "val")
+    words = [
+        "benchmark",
+        "--model",
+        "vit_micro_patch8_32",
+        "--num-classes",
+        "10",
+        "--ckpt-path",
+        "c.pth.tar",
+        "-j",
+        "0",
+        "--subset",
+        "random:8",
+    ]
+    words += ["--cw-steps", "1"]
+    assert cli.main([*words, "--data-dir", "."]) == 0
+    out, _ = capsys.readouterr()
+    assert out.rstrip().splitlines()[-2:] == [
+        "not run: damagenet, a, c, v2, r, sketch, stylized: no folder damagenet, imagenet-a, imagenet-c, imagenetv2, "
+        "imagenet-r, imagenet-sketch, imagenet-style. Add it, or give --suite NAME=DIR.",
+        "not run: patchfool: expected a model with a block 4 to choose patches by, found 3 blocks (0..2). Choose one "
+        "of them as the layer, and the loss 'ce', for the attention loss needs 4.",
+    ]
+    assert cli.main([*words, "--suite", "val=val", "patchfool"]) == 3
+    out, err = capsys.readouterr()
+    assert "val top1" in out
+    assert "not run: patchfool: expected" in out
+    assert "ns-easyrobust benchmark: --suite patchfool: asked for by name and not run; all else is in results" in err
+    assert {record.suite for record in read_records("results.jsonl")} == {"imagenet-val", "fgsm", "cw"}
+    assert cli.main([*words, "--suite", "val=val", "patchfool", "--again", "--patchfool-layer", "1", "--patchfool-loss",
+                     "ce", "--patchfool-steps", "1"]) == 0  # fmt: skip
+    assert cli.main([*words, "--data-dir", ".", "--suite", "patchfool", "a", "--records", "none.jsonl"]) == 2
+    assert "block 4 to choose patches by" in (err := capsys.readouterr().err)
+    assert "no folder imagenet-a. Add it" in err
+    assert not (tmp_path / "none.jsonl").exists()

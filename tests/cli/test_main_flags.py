@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from ns_easyrobust.cli.main import VERBS
+from ns_easyrobust.cli.suite_flags import suite_or_folder
 from ns_easyrobust.utils import FlagParser, file_or_folder
 
 
@@ -30,7 +32,7 @@ def test_every_flag_that_names_a_file_or_folder_expands_the_home_folder():
     ]
     assert len(paths) > 20
     for verb, action in paths:
-        assert action.type is file_or_folder, f"{verb} {action.option_strings or action.dest}"
+        assert action.type in (file_or_folder, suite_or_folder), f"{verb} {action.option_strings or action.dest}"
 
 
 def test_every_flag_of_earlier_versions_is_there_and_takes_what_it_took():
@@ -39,6 +41,8 @@ def test_every_flag_of_earlier_versions_is_there_and_takes_what_it_took():
     assert len(earlier) > 190
     for line in earlier:
         flag, default, nargs, choices = line.split("\t")
+        if match := re.fullmatch("([0-9]+), at most the cores", default):
+            default = str(min(int(match[1]), len(os.sched_getaffinity(0))))
         action = actions[flag]
         assert (str(action.default), str(action.nargs)) == (default, nargs), flag
         assert set(choices.split()) <= set(action.choices or ()), flag

@@ -35,7 +35,7 @@ def test_a_whole_tree_has_no_problems(tree):
     }.items():
         assert [f.text for f in findings if f.suite == suite and f.level == "ok"] == [facts]
     assert has(
-        [f for f in findings if f.suite == "val"], "warning", "5000 images of RobustBench's", "subset patchfool="
+        [f for f in findings if f.suite == "val"], "warning", "5000 images of RobustBench's", "take a random subset"
     )
     assert has([f for f in findings if f.suite == "sketch"], "warning", "1000 images, expected 50889", "of a subset")
     assert has([f for f in findings if f.suite == "objectnet"], "warning", "in all folders, expected 50273")
@@ -157,3 +157,22 @@ def test_no_such_folder(tmp_path):
 def test_a_sample_is_spread_evenly():
     assert evenly_spaced(10, 4) == [0, 2, 5, 7]
     assert evenly_spaced(3, 4) == evenly_spaced(3, None) == [0, 1, 2]
+
+
+def test_own_classes(digits_dir, tmp_path):
+    """Sets of ImageNet's classes are skipped, a part of the corruptions gives a mean, no size is expected."""
+    findings = examine(digits_dir, 10, suites=["val", "c"], sample=5, workers=1)
+    assert {f.level for f in findings} == {"ok", "warning"}
+    assert has(findings, "warning", "70 of 75 folders missing", "the mean is over the others")
+    assert not has(findings, "warning", "224x224")
+    (tmp_path / "imagenet-a" / "n01498041").mkdir(parents=True)
+    (tmp_path / "imagenetv2" / "0").mkdir(parents=True)
+    folders = {"val": digits_dir / "val"}
+    findings = examine(tmp_path, 10, suites=["val", "a", "v2", "r"], folders=folders, sample=5, workers=1)
+    assert [(f.suite, f.level) for f in findings] == [
+        ("val", "ok"),
+        ("a", "warning"),
+        ("v2", "warning"),
+        ("r", "absent"),
+    ]
+    assert {f.effect for f in findings if f.level == "warning"} == {"skipped for a model of these classes"}

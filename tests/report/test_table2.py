@@ -312,3 +312,25 @@ def test_a_few_suites_alone_still_render(records: list[Record]) -> None:
     text = as_markdown(sheet)
     assert "| a | 60.00 [50.20, 69.06] | needs 10 more |" in text
     assert summed([make("a", "pgd")], None).columns == {}
+
+
+def test_other_classes_have_a_mean_over_corruptions_and_neither_mce_nor_an_average(records: list[Record]) -> None:
+    """Beside ImageNet's rows, whose own mean over corruptions stays out of this table."""
+    settings = {"preset": "paper", "subset": "all"}
+    base = [replace(record, outputs=1000) for record in records if record.label == "base"]
+    theirs = replace(base[0], suite="imagenet-c", metric="top1_mean", value=40.0, correct=None, right=None)
+    own = make("own", "imagenet-val", 60, protocol=settings, outputs=10)
+    mean = make("own", "imagenet-c", None, metric="top1_mean", value=31.0, protocol=settings, outputs=10)
+    summary = summed([*base, theirs, own, mean], None)
+    sheet = table2_sheet(summary)
+    assert [title for title, _ in sheet.headings][6:8] == ["C (mCE)", "C (top-1)"]
+    assert row_of(sheet, "own")["C (top-1)"] == "31.00"
+    assert row_of(sheet, "own")["Average"] == "ImageNet only"
+    assert row_of(sheet, "base")["C (top-1)"] == "not run"
+    assert summary.average("base") == summed(records, None).average("base")
+    assert any("have neither mCE nor an Average: own." in note for note in sheet.notes)
+    alone = table2_sheet(summed([own, mean], None))
+    assert [title for title, _ in alone.headings] == ["Clean", "C (top-1)", "Average"]
+    assert not any("C (mCE)" in note for note in alone.notes if note.startswith("Not run"))
+    assert [column.title for column in ResultsTable([own, mean]).columns] == ["val top1", "c top1_mean"]
+    assert [column.title for column in ResultsTable([replace(own, outputs=None)]).columns] == ["imagenet-val top1"]

@@ -10,7 +10,9 @@ import pytest
 from ns_easyrobust.errors import OptionError
 from ns_easyrobust.utils.arguments import (
     FlagParser,
+    add_machine_arguments,
     add_settings,
+    default_workers,
     file_or_folder,
     flags_of,
     setting,
@@ -112,3 +114,15 @@ def test_an_empty_path_is_none_unless_that_is_the_default():
     for words in (["--output", ""], ["--output="], ["a", ""]):
         with pytest.raises(OptionError, match="expected a path, found none"):
             parser.parse_args(words)
+
+
+def test_default_workers_are_at_most_the_cores_of_this_process(monkeypatch):
+    for cores, workers in ((1, 1), (3, 3), (64, 4)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
+        assert default_workers() == workers
+    assert default_workers(2) == 2
+    parser = FlagParser(prog="x")
+    add_machine_arguments(parser)
+    assert parser.parse_args([]).workers == 4
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    assert parser.parse_args(["-j", "9"]).workers == 9
