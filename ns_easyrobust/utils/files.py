@@ -42,8 +42,8 @@ def write_atomically(path: str | Path, write: Callable[[Path], object], *, sync:
     """Call ``write(temporary)``, sync that file to disk, rename it to ``path`` and return ``path``.
 
     A crash at any moment leaves either the old file or the new one, never a partial one. The temporary file is new and
-    has a name that nobody can guess, so that no link laid in its way is followed. Without ``sync``, which is much faster
-    for many files, that does not hold for a power failure, after which the file may be empty.
+    has a name that nobody can guess, so that no link laid in its way is followed. Without ``sync``, which is much
+    faster for many files, that does not hold for a power failure, after which the file may be empty.
 
     Raises:
         OutputError: the folder is missing, not writable, or the disk is full, or something other than a regular file

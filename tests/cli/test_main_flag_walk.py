@@ -18,6 +18,7 @@ from helpers.flag_values import BENCHMARK, HOSTILE, NOISE, NOT_WALKED, OTHERS, T
 from helpers.models import small_vit
 from helpers.processes import in_a_fork, once
 from helpers.records import of_released_size, whole_set
+from PIL import Image
 
 from ns_easyrobust.cli.main import VERBS
 from ns_easyrobust.evaluation.results_file import append_record, read_records
@@ -48,13 +49,27 @@ GIVEN = {  # what each command of the walk gives, with a value that works
 }
 OTHER_BASES = {
     "doctor": "{bench} --suite val --images 1 --num-classes 10 --workers 0",
+    "corrupt": "{few}/val {out}/imagenet-c --corruption contrast --severity 1 --workers 0",
     "report": "{records} --output {out}",
     "nullspace": "{ckpt}",
     "export": "{ckpt} --layout timm --output {out}/a.pth",
     "launch": "{script}",
     "demo": "--output {bench}",  # holds something: refused before the long run
 }
-PATHS = {"DIR", "FILE", "PATH", "FILE_OR_URL", "FOLDER", "RESULTS.jsonl", "CKPT", "DATA_DIR", "PATH/main.py", "MODEL"}
+PATHS = {
+    "DIR",
+    "FILE",
+    "PATH",
+    "FILE_OR_URL",
+    "FOLDER",
+    "RESULTS.jsonl",
+    "CKPT",
+    "DATA_DIR",
+    "SRC",
+    "DST",
+    "PATH/main.py",
+    "MODEL",
+}
 
 
 class Flag(NamedTuple):
@@ -109,6 +124,9 @@ def world(tmp_path_factory, digits_dir) -> dict[str, str]:
         measured = whole_set(root, "one", 0.6, 3, preset="easyrobust")
         for one in of_released_size([one for one in measured if "severity" not in one.protocol]):
             append_record(root / "r.jsonl", one)
+        for number, ending in enumerate(("png", "png", "png", "jpg", "jpg"), start=1):
+            (root / "frost").mkdir(exist_ok=True)
+            Image.new("RGB", (64, 48), (40 * number,) * 3).save(root / "frost" / f"frost{number}.{ending}")
         (root / "recipe.yaml").write_text("epochs: 1\n")
         (root / "about.json").write_text("{}")
         (root / "script.py").write_text("print('a script')\n")
@@ -120,7 +138,7 @@ def world(tmp_path_factory, digits_dir) -> dict[str, str]:
     names = {"ckpt": "m.pth.tar", "bare": "bare.pth", "records": "r.jsonl", "recipe": "recipe.yaml"}
     names |= {"about": "about.json", "script": "script.py"}
     paths = {name: str(root / file) for name, file in names.items()}
-    folders = {name: str(root / name) for name in ("few", "bench", "fifo", "loop", "locked")}
+    folders = {name: str(root / name) for name in ("few", "bench", "fifo", "loop", "locked", "frost")}
     return paths | folders | {"sha": sha256_of(root / "m.pth.tar")}
 
 

@@ -228,6 +228,14 @@ OTHERS: dict[str, list[tuple[str, str]]] = {
         ("{bench} --suite val --images 3 --num-classes 10 --workers 0", "imagenet-val"),
         ("{bench} --suite val --images all --num-classes 10 -j 1", "imagenet-val"),
     ],
+    "corrupt": [
+        (
+            "{few}/val {out}/imagenet-c --corruption pixelate extra --severity 5 2 --size 24 --crop-pct 0.8 --seed 7 "
+            "--quality 70 --bad-images skip --workers 1",
+            "wrote 200 images",
+        ),
+        ("{few}/val {out}/c --corruption frost --severity 1 --format png --frost-dir {frost} --workers 0", "20 images"),
+    ],
     "report": [
         (
             "{records} --baseline one --best --published table2 --preset easyrobust --output {out} --row one "

@@ -80,9 +80,7 @@ def _displaced(pixels: NDArray[np.uint8], generator: np.random.Generator, reach:
 
 
 @register_corruption("motion_blur", (10, 3), (15, 5), (15, 8), (15, 12), (20, 15))
-def motion_blur(
-    pixels: NDArray[np.uint8], generator: np.random.Generator, radius: float, sigma: float
-) -> NDArray[Any]:
+def motion_blur(pixels: NDArray[np.uint8], generator: np.random.Generator, radius: float, sigma: float) -> NDArray[Any]:
     """Blur along a direction within 45 degrees of the horizontal; published with ImageMagick's filter."""
     return np.clip(blur_along(pixels.astype(np.float32), int(radius), sigma, generator.uniform(-45, 45)), 0, 255)
 

@@ -29,17 +29,16 @@ def elastic_transform(pixels: NDArray[np.uint8], generator: np.random.Generator,
     """Displace pixels by smooth noise; amplitude and width of the noise grow with the image."""
     height, width = pixels.shape[:2]
     sigmas, most = (0.01 * height, 0.01 * width), 0.005 * height
-    right, down = (
+    shifts = [
         strength * gaussian(generator.uniform(-most, most, (height, width)), sigmas, 3, cv2.BORDER_REFLECT)
         for _ in range(2)
-    )
-    y, down = _reflected(np.arange(height)[:, None] + down.astype(np.float32), height)
-    x, right = _reflected(np.arange(width) + right.astype(np.float32), width)
+    ]
+    y, down = _reflected(np.arange(height)[:, None] + shifts[1].astype(np.float32), height)
+    x, right = _reflected(np.arange(width) + shifts[0].astype(np.float32), width)
     below, beside = np.minimum(y + 1, height - 1), np.minimum(x + 1, width - 1)
     colours = pixels.reshape(-1, 3).astype(np.float32)
     upper, lower = (
-        colours[row * width + x] * (1 - right) + colours[row * width + beside] * right
-        for row in (y, below)
+        colours[row * width + x] * (1 - right) + colours[row * width + beside] * right for row in (y, below)
     )
     return np.clip(upper * (1 - down) + lower * down, 0, 255)
 

@@ -52,8 +52,8 @@ def motion_blur(values: NDArray[Any], radius: int, sigma: float, angle: float) -
     """``values`` (H, W) or (H, W, C) of floats, blurred along :func:`motion_taps`, borders repeated."""
     height, width = values.shape[:2]
     taps = motion_taps(radius, sigma, angle, height, width)
-    top, left = (max(0, *(tap[axis] for tap in taps)) for axis in (0, 1))
-    bottom, right = (max(0, *(-tap[axis] for tap in taps)) for axis in (0, 1))
+    down, across = [0, *(dy for dy, _, _ in taps)], [0, *(dx for _, dx, _ in taps)]
+    top, bottom, left, right = max(down), -min(down), max(across), -min(across)
     padded = cv2.copyMakeBorder(values, top, bottom, left, right, cv2.BORDER_REPLICATE)
     blurred = np.zeros_like(values)
     term = np.empty_like(values)
@@ -63,7 +63,7 @@ def motion_blur(values: NDArray[Any], radius: int, sigma: float, angle: float) -
     return blurred
 
 
-def _central_zoom(length: int, factor: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _central_zoom(length: int, factor: float) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Where each pixel of the central part of an axis, enlarged by ``factor``, lies: index, fraction to the next."""
     part = math.ceil(length / factor)
     enlarged = round(part * factor)
@@ -72,12 +72,13 @@ def _central_zoom(length: int, factor: float) -> tuple[NDArray[np.int64], NDArra
     return (length - part) // 2 + index, places - index
 
 
-def _along_rows(values: NDArray[Any], index: NDArray[np.int64], fraction: NDArray[np.float64]) -> NDArray[Any]:
+def _along_rows(values: NDArray[Any], index: NDArray[np.int64], fraction: NDArray[Any]) -> NDArray[Any]:
     following = values[np.minimum(index + 1, len(values) - 1)]
     result = values[index]
     following -= result
     following *= fraction.astype(values.dtype).reshape(-1, *(1,) * (values.ndim - 1))
     result += following
+    result[fraction > 1] = 0  # beyond the last one by a rounding, which is outside for scipy, and so as published
     return result
 
 
@@ -90,8 +91,7 @@ def central_zoom(values: NDArray[Any], factor: float, whole: bool = False) -> ND
     places = [_central_zoom(length, factor) for length in values.shape[:2]]
     if not whole:
         places = [
-            (index[:length], fraction[:length])
-            for length, (index, fraction) in zip(values.shape, places, strict=False)
+            (index[:length], fraction[:length]) for length, (index, fraction) in zip(values.shape, places, strict=False)
         ]
     rows, columns = places
     return _along_rows(np.ascontiguousarray(_along_rows(values, *rows).swapaxes(0, 1)), *columns)

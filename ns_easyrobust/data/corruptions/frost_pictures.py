@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 # Of the six published pictures, those that the published code draws from.
 _PUBLISHED = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
 # Height and width, mean and standard deviation of red, green and blue (of 255), crystals and their length in pixels:
-# sizes and colours are those of the published pictures. The last number is the share of clouds in the variance.
+# sizes, colours and roughly the spectra are those of the published pictures. Last, the share of clouds in the variance.
 _DRAWN = (
-    (600, 900, (77.7, 149.1, 165.7), (26.9, 16.5, 15.3), 220, 90, 0.7),
-    (315, 560, (200.8, 205.4, 214.5), (21.4, 22.1, 22.6), 260, 60, 0.2),
-    (315, 560, (200.8, 205.4, 214.5), (21.4, 22.1, 22.6), 260, 60, 0.2),
-    (350, 527, (137.6, 152.8, 165.2), (28.5, 28.5, 29.9), 400, 30, 0.3),
-    (495, 660, (112.4, 123.4, 134.7), (44.4, 43.3, 41.6), 420, 60, 0.4),
+    (600, 900, (77.7, 149.1, 165.7), (26.9, 16.5, 15.3), 500, 70, 0.75),
+    (315, 560, (200.8, 205.4, 214.5), (21.4, 22.1, 22.6), 500, 60, 0.3),
+    (315, 560, (200.8, 205.4, 214.5), (21.4, 22.1, 22.6), 500, 60, 0.3),
+    (350, 527, (137.6, 152.8, 165.2), (28.5, 28.5, 29.9), 900, 25, 0.4),
+    (495, 660, (112.4, 123.4, 134.7), (44.4, 43.3, 41.6), 900, 60, 0.5),
 )
 
 
@@ -63,7 +63,7 @@ class FrostPictures:
 
     @classmethod
     def drawn(cls) -> FrostPictures:
-        """Five drawn pictures, always the same: ice crystals and clouds in the published pictures' sizes and colours."""
+        """Five drawn pictures, always the same: needles of ice and clouds in the published ones' sizes and colours."""
         return _all_drawn()
 
     @classmethod
@@ -79,13 +79,13 @@ class FrostPictures:
         return hashlib.sha256(b"".join(picture.tobytes() for picture in self._pictures)).hexdigest()
 
     def at_least(self, index: int, height: int, width: int) -> NDArray[np.uint8]:
-        """Picture ``index``, at least 1.1 times as large as an image of this size, as the published code enlarges it."""
+        """Picture ``index``, at least 1.1 times as large as an image of this size: enlarged as published."""
         rows, columns = self._pictures[index].shape[:2]
         factor = max(1, height / rows, width / columns) * 1.1
         return self._enlarged(index, math.ceil(rows * factor), math.ceil(columns * factor))
 
     def _enlarge(self, index: int, height: int, width: int) -> NDArray[np.uint8]:
-        return cv2.resize(self._pictures[index], (width, height), interpolation=cv2.INTER_CUBIC)  # type: ignore[no-any-return]
+        return cv2.resize(self._pictures[index], (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 @cache
@@ -103,13 +103,14 @@ def _draw(
     length: float,
     clouds: float,
 ) -> NDArray[np.uint8]:
-    """One picture (height, width, 3) of feathers of ice before clouds."""
+    """One picture (height, width, 3) of needles of ice, lit from one side, before clouds."""
     ice = np.zeros((height, width), np.uint8)
     for _ in range(crystals):
         start = generator.uniform((0, 0), (width, height))
-        _draw_crystal(ice, generator, start, generator.uniform(0, 2 * np.pi), length * generator.uniform(0.4, 1.2))
-    relief = cv2.GaussianBlur(ice.astype(np.float32), (0, 0), 0.8)
-    cloud = plasma_fractal(generator, 1024, 1.8)[:height, :width]
+        _draw_crystal(ice, generator, start, generator.uniform(0, 2 * np.pi), length * generator.uniform(0.3, 1.3))
+    rough = cv2.GaussianBlur(ice.astype(np.float32), (0, 0), 0.7)
+    relief = rough - np.roll(rough, (3, 2), (0, 1)) + 0.5 * rough
+    cloud = plasma_fractal(generator, 1024, 1.45)[:height, :width]
     parts = [(part - part.mean()) / part.std() for part in (cloud, relief)]
     grey = math.sqrt(clouds) * parts[0] + math.sqrt(1 - clouds) * parts[1]
     grey /= grey.std()
@@ -119,19 +120,14 @@ def _draw(
 def _draw_crystal(
     ice: NDArray[np.uint8], generator: np.random.Generator, start: NDArray[Any], angle: float, length: float
 ) -> None:
-    """A straight needle with parallel branches at 60 degrees to both sides, shorter towards its tip."""
-    brightness = int(generator.integers(90, 256))
+    """A straight needle with branches at about 30 degrees to both sides, shorter towards its tip."""
+    brightness = int(generator.integers(60, 256))
     needle = length * np.array([np.cos(angle), np.sin(angle)])
-    _draw_line(ice, start, start + needle, brightness)
-    for share in np.arange(0.1, 1, max(0.05, 3 / length)):
-        for side in (-1, 1):
-            direction = angle + side * np.pi / 3
-            reach = length * 0.35 * (1 - share) * generator.uniform(0.6, 1.2)
-            base = start + share * needle
-            _draw_line(ice, base, base + reach * np.array([np.cos(direction), np.sin(direction)]), brightness * 3 // 4)
-
-
-def _draw_line(ice: NDArray[np.uint8], start: NDArray[Any], end: NDArray[Any], brightness: int) -> None:
-    """A smooth line between two places (right, down) in pixels, which OpenCV takes in sixteenths."""
-    ends = [tuple(int(round(16 * coordinate)) for coordinate in place) for place in (start, end)]
-    cv2.line(ice, ends[0], ends[1], brightness, 1, cv2.LINE_AA, 4)
+    share = np.repeat(np.arange(0.1, 1, max(0.08, 5 / length)), 2)  # of the needle, where a branch begins
+    directions = angle + generator.uniform(0.3, 0.8, len(share)) * np.where(np.arange(len(share)) % 2, 1, -1)
+    reach = length * 0.5 * (1 - share) * generator.uniform(0.2, 1.2, len(share))
+    bases = start + share[:, None] * needle
+    tips = bases + reach[:, None] * np.stack([np.cos(directions), np.sin(directions)], -1)
+    for lines, grey in ((np.stack([bases, tips], 1), 2 * brightness // 3), ([[start, start + needle]], brightness)):
+        sixteenths = np.round(16 * np.asarray(lines)).astype(np.int32)  # of a pixel
+        cv2.polylines(ice, list(sixteenths), False, grey, 1, cv2.LINE_AA, 4)

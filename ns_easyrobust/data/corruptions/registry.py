@@ -107,4 +107,4 @@ def corrupt(
         from .frost_pictures import FrostPictures
 
         arguments += (pictures or FrostPictures.drawn(),)
-    return corruption(pixels, generator, *arguments)  # type: ignore[no-any-return]
+    return corruption(pixels, generator, *arguments)

@@ -1,0 +1,47 @@
+"""Work on many images in several processes, each with one thread."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from ..utils import cv2
+
+
+def results_of(jobs: Any, workers: int) -> Iterator[Any]:
+    """The items of a dataset as they are done, in any order.
+
+    Args:
+        jobs: has a length and items, each of which is made in one of the processes.
+        workers: processes; 0: this one.
+    """
+    from torch.utils.data import DataLoader
+
+    yield from DataLoader(
+        jobs,
+        batch_size=None,
+        num_workers=min(workers, len(jobs)),
+        in_order=False,
+        worker_init_fn=_use_one_thread,
+        collate_fn=_as_it_is,
+    )
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def _use_one_thread(worker: int) -> None:
+    cv2.setNumThreads(1)
+
+
+@contextlib.contextmanager
+def one_opencv_thread() -> Iterator[None]:
+    """OpenCV's threads are useless where there are processes, and do not live through a fork."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
