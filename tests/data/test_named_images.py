@@ -7,7 +7,9 @@ import importlib.util
 import pickle
 import shutil
 import struct
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -113,10 +115,10 @@ def test_hugging_face_needs_timm_1_and_a_datasets_that_runs_no_scripts(monkeypat
     with pytest.raises(OptionError, match=r"expected timm 1.x.*found timm 0\.5\.4"):
         check_dataset_name("hfds/x")
     versions["timm"] = "1.0.31"
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(OptionError, match=r"pip install 'ns_easyrobust\[hfds\]'"):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(OptionError, match=r"found it not installed. Install it .pip install 'datasets>=4'"):
         check_dataset_name("hfds/x")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "datasets", ModuleType("datasets"))
     with pytest.raises(OptionError, match=r"version 4 or later, .*found 3\.6\.0"):
         check_dataset_name("hfds/x")
     versions["datasets"] = "4.0.0"
