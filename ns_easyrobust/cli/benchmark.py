@@ -211,7 +211,7 @@ def run(args: argparse.Namespace) -> None:
             folders=folders,
         )
         for suite in chosen:
-            _logger.info("%s: %s: %s", suite, plan.folder(suite), plan.protocol.preprocessing(suite))
+            _logger.info("%s: %s: %s", suite, plan.folder(suite), plan.preprocessing(suite))
         done = run_suites(
             model, plan, records=recorder, workers=args.workers, seed=args.seed, dtype=getattr(torch, args.dtype)
         )

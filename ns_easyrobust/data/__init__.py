@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         register_benchmark,
     )
     from .corrupt_folder import CorruptedFolder, FolderCorruption
-    from .corrupt_record import CORRUPT_FORMATS, CorruptSettings
+    from .corrupt_record import CORRUPT_FORMATS, CorruptSettings, holds_whole_images
     from .corruptions import Corruption, FrostPictures, corrupt, known_corruptions, register_corruption
     from .demo_data import write_digits
     from .image_folder import (
@@ -95,6 +95,7 @@ __all__ = [
     "examine",
     "fixed_batches",
     "holds_benchmarks",
+    "holds_whole_images",
     "imagenet_a",
     "imagenet_r",
     "imagenet_val",

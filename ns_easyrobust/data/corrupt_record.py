@@ -23,6 +23,7 @@ CORRUPT_FORMATS = {"jpeg": ".jpg", "png": ".png"}
 _NAME = "corrupt.json"
 _LONGEST = 64 * 2**20  # bytes
 _LIBRARIES = ("numpy", "scipy", "opencv-python-headless", "opencv-python", "pillow")
+_WHOLE = "none: images keep their sizes"
 _DECIDING = ("revision", "seed", "crop", "format", "quality", "frost", "frost_sha256", "images", "images_sha256")
 _logger = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ class CorruptRecord:
             "made_by": "ns-easyrobust corrupt",
             "revision": REVISION,
             "seed": settings.seed,
-            "crop": str(settings.preprocessing or "none: images keep their sizes"),
+            "crop": str(settings.preprocessing or _WHOLE),
             "format": settings.format,
             "quality": settings.quality if settings.format == "jpeg" else None,
             "frost": pictures and pictures.origin,
@@ -152,6 +153,15 @@ class CorruptRecord:
                 f"{path}: expected the settings that the folder was made with, found: {error}. Choose another folder."
             ) from error
         return before
+
+
+def holds_whole_images(root: str | Path) -> bool:
+    """Whether ``ns-easyrobust corrupt`` made the folder ``root`` from whole images, not cropped as ImageNet-C's are."""
+    try:
+        contents = parse_json(read_bounded(Path(root) / _NAME, _LONGEST))
+    except (OSError, ValueError):
+        return False
+    return isinstance(contents, dict) and contents.get("crop") == _WHOLE
 
 
 def _digest(source: Path, images: Sequence[str]) -> str:

@@ -14,7 +14,16 @@ import torch
 from torch import nn
 
 from ..attacks import Attack
-from ..data import MissingImages, OtherClasses, Subset, benchmark_folder, class_labels, describe_transform
+from ..data import (
+    MissingImages,
+    OtherClasses,
+    Preprocessing,
+    Subset,
+    benchmark_folder,
+    class_labels,
+    describe_transform,
+    holds_whole_images,
+)
 from ..errors import DataError, ModelError, OptionError, UserError
 from ..utils import world_size
 from .imagenet_c import corruption_tasks, sum_up_corruptions
@@ -74,14 +83,17 @@ class EvaluationPlan:
             return sampled_subset(suites()[suite].benchmark.load(self.folder(suite), outputs, None))
         return given or Subset()
 
+    def preprocessing(self, suite: str) -> Preprocessing:
+        """That of the protocol; corrupted images that are whole photographs are prepared like the clean ones."""
+        whole = suite == "c" and holds_whole_images(self.folder(suite))
+        return self.protocol.preprocessing("val" if whole else suite)
+
     def prepared_alike(self, one: str, other: str) -> bool:
         """Whether two suites use images of one folder, preprocessed alike."""
-        return self.folder(one) == self.folder(other) and self.protocol.preprocessing(
-            one
-        ) == self.protocol.preprocessing(other)
+        return self.folder(one) == self.folder(other) and self.preprocessing(one) == self.preprocessing(other)
 
     def transform(self, suite: str) -> Any:
-        return self.protocol.preprocessing(suite).transform()
+        return self.preprocessing(suite).transform()
 
     def task(self, suite: str, outputs: int) -> EvaluationTask:
         """The images of ``suite`` and the measurements on them."""

@@ -9,10 +9,12 @@ from typing import ClassVar
 import pytest
 import torch
 from helpers.processes import load_script
+from PIL import Image
 
 from ns_easyrobust.attacks.base import Attack, register_attack
 from ns_easyrobust.attacks.gradient import CW, FGSM, PGD
 from ns_easyrobust.attacks.patch_fool import PatchFool
+from ns_easyrobust.cli import main as cli
 from ns_easyrobust.data.benchmarks import ALEXNET_ERROR
 from ns_easyrobust.data.image_list import Subset
 from ns_easyrobust.errors import DataError, ModelError, OptionError
@@ -294,6 +296,20 @@ def test_mce_is_imagenets_alone(digits_dir, trained, tmp_path, caplog):
     _, after = run(trained, data, ["c"], tmp_path / "r.jsonl")
     assert after == records
     assert "left out, as none of ImageNet-C's 15 corruptions: spatter" in caplog.text
+
+
+def test_corrupted_photographs_are_framed_as_the_clean_ones_are(tmp_path):
+    (tmp_path / "val" / "0").mkdir(parents=True)
+    Image.new("RGB", (90, 60), "gray").save(tmp_path / "val" / "0" / "image.png")
+    corrupt = ["corrupt", str(tmp_path / "val"), "--corruption", "brightness", "--severity", "1", "-j", "1"]
+    protocol = Protocol("paper", 32)
+    for name, more, expected in (("whole", [], "val"), ("cropped", ["--size", "32"], "c")):
+        assert cli.main([*corrupt, str(tmp_path / name), *more]) == 0
+        plan = EvaluationPlan(tmp_path, ["c"], protocol, folders={"c": tmp_path / name})
+        assert plan.preprocessing("c") == protocol.preprocessing(expected)
+    assert protocol.preprocessing("val") != protocol.preprocessing("c")
+    clean = EvaluationPlan(tmp_path, ["val"], protocol, folders={"val": tmp_path / "val"})
+    assert clean.preprocessing("val") == protocol.preprocessing("val")
 
 
 def test_what_shares_a_folder_but_not_its_images_is_judged_apart(trained, digits_dir, tmp_path):
