@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from .report import ResultsTable
     from .training import NullspaceAugmentation, add_nullspace_args, register_augmentation
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Attack",
     "Benchmark",
