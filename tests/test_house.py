@@ -123,7 +123,7 @@ def test_tests_lie_as_the_code_does():
     tests = Path(__file__).parent
     for path in tests.glob("*/**/test_*.py"):
         place = path.parent.relative_to(tests)
-        folder = tests.parent / place if place.parts[0] == "benchmarks" else PACKAGE / place
+        folder = (tests.parent if place.parts[0] in ("benchmarks", "examples") else PACKAGE) / place
         modules = [file.stem for file in folder.iterdir() if file.stem != "__init__"]
         about = path.stem.removeprefix("test_")
         assert any(about == name or about.startswith(f"{name}_") for name in modules), f"{path}: no such module"

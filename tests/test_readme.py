@@ -58,7 +58,7 @@ def test_folders_and_public_names_exist():
 
 def test_the_demos_pictures_and_table_are_there():
     root = Path(__file__).parent.parent
-    assert all((root / name).exists() for name in re.findall(r"docs/[\w./]+", README))
+    assert all((root / name).exists() for name in re.findall(r"docs/[\w./-]+", README))
     table = (root / "docs" / "demo" / "results.md").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
     rows = [line.split("|")[1].strip() for line in table[2:]]
     assert rows == ["pretrained", "--aug none (baseline)", "--aug random", "--aug permuted", "--aug nullspace"]
