@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .results_file import latest, read_records
     from .suite import (
         LARGEST_BATCH,
+        MISSING_FOLDER,
         PRESETS,
         TABLE2,
         Protocol,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
         suites,
         table2_suites,
     )
-    from .suite_run import MISSING_FOLDER, EvaluationPlan, SuitesRun, run_suites
+    from .suite_run import EvaluationPlan, SuitesRun, run_suites
 
 __all__ = [
     "LARGEST_BATCH",

@@ -21,6 +21,7 @@ from ..errors import OptionError
 
 _logger = logging.getLogger(__name__)
 _SAMPLE = 1000  # images that a slow attack takes of a set that is not ImageNet's: hours, not days, on a CPU
+MISSING_FOLDER = "does not exist."  # how the reason of a suite without a folder ends
 LARGEST_BATCH = 65536  # of 224 x 224 pixels, 40 GB
 # The columns of the paper's Table 2, left to right: suite, and heading.
 _TABLE2 = {

@@ -20,7 +20,7 @@ from ..utils import world_size
 from .imagenet_c import corruption_tasks, sum_up_corruptions
 from .judging import judge
 from .recorder import Recorder
-from .suite import Protocol, sampled_subset, suites
+from .suite import MISSING_FOLDER, Protocol, sampled_subset, suites
 from .task import (
     EvaluationTask,
     Measurement,
@@ -30,7 +30,6 @@ from .task import (
     task_for,
 )
 
-MISSING_FOLDER = "does not exist."  # how the reason of a suite without a folder ends
 _logger = logging.getLogger(__name__)
 
 

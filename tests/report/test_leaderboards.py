@@ -198,8 +198,6 @@ def test_about_is_a_json_object_of_known_words(records: list[Record], tmp_path: 
 def test_a_model_of_other_classes_has_no_form(records: list[Record]) -> None:
     own = [replace(record, outputs=10) for record in records]
     for form in (easyrobust, robustbench):
-        with pytest.raises(
-            OptionError, match="expected a model of ImageNet's 1000 classes for a leaderboard, found .*10"
-        ):
+        with pytest.raises(OptionError, match="1000 classes for a leaderboard, found one of 10"):
             form(own)
     assert easyrobust([replace(record, outputs=1000) for record in records]) == easyrobust(records)
