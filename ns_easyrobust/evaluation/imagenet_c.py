@@ -61,11 +61,11 @@ def corruption_tasks(
 def sum_up_corruptions(
     outcomes: dict[tuple[str, int], Outcome], recorder: Recorder | None, protocol: dict[str, Any], outputs: int
 ) -> tuple[float, float | None]:
-    """Mean top-1 in percent over the folders, and mCE as a fraction; both are recorded.
+    """Mean top-1 in percent over the folders, and mCE as a fraction, None where not all 75 folders are there.
 
-    mCE, whose denominators are AlexNet's errors on ImageNet, is None for other than ImageNet's 1000 outputs, where the
-    mean may be over a part of the 75 folders: its protocol then says how many. With 1000 outputs, nothing is recorded
-    of a part, and mCE is None.
+    Both are recorded. But mCE, whose denominators are AlexNet's errors on ImageNet, means nothing for other classes:
+    there it is returned, as EasyRobust does, and not recorded, and the mean is recorded of a part of the folders too,
+    with how many. With ImageNet's 1000 outputs, nothing is recorded of a part.
     """
     mean = sum(outcome.top1 for outcome in outcomes.values()) / len(outcomes)
     n = sum(outcome.n for outcome in outcomes.values())
@@ -77,9 +77,9 @@ def sum_up_corruptions(
             recorder.add_value("imagenet-c", "top1_mean", mean, n=n, protocol=settings)
     if is_part:
         _logger.warning("ImageNet-C: %d of %d folders%s", len(outcomes), _ALL, "; no mCE from a part" * is_imagenet)
-    if is_part or not is_imagenet:
+    if is_part:
         return mean, None
     mce = mean_corruption_error({folder: outcome.top1 for folder, outcome in outcomes.items()})
-    if recorder is not None:
+    if recorder is not None and is_imagenet:
         recorder.add_value("imagenet-c", "mce", 100 * mce, n=n, protocol=protocol)
     return mean, mce

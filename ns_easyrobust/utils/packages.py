@@ -35,6 +35,7 @@ def import_package(module: str, purpose: str) -> ModuleType:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)  # not the user's to fix
+            warnings.filterwarnings("ignore", category=SyntaxWarning)  # easyrobust's escapes, from Python 3.12 on
             return importlib.import_module(module)
     except ImportError as error:
         project = _PROJECT.get(package, package)

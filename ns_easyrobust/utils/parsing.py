@@ -24,7 +24,7 @@ def parse_json(text: str | bytes) -> Any:
         ValueError: no JSON, no UTF-8, too long a number, nested too deeply, or a name twice in one object.
     """
     if isinstance(text, bytes):
-        text = text.decode(json.detect_encoding(text))
+        text = text.decode(json.detect_encoding(text), "surrogatepass")  # a path that is no UTF-8 is a record too
     if text.count("[") + text.count("{") > _DEEPEST and _json_depth(text) > _DEEPEST:
         raise ValueError("values nested too deeply")  # how deep json itself goes depends on the version of Python
     return json.loads(text, object_pairs_hook=_distinct)

@@ -148,9 +148,9 @@ def test_corruptions_by_hand(tmp_path, recorder):
     expected = sum(mean_error[name] / ALEXNET_ERROR[name] for name in names) / 15
     assert mce == pytest.approx(expected)  # a fraction, EasyRobust's unit
     records = read_records(recorder.path)
-    assert len(records) == 77  # 75 folders, their mean, mCE
-    assert records[-1].metric == "mce"
-    assert records[-1].value == pytest.approx(100 * expected)
+    assert len(records) == 76  # 75 folders and their mean; mCE is a figure of ImageNet's 1000 classes
+    assert records[-1].metric == "top1_mean"
+    assert records[-1].value == pytest.approx(accuracy)
 
 
 def test_alexnet_errors_are_easyrobusts():
