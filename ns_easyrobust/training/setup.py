@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ def read_start(args: argparse.Namespace) -> Checkpoint | None:
         expected = checkpoint.num_classes
     if args.dataset is None and expected:
         folder = Path(args.data_dir, args.train_split)
-        if folder.is_dir() and (classes := list_folder(folder)[0]):
+        if os.path.isdir(folder) and (classes := list_folder(folder)[0]):
             check_class_count(folder, len(classes), expected)
     return checkpoint
 
