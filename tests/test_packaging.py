@@ -84,6 +84,9 @@ def test_the_wheel_holds_all_that_is_not_python(tmp_path):
 )
 def test_pip_resolves_it(wanted, found, tmp_path):
     """In an empty environment, from the metadata of this folder."""
+    index = subprocess.run([sys.executable, "-m", "pip", "index", "versions", "pip"], capture_output=True, check=False)
+    if index.returncode:
+        pytest.skip("pip finds no package index")
     for name in ("setup.cfg", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "ns_easyrobust").mkdir()
@@ -91,8 +94,6 @@ def test_pip_resolves_it(wanted, found, tmp_path):
     words = ["install", "--dry-run", "--ignore-installed", "--no-build-isolation", "--quiet", "--report", "report.json"]
     pip = [sys.executable, "-m", "pip", *words, *wanted]
     done = subprocess.run(pip, cwd=tmp_path, capture_output=True, text=True, check=False)
-    if re.search("ConnectionError|NewConnectionError|NameResolutionError|No matching distribution found", done.stderr):
-        pytest.skip("pip finds no package index")
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads((tmp_path / "report.json").read_text())
     versions = {item["metadata"]["name"].lower(): item["metadata"]["version"] for item in report["install"]}

@@ -16,11 +16,12 @@ from importlib import metadata
 from pathlib import Path, PurePath
 from typing import Any
 
+from .. import __version__
 from ..data import IMAGENET_CLASSES
 from ..errors import OptionError, printable
 from ..utils import np, parse_json, require_bounded, torch, world_size
 
-_PACKAGES = ("torch", "torchvision", "timm", "torchattacks", "easyrobust", "numpy", "ns_easyrobust")
+_PACKAGES = ("torch", "torchvision", "timm", "torchattacks", "easyrobust", "numpy")
 _REQUIRED_IN_FILE = ("versions", "created")  # their defaults are today's, wrong for an old line
 _LONGEST_TEXT = 10_000  # characters
 _DEEPEST = 16  # lists and settings within one another
@@ -37,6 +38,7 @@ def collect_versions() -> dict[str, str]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = "absent"
+    versions["ns_easyrobust"] = __version__  # metadata of an editable installation may be older
     return versions
 
 

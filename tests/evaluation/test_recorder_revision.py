@@ -86,7 +86,8 @@ def evaluate(model: nn.Module, images: Path, path: Path) -> None:
 def left_by_0_1_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The files of 0.1.0, under today's code as another version, with the other packages' versions of then."""
     shutil.copytree(OF_0_1_0, tmp_path / "old")
-    monkeypatch.setattr(records_module.metadata, "version", (VERSIONS | {"ns_easyrobust": "7.5.0"}).__getitem__)
+    monkeypatch.setattr(records_module.metadata, "version", VERSIONS.__getitem__)
+    monkeypatch.setattr(records_module, "__version__", "7.5.0")
     return tmp_path / "old"
 
 
