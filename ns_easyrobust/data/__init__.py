@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         objectnet,
         register_benchmark,
     )
+    from .completeness import short_folders
     from .corrupt_folder import CorruptedFolder, FolderCorruption
     from .corrupt_record import CORRUPT_FORMATS, CorruptSettings, holds_whole_images
     from .corruptions import Corruption, FrostPictures, corrupt, known_corruptions, register_corruption
@@ -114,6 +115,7 @@ __all__ = [
     "read_image",
     "register_benchmark",
     "register_corruption",
+    "short_folders",
     "split_indices",
     "training_transform",
     "write_digits",
