@@ -22,6 +22,7 @@ from ..data import (
     benchmark_folder,
     class_labels,
     describe_transform,
+    require_names_of,
 )
 from ..errors import DataError, ModelError, OptionError, UserError
 from ..utils import world_size
@@ -194,7 +195,10 @@ def _corruptions(plan: EvaluationPlan, outputs: int) -> dict[tuple[str, int], Ev
     corruptions = plan.corruptions(outputs)
     next(iter(corruptions.values())).open()  # whose files' names may contradict their labels
     for corruption, severity in corruptions:  # checked without listing 3.75 million images
-        class_labels(plan.folder("c") / corruption / str(severity), outputs)
+        folder = plan.folder("c") / corruption / str(severity)
+        names, labels = class_labels(folder, outputs)
+        if labels is None and (plan.data_dir is not None or "val" in plan.folders):
+            require_names_of(plan.folder("val"), folder, names)
     return corruptions
 
 

@@ -361,3 +361,27 @@ def test_folders_that_lack_images_are_told(tmp_path, digits_dir, trained, caplog
     subsets = {"c": Subset("first", 5)}
     run(trained, None, ["c"], tmp_path / "r.jsonl", folders={"c": tmp_path / "c"}, subsets=subsets)
     assert "fewer" not in caplog.text
+
+
+def test_corruptions_of_other_names_than_the_clean_ones(tmp_path, digits_dir, trained):
+    for digit in range(10):
+        for parent in ("val", "c/fog/3"):
+            (tmp_path / parent).mkdir(parents=True, exist_ok=True)
+            (tmp_path / parent / str(digit)).symlink_to(digits_dir / "imagenet-val" / str(digit))
+    folders = {"val": tmp_path / "val", "c": tmp_path / "c"}
+    (tmp_path / "c" / "fog" / "3" / "1").rename(tmp_path / "c" / "fog" / "3" / "z")
+    with pytest.raises(DataError, match=r"c: .*fog/3: expected the class folders of .*val, .*found z in place of 1"):
+        run(trained, None, ["val", "c"], tmp_path / "r.jsonl", folders=folders)
+    assert not (tmp_path / "r.jsonl").exists()
+    ran, _ = run(trained, None, ["c"], tmp_path / "r.jsonl", folders={"c": tmp_path / "c"})
+    assert ran.run == ["c"]
+
+
+def test_a_flat_damagenet_of_imagenets_classes_stops_nothing(tmp_path, digits_dir, trained):
+    (tmp_path / "damagenet").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "damagenet" / "x.png")
+    (tmp_path / "damagenet" / "val.txt").write_text("x.png 999\n")
+    folders = {"val": digits_dir / "imagenet-val", "damagenet": tmp_path / "damagenet"}
+    subsets = {"": Subset("first", 20)}
+    ran, _ = run(trained, None, list(folders), tmp_path / "r.jsonl", folders=folders, subsets=subsets)
+    assert (ran.run, list(ran.not_run)) == (["val"], ["damagenet"])
