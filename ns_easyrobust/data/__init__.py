@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         objectnet,
         register_benchmark,
     )
+    from .completeness import short_folders
     from .corrupt_folder import CorruptedFolder, FolderCorruption
     from .corrupt_record import CORRUPT_FORMATS, CorruptSettings, holds_whole_images
     from .corruptions import Corruption, FrostPictures, corrupt, known_corruptions, register_corruption
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from .image_list import ImageList, MissingImages, Subset
     from .image_reading import read_image
     from .integrity import LEVELS, Finding, examine
-    from .known_labels import OtherClasses, class_labels
+    from .known_labels import OtherClasses, class_labels, require_names_of
     from .layout import benchmark_folder, holds_benchmarks, outputs_meant
     from .listing import images_below, is_image, list_folder
     from .named_images import NamedImages, check_dataset_name, open_named_splits
@@ -114,6 +115,8 @@ __all__ = [
     "read_image",
     "register_benchmark",
     "register_corruption",
+    "require_names_of",
+    "short_folders",
     "split_indices",
     "training_transform",
     "write_digits",

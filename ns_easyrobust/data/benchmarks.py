@@ -165,7 +165,8 @@ def _folders_or_flat(root: Path, folder: Path, outputs: int, transform: Any) -> 
     hint = " Do the labels count from 1?" if largest == outputs and 0 not in labels.values() else ""
     for problem, bad_names in (("without a label", unlabelled), (f"with a label outside 0 to {outputs - 1}", outside)):
         if bad_names:
-            raise DataError(
+            other_classes = bad_names is outside and outputs != imagenet.CLASSES
+            raise (OtherClasses if other_classes else DataError)(
                 f"{folder}: expected a label in {source.name} for each of {len(names)} images, "
                 f"found {len(bad_names)} {problem}, the first {bad_names[0]}.{hint}"
             )

@@ -157,11 +157,22 @@ class CorruptRecord:
 
 def holds_whole_images(root: str | Path) -> bool:
     """Whether ``ns-easyrobust corrupt`` made the folder ``root`` from whole images, not cropped as ImageNet-C's are."""
+    return _contents(root).get("crop") == _WHOLE
+
+
+def images_made(root: str | Path) -> int | None:
+    """How many images ``ns-easyrobust corrupt`` puts into each folder of ``root``; None where it did not make it."""
+    images, skipped = _contents(root).get("images"), _contents(root).get("skipped")
+    return images - len(skipped) if isinstance(images, int) and isinstance(skipped, list) else None
+
+
+def _contents(root: str | Path) -> dict[str, Any]:
+    """What ``corrupt.json`` in ``root`` says; nothing where there is none that can be read."""
     try:
         contents = parse_json(read_bounded(Path(root) / _NAME, _LONGEST))
     except (OSError, ValueError):
-        return False
-    return isinstance(contents, dict) and contents.get("crop") == _WHOLE
+        return {}
+    return contents if isinstance(contents, dict) else {}
 
 
 def _digest(source: Path, images: Sequence[str]) -> str:

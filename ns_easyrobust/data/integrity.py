@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from ..errors import DataError
 from . import imagenet
 from .benchmarks import ALEXNET_ERROR, SEVERITIES, Benchmark, known_benchmarks
+from .completeness import short_folders
 from .image_list import ImageList, Subset
 from .image_reading import decode_image
 from .known_labels import OtherClasses
@@ -158,12 +159,15 @@ def examine_c(
     names = [f"{corruption}/{severity}" for corruption in ALEXNET_ERROR for severity in SEVERITIES]
     missing = [name for name in names if not os.path.isdir(root / name)]
     lists: list[ImageList] = []
+    counts: dict[str, int] = {}
     folders_by_finding: dict[Finding, list[str]] = {}
     for name in tqdm([n for n in names if n not in missing], f"listing {benchmark.folder}", disable=None, leave=False):
         folder_findings, images = examine_folder(suite, benchmark, root / name, outputs)
         # Cut each list at once: all of them together would hold 3.75 million paths.
         images_per_folder = None if sample is None else -(-sample // len(names))
-        lists += [images.take(evenly_spaced(len(images), images_per_folder))] if images is not None else []
+        if images is not None:
+            counts[name] = len(images)
+            lists.append(images.take(evenly_spaced(len(images), images_per_folder)))
         for finding in folder_findings:
             without_root = finding.text.replace(f"{root / name}: ", "")
             folders_by_finding.setdefault(Finding(suite, finding.level, without_root, finding.effect), []).append(name)
@@ -171,6 +175,8 @@ def examine_c(
     for finding, affected in folders_by_finding.items():
         which = "all 75 folders" if affected == names else f"{len(affected)} of 75 folders ({first_few(affected, 3)})"
         findings.append(Finding(suite, finding.level, f"{which}: {finding.text}", finding.effect))
+    if short := short_folders(root, counts):
+        findings.append(Finding(suite, "warning", short, "the mean is over unequal or fewer images"))
     if missing:
         absent_corruptions = [c for c in ALEXNET_ERROR if all(f"{c}/{s}" in missing for s in SEVERITIES)]
         other_missing = [name for name in missing if name.split("/")[0] not in absent_corruptions]

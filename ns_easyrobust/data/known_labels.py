@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -48,7 +49,8 @@ def folder_labels(root: Path, names: Sequence[str], outputs: int) -> dict[str, i
 def class_labels(root: Path, outputs: int) -> tuple[list[str], dict[str, int] | None]:
     """The class folders in ``root``, and the label of each if their names identify it, else None.
 
-    Raises DataError for no such folder, no class folders, or not one for each output where only their order counts.
+    Raises DataError for no such folder, no class folders, or not one for each output where only their order counts; and
+    if ``train/`` beside ``root`` says that these are other classes than the model's, or in another order.
     """
     names, files = list_folder(root)
     if not names:
@@ -61,7 +63,33 @@ def class_labels(root: Path, outputs: int) -> tuple[list[str], dict[str, int] | 
             f"{root}: expected one class folder for each of the model's {outputs} outputs, found {len(names)}. "
             "Labels follow the sorted folders, so they would be wrong."
         )
+    train = root.parent / "train"
+    if labels is None:
+        require_names_of(train, root, names)
+    elif names[0].isdigit() and 0 < len(own := _class_names(train)) <= outputs / 2 and all(map(str.isdigit, own)):
+        raise OtherClasses(
+            f"{root}: expected classes of the model's {outputs} outputs, found numbers of a dataset of its own: "
+            f"{train} holds {len(own)} classes. Evaluate a model of {len(own)} outputs."
+        )
     return names, labels
+
+
+def require_names_of(other: Path, root: Path, names: Sequence[str]) -> None:
+    """Raise DataError unless the class folders ``names`` in ``root``, labelled by their order, are those of ``other``.
+
+    Nothing is known from an ``other`` that is missing, holds no class folders, or another number of them.
+    """
+    expected = _class_names(other)
+    if len(expected) == len(names) and set(expected) != set(names):
+        raise DataError(
+            f"{root}: expected the class folders of {other}, since their order gives the labels, found "
+            f"{first_few(sorted(set(names) - set(expected)))} in place of "
+            f"{first_few(sorted(set(expected) - set(names)))}. Rename them."
+        )
+
+
+def _class_names(folder: Path) -> list[str]:
+    return list_folder(folder)[0] if os.path.isdir(folder) else []
 
 
 @cache

@@ -39,9 +39,10 @@ from .folder_evaluation import (
     evaluate_folder,
     judge_tasks,
     patchfool_images,
+    photographs,
     require_known,
 )
-from .imagenet_c import corruption_folders, corruption_tasks, sum_up_corruptions
+from .imagenet_c import corruption_folders, corruption_tasks, framed_as, sum_up_corruptions
 from .task import Measurement, number_of_outputs, transform_for, warn_if_missing
 
 if TYPE_CHECKING:
@@ -362,9 +363,11 @@ def evaluate_imagenet_c(
 ) -> tuple[float, float | None] | None:
     """Mean top-1 in percent over the corruptions present, and mCE as a fraction (EasyRobust's units).
 
-    mCE is None unless all 75 folders ``<corruption>/<severity>`` are present and the model has ImageNet's 1000
-    outputs; the records hold it in percent. Images are not resized (ImageNet-C has 224 x 224 pixels) unless
-    ``test_transform`` is given or the model has another image size. Otherwise as :func:`evaluate_imagenet_val`.
+    mCE is None unless all 75 folders ``<corruption>/<severity>`` are present. The records hold it in percent, and
+    only of models with ImageNet's 1000 outputs: for others, of which EasyRobust returns it too, it means nothing.
+    Images are not resized (ImageNet-C has 224 x 224 pixels) unless ``test_transform`` is given, the model has another
+    image size, or the folder was made of whole photographs by ``ns-easyrobust corrupt``: these are framed as
+    :func:`evaluate_imagenet_val` frames the clean ones. Otherwise as that.
 
     Example:
         >>> top1, mce = evaluate_imagenet_c(imagenet_model, data_dir / "imagenet-c", subset="first:5", workers=0)
@@ -374,15 +377,16 @@ def evaluate_imagenet_c(
     root, how = Path(data_dir), require_known(how)
     if not warn_if_missing(root):
         return None
-    transform = transform_for(model, test_transform, as_they_are)
+    transform = transform_for(model, test_transform, as_they_are if framed_as(root) == "c" else photographs)
     folders = corruption_folders(root)
     outputs = number_of_outputs(model, root / folders[0][0] / str(folders[0][1]), transform)
     subset = Subset.parse(str(how.get("subset") or "all"))
     tasks = corruption_tasks(root, outputs, transform, test_batchsize, subset)
     judged = judge_tasks(model, list(tasks.values()), dist, how)
     outcomes = {key: task_outcomes[0] for key, task_outcomes in zip(tasks, judged, strict=True)}
-    protocol = {**describe_transform(transform), "batch_size": test_batchsize, "subset": str(subset)}
+    shared = next(iter(tasks.values())).protocol
+    protocol = {**describe_transform(transform), "batch_size": test_batchsize, **shared}
     records = how.get("records")
     if records is not None:
         records = records.for_run(model, how.get("dtype", torch.float32), None, dist)
-    return sum_up_corruptions(outcomes, records, protocol, outputs)
+    return sum_up_corruptions(root, outcomes, records, protocol, outputs)

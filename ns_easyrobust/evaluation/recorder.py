@@ -22,6 +22,7 @@ from .results_file import ResultsFile, append_record
 
 # Another version of one of these may judge images differently; of our own, the suite's revision says it.
 _DECIDING_PACKAGES = ("easyrobust", "torchattacks", "timm", "torch", "torchvision")
+_INDIFFERENT = ("normalization_from",)  # settings that say where others come from
 _REVISION_1 = "0.1.0"  # the version that wrote journals before there were revisions
 
 
@@ -132,8 +133,13 @@ class Recorder:
         """
         records: dict[str, Record] = {}
         if not self.remeasure and (rank() == 0 or not self.share):
-            records = {_identity(record): record for record in self._file.records() if record.metric == "top1"}
+            records = {self._own_identity(record): record for record in self._file.records() if record.metric == "top1"}
         return broadcast_object(records) if self.share else records
+
+    def _own_identity(self, record: Record) -> str:
+        """The identity that ``record`` has if this run says the same of it; journals go on under theirs."""
+        own = {name: self.protocol[name] for name in _INDIFFERENT if name in self.protocol}
+        return _identity(replace(record, protocol={**record.protocol, **own}))
 
     def unfinished(self) -> dict[str, dict[int, Batch]]:
         """The journal's batches by :meth:`identity` and batch number; none with ``remeasure``."""

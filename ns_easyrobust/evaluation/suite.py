@@ -83,8 +83,8 @@ class Suite:
 
     @property
     def revision(self) -> int:
-        """Of the attack, or of the benchmark without one."""
-        return self.benchmark.revision if self.attack is None else self.attack.revision
+        """Of the benchmark; with an attack, another one whenever either is raised: their sum less 1."""
+        return self.benchmark.revision + (0 if self.attack is None else self.attack.revision - 1)
 
     @property
     def released_images(self) -> int:
@@ -111,6 +111,11 @@ def released_images(record_suite: str) -> int:
 def revision_of(record_suite: str) -> int:
     """The revision of the benchmark or attack that bears this name in records; 1 for one that is not known."""
     return next((suite.revision for suite in suites().values() if suite.record == record_suite), 1)
+
+
+def suite_under(attack: Attack) -> Suite:
+    """The suite of ``attack``, known or not, on the validation set's images."""
+    return Suite(attack.name, known_benchmarks()["val"], type(attack))
 
 
 def table2_suites() -> tuple[Suite, ...]:

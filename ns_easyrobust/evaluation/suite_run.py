@@ -22,11 +22,11 @@ from ..data import (
     benchmark_folder,
     class_labels,
     describe_transform,
-    holds_whole_images,
+    require_names_of,
 )
 from ..errors import DataError, ModelError, OptionError, UserError
 from ..utils import world_size
-from .imagenet_c import corruption_tasks, sum_up_corruptions
+from .imagenet_c import corruption_tasks, framed_as, sum_up_corruptions
 from .judging import judge
 from .recorder import Recorder
 from .suite import MISSING_FOLDER, Protocol, sampled_subset, suites
@@ -85,8 +85,7 @@ class EvaluationPlan:
 
     def preprocessing(self, suite: str) -> Preprocessing:
         """That of the protocol; corrupted images that are whole photographs are prepared like the clean ones."""
-        whole = suite == "c" and holds_whole_images(self.folder(suite))
-        return self.protocol.preprocessing("val" if whole else suite)
+        return self.protocol.preprocessing(framed_as(self.folder(suite)) if suite == "c" else suite)
 
     def prepared_alike(self, one: str, other: str) -> bool:
         """Whether two suites use images of one folder, preprocessed alike."""
@@ -186,7 +185,7 @@ def run_suites(
         protocol = next(iter(corruptions.values())).protocol
         settings = describe_transform(plan.transform("c")) | {"batch_size": plan.batch_size}
         recorder = records.for_run(model, dtype, None, options["share"])
-        sum_up_corruptions(outcomes, recorder, {**protocol, **settings}, outputs)
+        sum_up_corruptions(plan.folder("c"), outcomes, recorder, {**protocol, **settings}, outputs)
     for name in sorted((name for name in tasks if suites()[name].slowness), key=lambda name: suites()[name].slowness):
         judge(model, [tasks[name]], **options)
     return SuitesRun([name for name in chosen if name not in not_run], not_run)
@@ -196,7 +195,10 @@ def _corruptions(plan: EvaluationPlan, outputs: int) -> dict[tuple[str, int], Ev
     corruptions = plan.corruptions(outputs)
     next(iter(corruptions.values())).open()  # whose files' names may contradict their labels
     for corruption, severity in corruptions:  # checked without listing 3.75 million images
-        class_labels(plan.folder("c") / corruption / str(severity), outputs)
+        folder = plan.folder("c") / corruption / str(severity)
+        names, labels = class_labels(folder, outputs)
+        if labels is None and (plan.data_dir is not None or "val" in plan.folders):
+            require_names_of(plan.folder("val"), folder, names)
     return corruptions
 
 

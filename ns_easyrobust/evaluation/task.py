@@ -30,7 +30,7 @@ from ..models import bare_vit, find_normalize, frozen, logits_of, reference_tens
 from .journal import Batch
 from .recorder import PerImageResult, Recorder
 from .records import Record
-from .suite import LARGEST_BATCH, revision_of
+from .suite import LARGEST_BATCH, revision_of, suite_under
 
 _logger = logging.getLogger(__name__)
 
@@ -77,8 +77,8 @@ class Measurement:
 
     @property
     def revision(self) -> int:
-        """That of the attack, or else of the benchmark."""
-        return revision_of(self.suite) if self.attack is None else self.attack.revision
+        """That of the suite: of the benchmark, and of the attack on it."""
+        return revision_of(self.suite) if self.attack is None else suite_under(self.attack).revision
 
 
 @dataclass(frozen=True)

@@ -176,3 +176,15 @@ def test_own_classes(digits_dir, tmp_path):
         ("r", "absent"),
     ]
     assert {f.effect for f in findings if f.level == "warning"} == {"skipped for a model of these classes"}
+
+
+def test_corruptions_that_lack_images(tmp_path):
+    for name in ("fog", "snow"):
+        for number in range(2 if name == "fog" else 1):
+            path = tmp_path / "imagenet-c" / name / "1" / "0" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8)).save(path)
+    findings = examine(tmp_path, 1, suites=["c"], workers=1)
+    assert has(findings, "warning", "1 of 2 folders have fewer than 2 images: snow/1 (1)", "unequal")
+    (tmp_path / "imagenet-c" / "fog" / "1" / "0" / "1.png").unlink()
+    assert not has(examine(tmp_path, 1, suites=["c"], workers=1), "warning", "fewer")

@@ -11,7 +11,7 @@ from helpers.folders import fill, labels_of
 from ns_easyrobust.data import imagenet
 from ns_easyrobust.data.benchmarks import class_folders, damagenet, imagenet_val
 from ns_easyrobust.data.image_folder import check_classes, open_image_folder
-from ns_easyrobust.data.known_labels import class_in_name, contradiction
+from ns_easyrobust.data.known_labels import OtherClasses, class_in_name, contradiction
 from ns_easyrobust.errors import DataError
 
 TRUE = {path.split("/")[1]: int(label) for path, label in AutoAttackImageNetDataset("")._indices}
@@ -108,3 +108,41 @@ def test_training_warns_of_numbers_that_a_benchmark_takes_otherwise(tmp_path, ca
 
 def test_no_contradiction_without_a_statement():
     assert contradiction([("x.png", 3), ("art_1.jpg", 5)]) is None
+
+
+def test_numbers_beside_a_training_set_of_numbers_are_its_classes(tmp_path):
+    fill(tmp_path, *(f"{split}/{name}/1.png" for split in ("train", "val", "v2") for name in "012"))
+    for root in (tmp_path / "val", tmp_path / "v2"):
+        with pytest.raises(OtherClasses, match=r"train holds 3 classes\. Evaluate a model of 3 outputs"):
+            imagenet_val(root, 1000)
+        assert set(imagenet_val(root, 3).labels) == {0, 1, 2}
+
+
+def test_released_sets_beside_other_training_sets(tmp_path):
+    """ImageNet-V2's numbers and a part of ImageNet by its ids stay ImageNet's classes; so does Imagenette."""
+    wnids = imagenet.wnids()[:3]
+    fill(tmp_path, *(f"train/{wnid}/1.png" for wnid in wnids), *(f"val/{wnid}/1.png" for wnid in wnids[1:]))
+    fill(tmp_path, "v2/7/1.png", "v2/0/1.png")
+    assert imagenet_val(tmp_path / "val", 1000).labels == (1, 2)
+    assert set(imagenet_val(tmp_path / "v2", 1000).labels) == {0, 7}
+    fill(tmp_path / "all", *(f"{split}/{number}/1.png" for split in ("train", "val") for number in range(501)))
+    assert len(imagenet_val(tmp_path / "all" / "val", 1000)) == 501
+
+
+def test_class_names_that_training_did_not_have(tmp_path):
+    fill(tmp_path, *(f"train/{name}/1.png" for name in "abc"), *(f"val/{name}/1.png" for name in "azc"))
+    with pytest.raises(
+        DataError, match=r"val: expected the class folders of .*train, .*found z in place of b\. Rename"
+    ):
+        imagenet_val(tmp_path / "val", 3)
+    fill(tmp_path, "train/d/1.png")  # another dataset's: the model has three outputs
+    assert imagenet_val(tmp_path / "val", 3).labels == (0, 1, 2)
+
+
+@pytest.mark.parametrize("outputs", [3, 1000])
+def test_a_flat_damagenet_of_other_classes_can_be_left_out(tmp_path, outputs):
+    root = fill(tmp_path / "damagenet", "x.png", "y.png")
+    (root / "val.txt").write_text("x.png 1\ny.png 1000\n")
+    with pytest.raises(DataError, match=f"label outside 0 to {outputs - 1}") as caught:
+        damagenet(root, outputs)
+    assert isinstance(caught.value, OtherClasses) == (outputs == 3)

@@ -173,6 +173,18 @@ def test_some_corruptions_give_a_mean_and_no_mce(tmp_path, caplog):
         evaluate_imagenet_c(model(), tmp_path / "empty", 8, PLAIN)
 
 
+def test_corrupted_photographs_are_framed_as_the_clean_ones_are(tmp_path, recorder):
+    """Their mean stands beside the clean accuracy; taken as they are, images of 90 x 60 would be refused."""
+    write_images(tmp_path / "c" / "fog" / "3", set(), count=1)
+    for path in (tmp_path / "c").rglob("*.png"):
+        Image.open(path).resize((90, 60)).save(path)
+    (tmp_path / "c" / "corrupt.json").write_text('{"crop": "none: images keep their sizes"}')
+    assert evaluate_imagenet_c(model(), tmp_path / "c", 8, records=recorder, workers=0) == (100, None)
+    assert {(r.protocol["resize"], r.protocol["corrupted"]) for r in read_records(recorder.path)} == {
+        (256, "whole images")
+    }
+
+
 def test_nan_logits_are_an_error(tmp_path):
     write_images(tmp_path / "val", set())
     broken = model()

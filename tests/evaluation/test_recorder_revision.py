@@ -113,23 +113,34 @@ def test_a_killed_run_goes_on_under_another_version(left_by_0_1_0, images):
     assert [r.versions["ns_easyrobust"] for r in resumed] == ["0.1.0"] * 2 + ["7.5.0"] * 4
 
 
-@pytest.mark.parametrize(("suite", "forwards"), [("pgd", 9), ("val", 3)])
-def test_a_raised_revision_measures_that_suite_alone_anew(left_by_0_1_0, images, monkeypatch, suite, forwards):
+def test_a_raised_revision_measures_that_suite_alone_anew(left_by_0_1_0, images, monkeypatch):
     path = left_by_0_1_0 / "results.jsonl"
     before = read_records(path)
-    if suite == "pgd":
-        monkeypatch.setattr(PGD, "revision", 2)
-    else:
-        monkeypatch.setitem(known_benchmarks(), "val", replace(known_benchmarks()["val"], revision=2))
+    monkeypatch.setattr(PGD, "revision", 2)
     model = Counting()
     evaluate(model, images, path)
     (added,) = read_records(path)[len(before) :]
-    assert (added.suite, added.revision) == ({"val": "imagenet-val"}.get(suite, suite), 2)
+    assert (added.suite, added.revision) == ("pgd", 2)
     assert json.loads(path.read_text().splitlines()[-1])["revision"] == 2
-    assert model.forwards == forwards
+    assert model.forwards == 9
     evaluate(model, images, path)
-    assert model.forwards == forwards
+    assert model.forwards == 9
     assert len(read_records(path)) == len(before) + 1
+
+
+def test_a_raised_revision_of_the_images_measures_the_attacks_on_them_anew(left_by_0_1_0, images, monkeypatch):
+    path = left_by_0_1_0 / "results.jsonl"
+    before = read_records(path)
+    monkeypatch.setitem(known_benchmarks(), "val", replace(known_benchmarks()["val"], revision=2))
+    model = Counting()
+    evaluate(model, images, path)
+    assert model.forwards == 29
+    added = read_records(path)[len(before) :]
+    assert [(r.suite, r.protocol, r.value) for r in added] == [(r.suite, r.protocol, r.value) for r in before]
+    assert {record.revision for record in added} == {2}
+    monkeypatch.setattr(PGD, "revision", 2)
+    evaluate(model, images, path)
+    assert [(r.suite, r.revision) for r in read_records(path)[2 * len(before) :]] == [("pgd", 3)]
 
 
 @pytest.mark.parametrize("revision", [0, 1.0, True, "2", None])
@@ -139,3 +150,21 @@ def test_a_revision_is_a_whole_number(revision):
     with pytest.raises(OptionError, match="expected a whole number >= 1 as its revision, found"):
         known_benchmarks().add("rev", replace(known_benchmarks()["val"], name="rev", revision=revision), "here")
     assert "rev" not in known_benchmarks()
+
+
+def test_where_mean_and_std_were_read_does_not_matter(images, tmp_path):
+    """0.1.0 took those of a timm checkpoint from timm's config; the same ones are now read from its args."""
+    path = tmp_path / "r.jsonl"
+
+    def under(mean: float, origin: str) -> int:
+        model = Counting()
+        normalization = {"mean": [mean] * 3, "std": [0.5] * 3, "normalization_from": origin}
+        plan = EvaluationPlan(images, ("val",), Protocol("paper", 8), batch_size=4)
+        run_suites(model, plan, records=Recorder(path, {"label": "m", "model": "m"}, normalization), workers=0)
+        return model.forwards
+
+    assert under(0.5, "timm config") == 3
+    before = read_records(path)
+    assert under(0.5, "checkpoint args") == 0
+    assert read_records(path) == before
+    assert under(0.4, "checkpoint args") == 3

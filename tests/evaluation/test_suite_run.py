@@ -288,7 +288,8 @@ def test_mce_is_imagenets_alone(digits_dir, trained, tmp_path, caplog):
     _, records = run(trained, data, ["c"], tmp_path / "r.jsonl")
     accuracies = [r.value for r in records if r.metric == "top1"]
     (mean,) = [r for r in records if r.metric != "top1"]
-    assert (mean.metric, mean.protocol["folders"], mean.n) == ("top1_mean", "5 of 75", 2500)
+    named = "gaussian_noise impulse_noise contrast pixelate jpeg_compression 3 (5 of 75)"
+    assert (mean.metric, mean.protocol["folders"], mean.n) == ("top1_mean", named, 2500)
     assert mean.value == pytest.approx(sum(accuracies) / 5)
     assert len(set(accuracies)) > 2
     assert "left out" not in caplog.text
@@ -320,3 +321,67 @@ def test_what_shares_a_folder_but_not_its_images_is_judged_apart(trained, digits
     options = {"subsets": {"fgsm": Subset("first", 10)}}
     _, records = run(trained, digits_dir, ["val", "fgsm"], tmp_path / "r.jsonl", **options)
     assert [(r.suite, r.n) for r in records] == [("imagenet-val", 500), ("fgsm", 10)]
+
+
+def test_what_was_corrupted_is_part_of_the_protocol(tmp_path, digits_dir, trained):
+    """A mean over some folders, or over whole photographs, is another column than one over others."""
+    (tmp_path / "val").mkdir()
+    for digit in range(10):
+        image = next((digits_dir / "imagenet-val" / str(digit)).iterdir())
+        (tmp_path / "val" / str(digit)).mkdir()
+        (tmp_path / "val" / str(digit) / "0.png").write_bytes(image.read_bytes())
+    common = ["corrupt", str(tmp_path / "val"), "-j", "1"]
+    chosen = {"one": ("contrast", "5"), "other": ("impulse_noise", "5"), "cropped": ("contrast", "5", "--size", "32")}
+    protocols = {}
+    for name, (corruption, severity, *more) in chosen.items():
+        folder = tmp_path / name
+        assert cli.main([*common, str(folder), "--corruption", corruption, "--severity", severity, *more]) == 0
+        _, records = run(trained, None, ["c"], tmp_path / f"{name}.jsonl", folders={"c": folder})
+        assert len({record.protocol.get("corrupted") for record in records}) == 1
+        protocols[name] = records[-1].protocol
+    assert protocols["one"]["folders"] == protocols["cropped"]["folders"] == "contrast 5 (1 of 75)"
+    assert protocols["other"]["folders"] == "impulse_noise 5 (1 of 75)"
+    assert (protocols["one"]["corrupted"], protocols["cropped"].get("corrupted")) == ("whole images", None)
+
+
+def test_folders_that_lack_images_are_told(tmp_path, digits_dir, trained, caplog):
+    (tmp_path / "c").mkdir()
+    for name in ("fog", "snow"):
+        (tmp_path / "c" / name / "3").mkdir(parents=True)
+        for digit in range(10):
+            (tmp_path / "c" / name / "3" / str(digit)).symlink_to(digits_dir / "imagenet-val" / str(digit))
+    run(trained, None, ["c"], tmp_path / "r.jsonl", folders={"c": tmp_path / "c"})
+    assert "images:" not in caplog.text
+    (tmp_path / "c" / "snow" / "3" / "7").unlink()
+    (tmp_path / "c" / "snow" / "3" / "7").mkdir()
+    (tmp_path / "c" / "snow" / "3" / "7" / "0.png").symlink_to(next((digits_dir / "imagenet-val" / "7").iterdir()))
+    run(trained, None, ["c"], tmp_path / "r.jsonl", folders={"c": tmp_path / "c"})
+    assert "1 of 2 folders have fewer than 500 images: snow/3 (" in caplog.text
+    caplog.clear()
+    subsets = {"c": Subset("first", 5)}
+    run(trained, None, ["c"], tmp_path / "r.jsonl", folders={"c": tmp_path / "c"}, subsets=subsets)
+    assert "fewer" not in caplog.text
+
+
+def test_corruptions_of_other_names_than_the_clean_ones(tmp_path, digits_dir, trained):
+    for digit in range(10):
+        for parent in ("val", "c/fog/3"):
+            (tmp_path / parent).mkdir(parents=True, exist_ok=True)
+            (tmp_path / parent / str(digit)).symlink_to(digits_dir / "imagenet-val" / str(digit))
+    folders = {"val": tmp_path / "val", "c": tmp_path / "c"}
+    (tmp_path / "c" / "fog" / "3" / "1").rename(tmp_path / "c" / "fog" / "3" / "z")
+    with pytest.raises(DataError, match=r"c: .*fog/3: expected the class folders of .*val, .*found z in place of 1"):
+        run(trained, None, ["val", "c"], tmp_path / "r.jsonl", folders=folders)
+    assert not (tmp_path / "r.jsonl").exists()
+    ran, _ = run(trained, None, ["c"], tmp_path / "r.jsonl", folders={"c": tmp_path / "c"})
+    assert ran.run == ["c"]
+
+
+def test_a_flat_damagenet_of_imagenets_classes_stops_nothing(tmp_path, digits_dir, trained):
+    (tmp_path / "damagenet").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "damagenet" / "x.png")
+    (tmp_path / "damagenet" / "val.txt").write_text("x.png 999\n")
+    folders = {"val": digits_dir / "imagenet-val", "damagenet": tmp_path / "damagenet"}
+    subsets = {"": Subset("first", 20)}
+    ran, _ = run(trained, None, list(folders), tmp_path / "r.jsonl", folders=folders, subsets=subsets)
+    assert (ran.run, list(ran.not_run)) == (["val"], ["damagenet"])

@@ -334,3 +334,17 @@ def test_other_classes_have_a_mean_over_corruptions_and_neither_mce_nor_an_avera
     assert not any("C (mCE)" in note for note in alone.notes if note.startswith("Not run"))
     assert [column.title for column in ResultsTable([own, mean]).columns] == ["val top1", "c top1_mean"]
     assert [column.title for column in ResultsTable([replace(own, outputs=None)]).columns] == ["imagenet-val top1"]
+
+
+def test_other_corruptions_or_framings_are_another_column() -> None:
+    """A preset derives the resizing of the released images from the model's size, not that of whole photographs."""
+
+    def mean(label: str, **settings: object) -> Record:
+        protocol = {"preset": "paper", "subset": "all", "resize": 224, "folders": "contrast 5 (1 of 75)", **settings}
+        return make(label, "imagenet-c", None, metric="top1_mean", value=31.0, protocol=protocol, outputs=10)
+
+    for other in (mean("b", folders="fog 5 (1 of 75)"), mean("b", resize=256, corrupted="whole images")):
+        column = summed([mean("a"), other], None).columns["c_top1"]
+        assert list(column.records) == ["a"]
+        assert len(column.left_out) == 1
+    assert list(summed([mean("a"), mean("b", resize=384)], None).columns["c_top1"].records) == ["a", "b"]
