@@ -66,7 +66,12 @@ def test_its_cells_run_on_a_few_digits(trained, digits_dir, tmp_path, monkeypatc
     assert [cell for cell in CODE if "parameters" in cell["metadata"].get("tags", [])]
     assert shown == [10, 5, 1]
     assert [path.read_text() for path in mine] == ["mine", "mine"]
-    assert {path.name for path in tmp_path.iterdir()} == {"imagenette-small", "weights.pth.tar", "results.jsonl", "runs"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "imagenette-small",
+        "weights.pth.tar",
+        "results.jsonl",
+        "runs",
+    }
     records = read_records("imagenette-small/results.jsonl")
     assert {record.label for record in records} == {"as it was", "none", "nullspace"}
     assert {record.suite for record in records} >= {"imagenet-val", "fgsm", "imagenet-c"}
