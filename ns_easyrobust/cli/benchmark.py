@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..attacks import known_attacks
-from ..data import Subset, holds_benchmarks, list_folder
+from ..data import IMAGENET_CLASSES, Subset, holds_benchmarks, list_folder
 from ..errors import DataError, NotRunError, OptionError
 from ..evaluation import (
     LARGEST_BATCH,
@@ -174,7 +174,8 @@ def run(args: argparse.Namespace) -> None:
 
     from ..evaluation import EvaluationPlan, Recorder, run_suites
 
-    named, folders = split_suites(["autoattack"] if args.adv else args.suite)
+    named, folders = split_suites(args.suite)
+    named = ["autoattack"] if args.adv else named
     chosen = expand_groups(named)
     _require_folders(args.data_dir, chosen, folders)
     subsets, attacks, path = _parse_subsets(args.subset), _attacks(args), _results_file(args)
@@ -215,13 +216,14 @@ def run(args: argparse.Namespace) -> None:
         done = run_suites(
             model, plan, records=recorder, workers=args.workers, seed=args.seed, dtype=getattr(torch, args.dtype)
         )
+        not_run = _not_run_lines(done.not_run, getattr(model[1], "num_classes", IMAGENET_CLASSES))
         if not done.run:
-            raise DataError(f"{' '.join(_not_run_lines(done.not_run))} Nothing was evaluated.")
+            raise DataError(f"{' '.join(not_run)} Nothing was evaluated.")
         if rank() == 0:
             own_records = [record for record in latest(read_records(path)) if record.label == label]
             print(ResultsTable(own_records).to_text(width=shutil.get_terminal_size((120, 24)).columns))
-            if done.not_run:
-                print("", *_not_run_lines(done.not_run), sep="\n")
+            if not_run:
+                print("", *not_run, sep="\n")
         if missed := [name for name in named if name in done.not_run]:
             raise NotRunError(f"--suite {' '.join(missed)}: asked for by name and not run; all else is in {path}.")
 
@@ -229,11 +231,12 @@ def run(args: argparse.Namespace) -> None:
 def _require_folders(data_dir: str | None, chosen: list[str], folders: dict[str, Path]) -> None:
     """Raise now what leaves nothing to be evaluated."""
     if data_dir is None:
-        homeless = [name for name in chosen if not {name, suites()[name].benchmark.name} & folders.keys()]
+        images = {name: suites()[name].benchmark.name for name in chosen}
+        homeless = dict.fromkeys(own for name, own in images.items() if not {name, own} & folders.keys())
         if homeless:
             raise OptionError(
                 f"--data-dir: expected a folder, found none. Give it, or the folder of each suite: "
-                f"{' '.join(f'{suites()[name].benchmark.name}=DIR' for name in homeless[:1])} behind --suite."
+                f"{' '.join(f'{name}=DIR' for name in homeless)} behind --suite."
             )
         return
     if not os.path.isdir(data_dir):
@@ -249,13 +252,14 @@ def _require_folders(data_dir: str | None, chosen: list[str], folders: dict[str,
         )
 
 
-def _not_run_lines(not_run: Mapping[str, str]) -> list[str]:
+def _not_run_lines(not_run: Mapping[str, str], outputs: int) -> list[str]:
     """Which suites were not run, why, and what would help: a line for each reason, one for all missing folders."""
     missing = {name: reason for name, reason in not_run.items() if reason.endswith(MISSING_FOLDER)}
     lines = []
     if missing:
         folders = ", ".join(dict.fromkeys(reason.removesuffix(MISSING_FOLDER).strip() for reason in missing.values()))
-        lines.append(f"not run: {', '.join(missing)}: no folder {folders}. Add it, or give --suite NAME=DIR.")
+        own = "" if outputs == IMAGENET_CLASSES else f"with images of the model's own {outputs} classes, "
+        lines.append(f"not run: {', '.join(missing)}: no folder {folders}. Add it, {own}or give --suite NAME=DIR.")
     for reason in dict.fromkeys(reason for name, reason in not_run.items() if name not in missing):
         names = ", ".join(name for name, other in not_run.items() if other == reason)
         lines.append(f"not run: {names}: {reason}")

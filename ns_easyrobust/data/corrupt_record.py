@@ -76,6 +76,7 @@ class CorruptRecord:
 
     Attributes:
         skipped: images that were left out when the file was written.
+        libraries: the versions of libraries that made the folder's files: more than one set of them if they changed.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class CorruptRecord:
         pictures: FrostPictures | None,
     ) -> None:
         self.target, self.source, self.skipped = target, source, set[str]()
+        self.libraries: list[Any] = []
         self.contents: dict[str, Any] = {
             "made_by": "ns-easyrobust corrupt",
             "revision": REVISION,
@@ -99,7 +101,6 @@ class CorruptRecord:
             "source": str(source.absolute()),
             "images": len(images),
             "images_sha256": _digest(source, images),
-            "libraries": _versions(),
         }
 
     def require_fitting(self) -> None:
@@ -122,17 +123,18 @@ class CorruptRecord:
                     f"{self.target}: expected the settings and images that it was made with, found {name} {asked} "
                     f"where {_NAME} says {known}. Give it the same, or choose another folder."
                 )
-        if before.get("libraries") != self.contents["libraries"]:
-            _logger.warning(
-                "%s: made with %s, to be gone on with by %s: pixels may differ between them",
-                *(self.target, before.get("libraries"), self.contents["libraries"]),
-            )
+        libraries = before.get("libraries")
+        self.libraries = libraries if isinstance(libraries, list) else [libraries] if libraries else []
         skipped = before.get("skipped")
         self.skipped = {str(image) for image in skipped} if isinstance(skipped, list) else set()
 
-    def write(self, skipped: Collection[str]) -> None:
-        """Write the file. Raises OutputError if it cannot be written."""
-        contents = {**self.contents, "skipped": sorted(skipped)}
+    def write(self, skipped: Collection[str], *, more: bool) -> None:
+        """Write the file, before ``more`` files are made or not. Raises OutputError if it cannot be written."""
+        if more and (today := _versions()) not in self.libraries:
+            self.libraries.append(today)
+        if more and len(self.libraries) > 1:
+            _logger.warning("%s: made with different libraries, pixels may differ: %s", self.target, self.libraries)
+        contents = {**self.contents, "libraries": self.libraries, "skipped": sorted(skipped)}
         write_text(self.target / _NAME, json.dumps(contents, indent=2) + "\n")
 
     def _read(self) -> dict[str, Any] | None:

@@ -79,7 +79,10 @@ def test_folders_are_asked_for_before_the_model(tmp_path, capsys, monkeypatch):
     (tmp_path / "val").mkdir()
     for flags, found in {
         "--suite fgsm": "--data-dir: expected a folder, found none. Give it, or the folder of each suite: val=DIR",
-        "--suite val=val v2": "v2=DIR",
+        "--suite val=val v2": "suite: v2=DIR behind",
+        "--suite fgsm a v2 val": "suite: val=DIR a=DIR v2=DIR behind --suite.",
+        "--adv --suite val=val": "x.pth",
+        "--adv": "suite: val=DIR behind --suite.",
         "--suite val=nowhere": "--suite val=nowhere: expected a folder, found none",
         "--suite all=val": "invalid choice: 'all=val'",
         "--data-dir .": "It has val/ without train/: give --suite val=",
@@ -115,7 +118,8 @@ def test_what_was_asked_for_by_name_and_not_run_gives_exit_code_3(trained, digit
     out, _ = capsys.readouterr()
     assert out.rstrip().splitlines()[-2:] == [
         "not run: damagenet, a, c, v2, r, sketch, stylized: no folder damagenet, imagenet-a, imagenet-c, imagenetv2, "
-        "imagenet-r, imagenet-sketch, imagenet-style. Add it, or give --suite NAME=DIR.",
+        "imagenet-r, imagenet-sketch, imagenet-style. Add it, with images of the model's own 10 classes, or give "
+        "--suite NAME=DIR.",
         "not run: patchfool: expected a model with a block 4 to choose patches by, found 3 blocks (0..2). Choose one "
         "of them as the layer, and the loss 'ce', for the attention loss needs 4.",
     ]
@@ -129,5 +133,5 @@ def test_what_was_asked_for_by_name_and_not_run_gives_exit_code_3(trained, digit
                      "ce", "--patchfool-steps", "1"]) == 0  # fmt: skip
     assert cli.main([*words, "--data-dir", ".", "--suite", "patchfool", "a", "--records", "none.jsonl"]) == 2
     assert "block 4 to choose patches by" in (err := capsys.readouterr().err)
-    assert "no folder imagenet-a. Add it" in err
+    assert "no folder imagenet-a. Add it, with images of the model's own 10 classes, or" in err
     assert not (tmp_path / "none.jsonl").exists()

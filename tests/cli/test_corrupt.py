@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import subprocess
@@ -17,6 +18,8 @@ from ns_easyrobust.cli import main as cli
 from ns_easyrobust.cli.corrupt import chosen_corruptions
 from ns_easyrobust.data import ALEXNET_ERROR, FrostPictures, known_corruptions
 from ns_easyrobust.evaluation import read_records
+
+FROST = np.full((40, 40, 3), 90, np.uint8)
 
 
 @pytest.fixture
@@ -61,14 +64,40 @@ def test_benchmark_finds_it(source, tmp_path, trained, capsys):
 
 
 def test_elsewhere_it_says_what_to_do(source, tmp_path, capsys, caplog, monkeypatch):
-    monkeypatch.setattr(FrostPictures, "installed_or_drawn", FrostPictures.drawn)
+    monkeypatch.setattr(FrostPictures, "installed_or_drawn", lambda: FrostPictures([FROST] * 5, "drawn"))
+    monkeypatch.chdir(tmp_path)
     caplog.set_level("INFO")
-    words = ["corrupt", str(source), str(tmp_path / "c"), "--corruption", "frost", "--severity", "1", "-j", "0"]
-    assert cli.main(words) == 0
+    few = ["--severity", "1", "-j", "0", "--corruption"]
+    assert cli.main(["corrupt", "val", "c", *few, "frost"]) == 0
     said = capsys.readouterr().out
     assert "frost: drawn pictures" in said
-    assert "looks for a folder named imagenet-c: rename c" in said
+    assert said.endswith("\nnext: ns-easyrobust benchmark --suite c=c ...\n")
     assert "the images keep their sizes (shorter sides of 32 to 32 pixels)" in caplog.text
+    assert cli.main(["corrupt", "val", "d/imagenet-c", *few, "extra", "contrast"]) == 0
+    assert capsys.readouterr().out.endswith("\nnext: ns-easyrobust benchmark --data-dir d --suite c ...\n")
+    assert cli.main(["corrupt", "val", "e/imagenet-c", *few, "extra"]) == 0
+    assert capsys.readouterr().out == "wrote 80 images to e/imagenet-c\n"
+
+
+def test_flags_are_named_where_they_help(source, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = ["--severity", "1", "-j", "0", "--corruption", "frost"]
+    assert cli.main(["corrupt", "val", "c", *few, "--frost-dir", "val"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(
+        "--frost-dir val: expected the published pictures of frost, frost1.png, frost2.png, frost3.png, frost4.jpg, "
+        "frost5.jpg, found no frost1.png, frost2.png, frost3.png, frost4.jpg, frost5.jpg. "
+        "Give the folder `frost` of the package imagecorruptions."
+    )
+    (source / "class3" / "0.png").write_bytes(b"none")
+    assert cli.main(["corrupt", "val", "new/new/c", *few]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "ns-easyrobust corrupt: val: expected images, found 1 of 20 that cannot be read. The first: val/class3/0.png: "
+        "expected an image, found one that cannot be decoded (UnidentifiedImageError). Replace the file or take it out "
+        "of the folder. Or leave out what cannot be read: --bad-images skip."
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"val"}
 
 
 def test_a_missing_extra_is_one_line_before_anything_is_written(source, tmp_path, capsys, monkeypatch):
@@ -110,16 +139,19 @@ def test_paths_that_no_sane_run_has(value, source, tmp_path, capsys, monkeypatch
     [(signal.SIGINT, 130, "interrupted"), pytest.param(signal.SIGTERM, 143, "SIGTERM", marks=pytest.mark.stress)],
 )
 def test_a_signal_ends_it_and_its_workers_in_one_line(number, code, word, source, tmp_path):
-    large = Image.effect_noise((900, 700), 60).convert("RGB")
+    noise = io.BytesIO()
+    Image.effect_noise((900, 700), 60).convert("RGB").save(noise, "PNG", compress_level=1)  # seconds for each image
     for path in source.rglob("*.png"):
-        large.save(path)
+        path.write_bytes(noise.getvalue())
     words = [sys.executable, "-m", "ns_easyrobust", "corrupt", source, tmp_path / "c", "-j", "2"]
     run = subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not list((tmp_path / "c").glob("*/*/*/*")) and run.poll() is None:
         time.sleep(0.05)
     workers = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
     run.send_signal(number)
+    signalled = time.monotonic()
     _, said = run.communicate(timeout=60)
+    assert time.monotonic() - signalled < 4, "it waits for no image to be done"
     lines = [line for line in said.splitlines() if "keep their sizes" not in line]
     assert run.returncode == code, said
     assert len(lines) == 1

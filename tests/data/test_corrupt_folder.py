@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import time
+from hashlib import sha256
 from pathlib import Path
 from unittest import mock
 
@@ -33,6 +34,9 @@ from ns_easyrobust.errors import DataError, OptionError, OutputError
 
 NAMES = ["shot_noise", "glass_blur", "frost", "jpeg_compression"]
 PNG = CorruptSettings(format="png")
+FROST = CorruptSettings(
+    pictures=FrostPictures([np.random.default_rng(2).integers(0, 256, (99, 99, 3), np.uint8)] * 5, "drawn")
+)
 
 
 @pytest.fixture
@@ -85,6 +89,28 @@ def test_layout_and_pixels(source, tmp_path):
     assert np.ptp(grey, axis=2).max() > 0, "each channel has its own noise"
 
 
+def test_the_same_bytes_again_in_later_versions(tmp_path):
+    """Draws that are others than in earlier versions, which made parts of folders, would raise ``REVISION``."""
+    ramp = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
+    (tmp_path / "val" / "cat").mkdir(parents=True)
+    Image.fromarray(ramp).save(tmp_path / "val" / "cat" / "a.png")
+    names = ["gaussian_noise", "impulse_noise"]
+    FolderCorruption(tmp_path / "val", tmp_path / "c", names, [3], CorruptSettings(seed=7, format="png")).run()
+    written = (np.asarray(Image.open(tmp_path / "c" / name / "3" / "cat" / "a.png")) for name in names)
+    assert [sha256(pixels.tobytes()).hexdigest()[:16] for pixels in written] == ["d0190050d974319d", "b8c8dea92b52be54"]
+
+
+def test_noise_may_fill_more_than_a_byte_a_pixel(tmp_path, capfd):
+    """As an optimised JPEG, which Pillow cannot write then."""
+    noise = np.random.default_rng(0).integers(0, 2, (260, 260, 3), dtype=np.uint8) * np.uint8(255)
+    (tmp_path / "val" / "cat").mkdir(parents=True)
+    Image.fromarray(noise).save(tmp_path / "val" / "cat" / "a.png")
+    with mock.patch.object(corrupt_folder, "corrupt", lambda pixels, *rest: pixels):
+        FolderCorruption(tmp_path / "val", tmp_path / "c", ["fog"], [1], CorruptSettings(quality=94)).run()
+    assert (tmp_path / "c" / "fog" / "1" / "cat" / "a.jpg").stat().st_size > 260 * 260
+    assert not capfd.readouterr().err
+
+
 def test_jpeg_as_imagenet_c(source, tmp_path):
     target = tmp_path / "c"
     FolderCorruption(source, target, ["contrast"], [1], CorruptSettings(size=24)).run()
@@ -99,17 +125,17 @@ def test_jpeg_as_imagenet_c(source, tmp_path):
 
 def test_same_bytes_however_it_is_made(source, tmp_path):
     """In this process, in two, in parts in another order, and after a kill in the midst of it."""
-    FolderCorruption(source, tmp_path / "one", NAMES, [1, 3]).run()
+    FolderCorruption(source, tmp_path / "one", NAMES, [1, 3], FROST).run()
     expected = contents(tmp_path / "one")
-    FolderCorruption(source, tmp_path / "two", NAMES[::-1], [3, 1]).run(workers=2)
+    FolderCorruption(source, tmp_path / "two", NAMES[::-1], [3, 1], FROST).run(workers=2)
     for name in NAMES[::-1]:
         for severity in (3, 1):
-            done = FolderCorruption(source, tmp_path / "parts", [name], [severity]).run()
+            done = FolderCorruption(source, tmp_path / "parts", [name], [severity], FROST).run()
             assert done == CorruptedFolder(6, 0, 0)
 
     def killed() -> None:
         os.setsid()
-        FolderCorruption(source, tmp_path / "killed", NAMES, [1, 3]).run(workers=1)
+        FolderCorruption(source, tmp_path / "killed", NAMES, [1, 3], FROST).run(workers=1)
 
     process = multiprocessing.get_context("fork").Process(target=killed)
     process.start()
@@ -122,7 +148,7 @@ def test_same_bytes_however_it_is_made(source, tmp_path):
     (half / f".a.JPEG.{'0' * 32}.tmp").write_bytes(b"half")
     (half / "a.JPEG").write_bytes(b"")  # as a power failure may leave it
     (half / "a.JPEG.note").touch()
-    done = FolderCorruption(source, tmp_path / "killed", NAMES, [1, 3]).run()
+    done = FolderCorruption(source, tmp_path / "killed", NAMES, [1, 3], FROST).run()
     assert done.written + done.present == 48
     assert done.written > 0
     (half / "a.JPEG.note").unlink()
@@ -154,7 +180,7 @@ def test_seeds_images_and_severities_draw_differently():
 def test_broken_images_are_found_before_anything_is_written(source, tmp_path, caplog):
     (source / "cat" / "broken.jpg").write_bytes((source / "cat" / "a.JPEG").read_bytes()[:300])
     (source / "dog" / "z.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"2 of 8 images cannot be read; the first: .*cat/broken.jpg"):
+    with pytest.raises(DataError, match=r"found 2 of 8 that cannot be read\. The first: .*cat/broken.jpg"):
         FolderCorruption(source, tmp_path / "c", ["fog"]).run()
     assert not (tmp_path / "c").exists()
     job = FolderCorruption(source, tmp_path / "c", ["fog"], [1])
@@ -193,6 +219,13 @@ def test_refused_sources(source, tmp_path):
     ):
         with pytest.raises(DataError, match=message):
             FolderCorruption(path, tmp_path / "c", ["fog"])
+    for val in ("val", "imagenet-val"):
+        (tmp_path / val / "train").mkdir(parents=True)
+        (tmp_path / val / val / "cat").mkdir(parents=True)
+        with pytest.raises(DataError, match=rf"holds sets of images, as {val}/\. Give .*{val}/{val}\."):
+            FolderCorruption(tmp_path / val, tmp_path / "c", ["fog"])
+        shutil.rmtree(tmp_path / val / "train")
+        shutil.rmtree(tmp_path / val / val)
     (source / "empty").mkdir()
     with pytest.raises(DataError, match=r"found 1 without: empty\. Labels would shift"):
         FolderCorruption(source, tmp_path / "c", ["fog"])
@@ -224,7 +257,7 @@ def test_a_full_disk(source, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "save", full)
     job = FolderCorruption(source, tmp_path / "c", ["fog"], [1])
-    monkeypatch.setattr(job.record, "write", lambda skipped: None)
+    monkeypatch.setattr(job.record, "write", lambda skipped, more: None)
     with pytest.raises(OutputError, match="No space left on device") as caught:
         job.run(workers=1)
     assert "\n" not in caught.value.line

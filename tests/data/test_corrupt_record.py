@@ -19,8 +19,8 @@ def source(tmp_path) -> Path:
     return tmp_path / "val"
 
 
-def begin(source: Path, corruption: str = "contrast", **settings) -> FolderCorruption:
-    return FolderCorruption(source, source.parent / "c", [corruption], [1], CorruptSettings(**settings))
+def begin(source: Path, corruption: str = "contrast", severity: int = 1, **settings) -> FolderCorruption:
+    return FolderCorruption(source, source.parent / "c", [corruption], [severity], CorruptSettings(**settings))
 
 
 @pytest.mark.parametrize(
@@ -69,13 +69,25 @@ def test_frost_counts_once_there_is_some(source):
         begin(source, "frost", pictures=others)
 
 
-def test_other_libraries_are_said(source, caplog):
+def test_other_libraries_are_said_each_time_and_never_forgotten(source, caplog):
     begin(source).run()
     path = source.parent / "c" / "corrupt.json"
     before = json.loads(path.read_text())
-    path.write_text(json.dumps(before | {"libraries": {"numpy": "1.0"}}))
-    assert begin(source).run().present == 2
-    assert "made with {'numpy': '1.0'}" in caplog.text
+    (today,) = before["libraries"]
+    assert today["numpy"] == np.__version__
+    for old in ({"numpy": "1.0"}, [{"numpy": "1.0"}]):  # the first as folders of earlier commits have it
+        caplog.clear()
+        path.write_text(json.dumps(before | {"libraries": old}))
+        assert begin(source).run().written == 0
+        assert json.loads(path.read_text())["libraries"] == [{"numpy": "1.0"}]
+        assert not caplog.text
+        for severity in (2, 3):
+            caplog.clear()
+            begin(source, severity=severity).run()
+            assert caplog.text.count("made with different libraries, pixels may differ: [{'numpy': '1.0'}") == 1
+            assert json.loads(path.read_text())["libraries"] == [{"numpy": "1.0"}, today]
+            for image in path.parent.glob(f"contrast/{severity}/*/*"):
+                image.unlink()
     path.write_text(json.dumps(before | {"revision": 0}))
     with pytest.raises(OutputError, match=r"found revision 1 where corrupt\.json says 0"):
         begin(source)

@@ -54,6 +54,10 @@ def test_its_cells_run_on_a_few_digits(trained, digits_dir, tmp_path, monkeypatc
     plt = pytest.importorskip("matplotlib.pyplot")
     monkeypatch.setattr(plt, "show", lambda: shown.append(len(plt.gcf().axes)) or plt.close("all"))
     save_model(trained, tmp_path / "weights.pth.tar")
+    mine = [tmp_path / name for name in ("results.jsonl", "runs/none/last.pth.tar")]  # as docs/your-data.md calls them
+    mine[1].parent.mkdir(parents=True)
+    for path in mine:
+        path.write_text("mine")
     tiny = TINY.format(pictures=str(digits_dir), weights="weights.pth.tar")
     scope: dict[str, Any] = {"__name__": "__main__"}
     for number, cell in enumerate(CODE):
@@ -61,7 +65,14 @@ def test_its_cells_run_on_a_few_digits(trained, digits_dir, tmp_path, monkeypatc
         exec(compile(source, f"cell {number}", "exec"), scope)
     assert [cell for cell in CODE if "parameters" in cell["metadata"].get("tags", [])]
     assert shown == [10, 5, 1]
-    records = read_records("results.jsonl")
+    assert [path.read_text() for path in mine] == ["mine", "mine"]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "imagenette-small",
+        "weights.pth.tar",
+        "results.jsonl",
+        "runs",
+    }
+    records = read_records("imagenette-small/results.jsonl")
     assert {record.label for record in records} == {"as it was", "none", "nullspace"}
     assert {record.suite for record in records} >= {"imagenet-val", "fgsm", "imagenet-c"}
     assert {record.n for record in records} == {20}

@@ -10,6 +10,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...errors import DataError
 from ...utils import cv2, np
 from ..image_reading import read_image
 from .filters import plasma_fractal
@@ -59,6 +60,11 @@ class FrostPictures:
         Raises:
             DataError: one of them is missing or cannot be read.
         """
+        if missing := [name for name in _PUBLISHED if not Path(folder, name).exists()]:
+            raise DataError(
+                f"{folder}: expected the published pictures of frost, {', '.join(_PUBLISHED)}, found no "
+                f"{', '.join(missing)}. Give the folder `frost` of the package imagecorruptions."
+            )
         return cls([np.asarray(read_image(str(Path(folder, name)))) for name in _PUBLISHED], "published")
 
     @classmethod

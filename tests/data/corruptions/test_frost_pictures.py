@@ -23,7 +23,7 @@ def test_drawn_pictures_have_the_published_ones_sizes_and_colours():
 
 
 def test_pictures_from_a_folder(tmp_path):
-    with pytest.raises(DataError, match=r"frost1\.png"):
+    with pytest.raises(DataError, match=r"found no frost1\.png, .*frost5\.jpg\. Give"):
         FrostPictures.read(tmp_path)
     for number, ending in enumerate(("png", "png", "png", "jpg", "jpg"), start=1):
         Image.new("RGB", (50, 40), (10 * number,) * 3).save(tmp_path / f"frost{number}.{ending}")
