@@ -200,7 +200,8 @@ def load_model(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     sha256: str | None = None,
-    **model_kwargs: Any,
+    model_kwargs: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> NormalizedModel:
     """Build ``arch`` with its input normalisation in front and load a checkpoint into it, strictly.
 
@@ -215,8 +216,9 @@ def load_model(
         new_head: give a checkpoint for another number of classes a new head of random weights.
         mean, std: input normalisation for a checkpoint whose weights do not contain one.
         sha256: the file's SHA-256, 64 hexadecimal digits; any other file is refused.
-        model_kwargs: passed to the architecture (``img_size``, ``drop_path_rate``, ``pretrained``, ...), before those
-            that the checkpoint tells of. With ``img_size`` a ViT's position embedding is resized, by timm's function.
+        model_kwargs: passed to the architecture, whatever their names, before those that the checkpoint tells of.
+        more: likewise (``img_size``, ``drop_path_rate``, ...), and before ``model_kwargs``; ``pretrained`` asks for
+            timm's weights. With ``img_size`` a ViT's position embedding is resized, by timm's function.
 
     Returns:
         A model from pixels (B, C, H, W) in [0, 1] to logits (B, K), on the CPU, in train mode. Its
@@ -242,7 +244,7 @@ def load_model(
     checkpoint = path if isinstance(path, Checkpoint) or path is None else read_checkpoint(path, sha256=sha256)
     if isinstance(path, Checkpoint):
         check_sha256(path.path, sha256)
-    pretrained = model_kwargs.pop("pretrained", False) and checkpoint is None
+    pretrained = more.pop("pretrained", False) and checkpoint is None
     if pretrained and arch is not None and is_hub_name(arch):
         checkpoint, new_head = read_checkpoint(arch), True
     told = Description() if checkpoint is None else checkpoint.description
@@ -253,7 +255,7 @@ def load_model(
         arch = told.registered_arch
     arch = arch or required_arch(told, None if checkpoint is None else checkpoint.source)
     told_kwargs = dict(told.model_kwargs) if told.is_of(arch) else {}
-    options = {**told_kwargs, **model_kwargs}
+    options = {**told_kwargs, **(model_kwargs or {}), **more}
     if (
         pretrained
         and checkpoint is None

@@ -8,21 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ModelError
+from ..utils import FLAGGED_ARGUMENTS, KEPT_ARGUMENTS
 from .weights import unit_problem
 
 _LARGEST_SIDE = 8192  # pixels
-# What would make timm read another file, with code in it, or another model than the one that the weights are for.
-KEPT_FROM_FILES = frozenset(
-    (
-        "checkpoint_path",
-        "pretrained",
-        "pretrained_cfg",
-        "pretrained_cfg_overlay",
-        "cache_dir",
-        "num_classes",
-        "img_size",
-    )
-)
+_FROM_FLAGS = (*KEPT_ARGUMENTS, *FLAGGED_ARGUMENTS)  # the size is told beside them, the rest is the user's
 
 
 @dataclass(frozen=True)
@@ -115,9 +105,13 @@ def normalization_of(args: Mapping[str, Any]) -> tuple[tuple[float, ...] | None,
 
 
 def kwargs_of(given: Any) -> dict[str, Any]:
-    """Arguments for an architecture from a file: of plain names, without those that name files or weights."""
+    """Arguments for an architecture from a file: of plain names, without those that are the user's or have a flag."""
     items = given.items() if isinstance(given, dict) else ()
-    return {name: value for name, value in items if str(name).isidentifier() and name not in KEPT_FROM_FILES}
+    return {
+        name: value
+        for name, value in items
+        if isinstance(name, str) and name.isidentifier() and name not in _FROM_FLAGS
+    }
 
 
 def listed(value: Any) -> list[Any]:

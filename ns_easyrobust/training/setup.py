@@ -100,7 +100,7 @@ def build_model(
         options["img_size"] = args.img_size
     if args.pretrained:
         options["pretrained"] = True
-    options |= {"new_head": args.num_classes is not None, **args.model_kwargs}
+    options |= {"new_head": args.num_classes is not None, "model_kwargs": args.model_kwargs}
     model = load_model(args.model, checkpoint, **options).to(device)
     if args.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

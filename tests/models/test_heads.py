@@ -47,6 +47,12 @@ def test_a_new_head_leaves_the_rest_and_is_said(stored, caplog):
             assert torch.allclose(model[1].state_dict()[name], value, atol=1e-7), name
 
 
+def test_arguments_of_the_architecture_never_ask_for_a_head(tmp_path):
+    save_model(make_model(), tmp_path / "c.pth")
+    with pytest.raises(ModelError, match="new_head=True"):
+        load_model(ARCH, tmp_path / "c.pth", num_classes=7, model_kwargs={"new_head": True})
+
+
 def test_the_same_number_of_classes_keeps_the_head(tmp_path):
     save_model(make_model(), tmp_path / "c.pth")
     model = load_model(ARCH, tmp_path / "c.pth", num_classes=CLASSES, new_head=True)
