@@ -10,7 +10,7 @@ from torch import nn
 from ..errors import ModelError
 from .outputs import logits_of
 from .strict_load import misfit
-from .weights import class_count
+from .weights import channel_count, class_count
 
 
 def classes_beside(vit: nn.Module, state: Mapping[str, torch.Tensor]) -> int | None:
@@ -60,7 +60,8 @@ def reset_head(vit: nn.Module, num_classes: int, arch: str, image_size: int) -> 
     was_training = vit.training
     try:
         reset(num_classes)
-        channels = next((int(p.shape[1]) for p in before.values() if p.ndim == 4), 3)
+        vit.num_classes = num_classes  # type: ignore[assignment]
+        channels = channel_count(vit.state_dict())
         with torch.no_grad():
             image = torch.zeros(1, channels, image_size, image_size, device=device)
             found = logits_of(vit.eval()(image), 1).shape[1]
