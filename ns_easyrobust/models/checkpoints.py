@@ -17,12 +17,12 @@ import torch
 from ..errors import CheckpointError, OptionError, without_secrets
 from ..utils import sha256_of
 from .architectures import build, config_of, published_url
-from .description import Description, describe, listed, required_arch
+from .description import Description, describe, listed
 from .download import check_sha256, fetch, forget
 from .factories import is_factory
 from .fitting import fit_to, image_size_for, side_of
-from .heads import classes_of, reset_head
-from .hub import HubModel, describe_config, images_config, is_hub_name
+from .heads import reset_head
+from .hub import HubModel, describe_config, images_config, is_hub_name, required_arch
 from .normalization import NormalizedModel, resolve_normalization, with_normalization
 from .safe_load import DamagedFileError, read_file
 from .strict_load import class_count_error, jax_class_count
@@ -32,6 +32,7 @@ from .weights import (
     RAW,
     Weights,
     check_finite,
+    class_count,
     to_plain_values,
     weights_of_state_dict,
 )
@@ -84,7 +85,7 @@ class Checkpoint:
     @property
     def num_classes(self) -> int | None:
         """Number of classes of the raw weights' head; None if it has no usual name."""
-        return jax_class_count(self.content) if self.form == "npz" else classes_of(self.weights().state)
+        return jax_class_count(self.content) if self.form == "npz" else class_count(self.weights().state)
 
     @property
     def weights_alone(self) -> Checkpoint:
@@ -254,7 +255,7 @@ def load_model(
         told = describe_config(config)
         arch = told.registered_arch
     arch = arch or required_arch(told, None if checkpoint is None else checkpoint.source)
-    told_kwargs = dict(told.model_kwargs) if told.is_of(arch) else {}
+    told_kwargs = told.kwargs_for(arch)
     options = {**told_kwargs, **(model_kwargs or {}), **more}
     if (
         pretrained

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -15,16 +14,15 @@ from torch import nn
 
 from ..errors import ModelError
 from .architectures import build
-from .heads import classes_beside, classes_of
+from .heads import classes_beside
 from .strict_load import jax_class_count, jax_position, load_jax_strictly, load_strictly, misfit
 from .vit import required_image_size
-from .weights import Weights
+from .weights import OF_IMAGE_SIZE, Weights, class_count
 
 if TYPE_CHECKING:
     from .checkpoints import Checkpoint
 
 _logger = logging.getLogger(__name__)
-OF_IMAGE_SIZE = re.compile(r"pos_embed|relative_position|rel_pos|attn_mask")  # tensors whose shape depends on it
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def fit_to(
     if is_jax and ema:
         raise checkpoint.missing_weights_error(ema)
     weights = None if is_jax else checkpoint.weights(ema)
-    count = jax_class_count(checkpoint.content) if weights is None else classes_of(weights.state)
+    count = jax_class_count(checkpoint.content) if weights is None else class_count(weights.state)
 
     def make(size: Any) -> nn.Module:
         classes = num_classes if count is None else count

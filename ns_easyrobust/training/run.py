@@ -246,7 +246,7 @@ class Run:
     def _save_weights(self, name: str, **extra: Any) -> None:
         ema = self.ema.module if self.ema is not None else None
         arch = str(unwrap(self.model).arch)
-        common = {"arch": arch, "args": _deciding_flags(self.args, arch), "step": self.at.step}
+        common: dict[str, Any] = {"arch": arch, "args": _deciding_flags(self.args, arch), "step": self.at.step}
         save_model(unwrap(self.model), self.folder / name, ema=ema, **common, **extra)
 
     def _write_noise(self, augmentation: NullspaceAugmentation) -> None:

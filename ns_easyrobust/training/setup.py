@@ -170,9 +170,10 @@ def _check_output(name: str, model: NormalizedModel, num_classes: int) -> None:
     except Exception as error:  # timm's of a size that it does not take; a model of the user's own may raise any
         if is_full_memory(error):
             raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:150]
         raise ModelError(
             f"--img-size: expected images that the model takes, found that it does not take {size} x {size} pixels "
-            f"({' '.join(f'{type(error).__name__}: {error}'.split())[:150]}). Leave it out, or take a multiple of the patch size."
+            f"({reason}). Leave it out, or take a multiple of the patch size."
         ) from error
     finally:
         model.train(was_training)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from ns_easyrobust.errors import CheckpointError, ModelError
 from ns_easyrobust.models import architectures as models
 from ns_easyrobust.models.checkpoint_save import save_model
 from ns_easyrobust.models.checkpoints import load_model
-from ns_easyrobust.models.heads import classes_beside, classes_of, reset_head
+from ns_easyrobust.models.heads import classes_beside, reset_head
 
 DISTILLED = "deit_tiny_distilled_patch16_224"
 
@@ -93,16 +94,20 @@ def test_a_checkpoint_without_a_head_gets_one(tmp_path):
 
 def test_classes_by_name_and_by_what_differs():
     state = make_vit().state_dict()
-    assert classes_of(state) == CLASSES
     bare = {name: value for name, value in state.items() if not name.startswith("head")}
-    assert classes_of(bare | {"fc_norm.weight": torch.zeros(64)}) == 0
     odd = {name.replace("head.", "last."): value for name, value in state.items()}
-    assert classes_of({"headline.weight": torch.zeros(2, 2)}) is None
     other = models.build(ARCH, num_classes=9)
     assert classes_beside(other, state) == CLASSES
     assert classes_beside(other, bare) == 0
     assert classes_beside(other, other.state_dict()) is None
     assert classes_beside(other, odd) is None
+    assert classes_beside(other, make_vit(img_size=48).state_dict()) == CLASSES
+    larger = {name: value for name, value in make_vit(img_size=48).state_dict().items() if name in bare}
+    assert classes_beside(other, larger) == 0
+    assert classes_beside(other, {**bare, "head.weight": state["head.weight"]}) is None
+    unmoved = nn.BatchNorm2d(2).state_dict()
+    del unmoved["num_batches_tracked"]  # a tensor without dimensions
+    assert classes_beside(nn.BatchNorm2d(2), unmoved) is None
 
 
 class Stubborn(nn.Module):
@@ -123,6 +128,41 @@ class Stubborn(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.head(images.mean((2, 3)))
+
+
+class Unusual(nn.Module):
+    """A position embedding of four dimensions before the convolution, and a head of an unusual name."""
+
+    num_classes = 7
+
+    def __init__(self, num_classes: int = 7) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.pos_embed = nn.Parameter(torch.zeros(1, 5, 1, 1))
+        self.patch_embed = nn.Conv2d(3, 5, 8, 8)
+        self.mlp_head = nn.Linear(5, num_classes)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        self.mlp_head = nn.Linear(5, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.mlp_head((self.patch_embed(images) + self.pos_embed).mean((2, 3)))
+
+
+def test_the_image_for_a_new_head_has_the_convolutions_channels():
+    vit = Unusual()
+    assert reset_head(vit, 3, "unusual", 16) == ("mlp_head.weight", "mlp_head.bias")
+    assert vit.num_classes == 3
+
+
+def test_a_head_of_an_unusual_name_is_counted(tmp_path, monkeypatch):
+    (tmp_path / "unusual.py").write_text("from test_heads import Unusual as make\n")
+    monkeypatch.setitem(sys.modules, "test_heads", sys.modules[__name__])
+    torch.save(Unusual(3).state_dict(), tmp_path / "c.pth")
+    name = f"{tmp_path}/unusual.py:make"
+    assert load_model(name, tmp_path / "c.pth", mean=[0.5], std=[0.5]).num_classes == 3
+    made = load_model(name, tmp_path / "c.pth", num_classes=4, new_head=True, mean=[0.5], std=[0.5])
+    assert made[1].mlp_head.out_features == 4
 
 
 @pytest.mark.parametrize(
