@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .architectures import build, register_small_models
+    from .architectures import build, register_small_models, require_named
     from .attention import attention_blocks, attention_maps, fused_attention, prefix_tokens
     from .checkpoint_save import export_checkpoint, save_model
     from .checkpoints import Checkpoint, load_model, read_checkpoint
@@ -59,6 +59,7 @@ __all__ = [
     "reference_tensor",
     "register_small_models",
     "replaced_forward",
+    "require_named",
     "required_arch",
     "required_image_size",
     "resolve_normalization",

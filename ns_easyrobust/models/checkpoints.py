@@ -16,11 +16,11 @@ import torch
 
 from ..errors import CheckpointError, OptionError, without_secrets
 from ..utils import sha256_of
-from .architectures import build, config_of, published_url
+from .architectures import config_of, published_url
 from .description import Description, describe, listed
 from .download import check_sha256, fetch, forget
 from .factories import is_factory
-from .fitting import fit_to, image_size_for, side_of
+from .fitting import build_sized, fit_to, image_size_for, side_of
 from .heads import reset_head
 from .hub import HubModel, describe_config, images_config, is_hub_name, required_arch
 from .normalization import NormalizedModel, resolve_normalization, with_normalization
@@ -261,7 +261,7 @@ def load_model(
         pretrained
         and checkpoint is None
         and not is_factory(arch)
-        and (url := published_url(build(arch, num_classes=None, **options))) is not None
+        and (url := published_url(build_sized(arch, options, num_classes=None))) is not None
     ):
         # timm 0.5.4 would unpickle what it downloads, and could not tell two files of the same name apart
         checkpoint, new_head = read_checkpoint(url), True
@@ -280,7 +280,7 @@ def load_model(
             _logger.info("%s: a new head for %d classes in place of %d", arch, num_classes, fitted.num_classes)
     else:
         classes = 1000 if num_classes is None and not pretrained else num_classes
-        vit = build(arch, num_classes=classes, pretrained=pretrained, **options)
+        vit = build_sized(arch, options, num_classes=classes, pretrained=pretrained)
         published = config_of(vit).get("num_classes")
         if pretrained and classes not in (None, published):
             _logger.info("%s: a new head for %d classes in place of %s", arch, classes, published)

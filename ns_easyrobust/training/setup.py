@@ -41,6 +41,7 @@ from ..models import (
     logits_of,
     read_checkpoint,
     reference_tensor,
+    require_named,
     required_arch,
 )
 from ..utils import on_first_rank, rank, world_size
@@ -67,13 +68,14 @@ def read_start(args: argparse.Namespace) -> Checkpoint | None:
 
     Raises:
         CheckpointError: the file cannot be read.
-        ModelError: neither ``--model`` nor the checkpoint names the architecture.
+        ModelError: neither ``--model`` nor the checkpoint names a model that there is.
         DataError: the folder for training has another number of classes than ``--num-classes`` or the checkpoint.
     """
     checkpoint = read_checkpoint(args.initial_checkpoint) if args.initial_checkpoint else None
     args.model = args.model or (
         required_arch(None, None) if checkpoint is None else required_arch(checkpoint.description, checkpoint.source)
     )
+    require_named(args.model)
     expected = args.num_classes
     if expected is None and checkpoint is not None:
         expected = checkpoint.num_classes
@@ -93,8 +95,7 @@ def build_model(
     the checkpoint says of its model is set in ``args``.
 
     Raises:
-        ModelError: the model cannot be built, does not take images of this size, has another number of outputs than
-            it should, or has no head and ``--num-classes`` is not given.
+        ModelError: the model cannot be built, does not take its images, or has another number of outputs, or no head.
         CheckpointError: the checkpoint is for another model.
     """
     random_seed(args.seed, 0)  # the same random weights on every rank: DDP does not broadcast the EMA's
@@ -120,9 +121,9 @@ def build_model(
             averaged |= {name: own[name] for name in (f"1.{name}" for name in model.new_head)}
             ema.module.load_state_dict(averaged)
     if args.num_classes is None and model.num_classes == 0:
+        source = args.initial_checkpoint or args.model
         raise ModelError(
-            f"--num-classes: expected the number of class folders, as {args.initial_checkpoint or args.model} has no "
-            "head, found none. Give it."
+            f"--num-classes: expected the number of classes, as {source} has no head, found none. Give it."
         )
     _record_model(args, model)
     _check_output(args.model, model, args.num_classes)
@@ -170,10 +171,10 @@ def _check_output(name: str, model: NormalizedModel, num_classes: int) -> None:
     except Exception as error:  # timm's of a size that it does not take; a model of the user's own may raise any
         if is_full_memory(error):
             raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:150]
+        found = f"{size} x {size} pixels ({' '.join(f'{type(error).__name__}: {error}'.split())[:150]})"
         raise ModelError(
-            f"--img-size: expected images that the model takes, found that it does not take {size} x {size} pixels "
-            f"({reason}). Leave it out, or take a multiple of the patch size."
+            f"--img-size: expected images that the model takes, found that it does not take {found}. "
+            "Leave it out, or take a multiple of the patch size."
         ) from error
     finally:
         model.train(was_training)

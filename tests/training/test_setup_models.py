@@ -118,6 +118,37 @@ def test_dropout_is_the_flags_alone(digits_dir, place):
     assert args.model_kwargs == {"qkv_bias": True}
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--model", "nowhere.py:make"],
+        ["--model", "vit_of_nobody"],
+        ["--model", "local-dir:nowhere"],
+        ["--model", "mine.py:fixed", "--num-classes", "10"],  # found when it is built
+    ],
+)
+def test_a_model_that_cannot_be_had_leaves_no_folder(digits_dir, place, words, capsys):
+    common = ["train", "--data-dir", str(digits_dir), "--device", "cpu", "-j", "0", "--output", "new/runs"]
+    assert cli.main([*common, "--experiment", "a", *words]) == 2
+    assert words[1].partition(":")[0] in capsys.readouterr().err
+    assert not (place / "new").exists()
+
+
+def test_a_model_of_any_size_takes_the_size_for_its_images_alone(digits_dir, place):
+    args = flags(digits_dir, "--model", "resnet18", "--img-size", "64", "--num-classes", "10")
+    model = built(args)[0]
+    save_model(model, "c.pth", arch="resnet18", args={"model": "resnet18", "img_size": 64})
+    assert (model.image_size, load_model(None, "c.pth").image_size, load_model(None, "c.pth").described) == (
+        64,
+        64,
+        {"img_size": 64},
+    )
+    assert load_model("resnet18", "c.pth", img_size=48).image_size == 48
+    assert load_model("resnet18", img_size=48).image_size == 48
+    with pytest.raises(ModelError, match="nonsense"):
+        load_model("resnet18", img_size=48, nonsense=1)
+
+
 @pytest.mark.skipif(timm.__version__ < "1", reason="refused under timm 0.5.4")
 def test_a_run_from_a_hubs_model_says_so_and_can_be_repeated(digits_dir, place):
     (place / "hub").mkdir()
