@@ -88,8 +88,8 @@ class Checkpoint:
         return jax_class_count(self.content) if self.form == "npz" else class_count(self.weights().state)
 
     @property
-    def weights_alone(self) -> Checkpoint:
-        """The checkpoint without its ``args``, so that its :attr:`description` says nothing but the architecture."""
+    def without_args(self) -> Checkpoint:
+        """The checkpoint without its ``args``, so that its :attr:`description` says the architecture at most."""
         return replace(self, content={key: value for key, value in self.content.items() if key != "args"})
 
     @property
@@ -292,6 +292,6 @@ def load_model(
         checkpoint.warn_of_other_normalization(used_mean, used_std)
     model = with_normalization(vit, used_mean, used_std)
     model.normalization_origin, model.weights_name = origin, name
-    model.arch, model.image_size, model.new_head = arch, size, head
+    model.arch, model.image_size, model.new_head_tensors = arch, size, head
     model.described = described | ({"mean": model.mean, "std": model.std} if origin == told.place else {})
     return model

@@ -114,17 +114,15 @@ def build_model(
     if args.model_ema:
         ema = Ema(model, decay=args.model_ema_decay)
         if checkpoint is not None and checkpoint.has_ema:
-            if model.new_head:  # the average with the checkpoint's own, in whose place the model's is put
+            if model.new_head_tensors:  # the average with the checkpoint's own, in whose place the model's is put
                 options |= {"num_classes": None, "new_head": False}
             averaged = load_model(args.model, checkpoint, ema=True, **options).state_dict()
             own = ema.module.state_dict()
-            averaged |= {name: own[name] for name in (f"1.{name}" for name in model.new_head)}
+            averaged |= {name: own[name] for name in (f"1.{name}" for name in model.new_head_tensors)}
             ema.module.load_state_dict(averaged)
     if args.num_classes is None and model.num_classes == 0:
         source = args.initial_checkpoint or args.model
-        raise ModelError(
-            f"--num-classes: expected the number of classes, as {source} has no head, found none. Give it."
-        )
+        raise ModelError(f"--num-classes: expected a number, as {source} has no head, found none. Give it.")
     _record_model(args, model)
     _check_output(args.model, model, args.num_classes)
     return model, ema

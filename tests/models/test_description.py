@@ -71,7 +71,7 @@ def test_what_cannot_be_meant_is_as_if_it_was_not_there(args):
 def test_the_weights_alone_say_nothing_but_the_name(tmp_path):
     """What a run saved by a version that read no args goes on with."""
     args = {"model": ARCH, "mean": [0.1] * 3, "std": [0.2] * 3, "img_size": 48, "model_kwargs": {"depth": 2}}
-    alone = read_checkpoint(stored(tmp_path, arch=ARCH, args=args)).weights_alone
+    alone = read_checkpoint(stored(tmp_path, arch=ARCH, args=args)).without_args
     assert alone.description == Description(arch=ARCH)
     assert load_model(ARCH, alone).mean == [0.5] * 3
 

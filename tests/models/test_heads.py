@@ -41,7 +41,7 @@ def test_a_new_head_leaves_the_rest_and_is_said(stored, caplog):
         model = load_model(ARCH, path, num_classes=7, new_head=True, **options)
     assert caplog.text.count("a new head for 7 classes in place of 5") == 1
     assert logits(model).shape == (4, 7)
-    assert set(model.new_head) == {"head.weight", "head.bias"}
+    assert set(model.new_head_tensors) == {"head.weight", "head.bias"}
     assert model.num_classes == 7
     for name, value in vit.state_dict().items():
         if not name.startswith("head."):
@@ -57,7 +57,7 @@ def test_arguments_of_the_architecture_never_ask_for_a_head(tmp_path):
 def test_the_same_number_of_classes_keeps_the_head(tmp_path):
     save_model(make_model(), tmp_path / "c.pth")
     model = load_model(ARCH, tmp_path / "c.pth", num_classes=CLASSES, new_head=True)
-    assert model.new_head == ()
+    assert model.new_head_tensors == ()
     assert torch.equal(logits(model), logits(make_model()))
 
 
@@ -66,7 +66,7 @@ def test_both_heads_of_a_distilled_model_are_new(tmp_path):
     torch.save(vit.state_dict(), tmp_path / "c.pth")
     model = load_model(DISTILLED, tmp_path / "c.pth", num_classes=3, new_head=True)
     assert model.image_size == 32  # by its position embedding
-    assert {name.split(".")[0] for name in model.new_head} == {"head", "head_dist"}
+    assert {name.split(".")[0] for name in model.new_head_tensors} == {"head", "head_dist"}
     assert model[1].head_dist.weight.shape == (3, 192)
     assert logits(model).shape == (4, 3)
 
@@ -187,7 +187,7 @@ def test_pretrained_weights_keep_their_classes_or_get_a_new_head(tmp_path, monke
     monkeypatch.setattr(checkpoints, "published_url", lambda _: f"file://{tmp_path}/c.pth")
     assert load_model(ARCH, pretrained=True).num_classes == CLASSES
     model = load_model(ARCH, num_classes=3, pretrained=True, new_head=True)
-    assert (model.num_classes, model.weights_name, len(model.new_head)) == (3, "pretrained", 2)
+    assert (model.num_classes, model.weights_name, len(model.new_head_tensors)) == (3, "pretrained", 2)
     assert torch.equal(model[1].cls_token, make_vit().cls_token)
 
 
