@@ -18,6 +18,7 @@ from torch import nn
 from ns_easyrobust import Noise, NoiseConfig, NullspaceAugmentation, PatchFoolConfig, encoder_noise, synthesize
 from ns_easyrobust.attacks import FGSM
 from ns_easyrobust.models import attention_maps, find_patch_embed, logits_of, token_shape
+from ns_easyrobust.models.heads import reset_head
 from ns_easyrobust.nullspace import patch_nullspace, valid_nullspace_noise
 from ns_easyrobust.utils import replaced_attributes
 
@@ -129,9 +130,9 @@ def exact_nullspace(model: nn.Sequential, images: torch.Tensor, labels: torch.Te
 
 
 def new_head(model: nn.Sequential, images: torch.Tensor, labels: torch.Tensor) -> None:
+    """As a checkpoint for another number of classes gets it."""
     model = copy.deepcopy(model)
-    vit: nn.Module = model[1]
-    vit.reset_classifier(7)  # type: ignore[operator]
+    reset_head(model[1], 7, str(model.arch), images.shape[-1])
     with torch.no_grad():
         shape = tuple(logits_of(model.eval()(images), len(images)).shape)
     assert shape == (len(images), 7), f"logits of shape {shape}"

@@ -62,7 +62,7 @@ def checkpoint_model(args: argparse.Namespace, device: torch.device) -> tuple[No
     options = {"num_classes": args.num_classes, "mean": args.mean, "std": args.std}
     if args.img_size is not None:
         options["img_size"] = args.img_size
-    model = load_model(args.model, checkpoint, ema=args.use_ema, **options, **args.model_kwargs)
+    model = load_model(args.model, checkpoint, ema=args.use_ema, model_kwargs=args.model_kwargs, **options)
     args.model, args.num_classes = model.arch, model.num_classes
     args.model_kwargs = {**model.described.get("model_kwargs", {}), **args.model_kwargs}
     required_size = required_image_size(model)

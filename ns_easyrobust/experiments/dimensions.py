@@ -75,7 +75,7 @@ def architecture_row(
     with fork_rng(_SEED):
         try:
             vit: nn.Module = (
-                load_model(name, pretrained=True, **(model_kwargs or {}))[1]
+                load_model(name, pretrained=True, model_kwargs=model_kwargs)[1]
                 if pretrained
                 else build(name, **(model_kwargs or {}))
             )

@@ -3,11 +3,10 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .architectures import build, register_small_models
+    from .architectures import build, register_small_models, require_named
     from .attention import attention_blocks, attention_maps, fused_attention, prefix_tokens
     from .checkpoint_save import export_checkpoint, save_model
     from .checkpoints import Checkpoint, load_model, read_checkpoint
-    from .description import required_arch
     from .download import is_url
     from .ema import Ema
     from .factories import is_factory
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
         storage_free_zeros,
         token_shape,
     )
-    from .hub import is_hub_name
+    from .hub import is_hub_name, required_arch
     from .normalization import NormalizedModel, resolve_normalization
     from .outputs import logits_of, output_of
     from .safe_load import ALLOWED_GLOBALS, read_file, read_without_objects
@@ -60,6 +59,7 @@ __all__ = [
     "reference_tensor",
     "register_small_models",
     "replaced_forward",
+    "require_named",
     "required_arch",
     "required_image_size",
     "resolve_normalization",

@@ -19,14 +19,33 @@ from torch import nn
 
 from ..errors import CheckpointError, MissingPackageError, ModelError, UserError
 from ..utils import import_package
-from .factories import build_from_factory, is_factory
+from .factories import build_from_factory, is_factory, require_factory
+from .hub import HubModel, is_hub_name
 from .vit import required_image_size
 
-__all__ = ["build", "register_small_models"]  # register_model appends the small models' names
+__all__ = ["build", "register_small_models", "require_named"]  # register_model appends the small models' names
 
 
 def register_small_models() -> None:
     """Make timm know the small models, which importing this module has done."""
+
+
+def require_named(name: str) -> None:
+    """Refuse a model's name by which nothing can be built, before anything is.
+
+    Raises:
+        ModelError: neither a factory that can be imported, nor an architecture.
+        CheckpointError: a hub's model that cannot be had, or a folder that is none of that form.
+
+    Example:
+        >>> require_named("vit_micro_patch8_32")
+    """
+    if is_hub_name(name):
+        _ = HubModel(name).config
+    elif is_factory(name):
+        require_factory(name)
+    elif not is_model(name):
+        _import_easyrobust_models(name)
 
 
 def build(arch: str, *, num_classes: int | None = 1000, pretrained: bool = False, **kwargs: Any) -> nn.Module:

@@ -20,13 +20,14 @@ from ..errors import CheckpointError, ModelError, OptionError
 from ..utils import save_tensors
 from .architectures import build
 from .checkpoints import Checkpoint, read_checkpoint
-from .fitting import OF_IMAGE_SIZE, fit_to
+from .fitting import fit_to
 from .normalization import resolve_normalization
 from .strict_load import load_strictly, misfit
 from .weights import (
     EMA,
     LAYOUTS,
     NORMALIZATION,
+    OF_IMAGE_SIZE,
     RAW,
     Weights,
     channel_count,
@@ -169,7 +170,7 @@ def export_checkpoint(
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
     is_given, told = arch is not None, checkpoint.description
     arch, vit, ema = arch or told.registered_arch, None, None
-    options = {**(told.model_kwargs if arch and told.is_of(arch) else {}), **(model_kwargs or {})}
+    options = {**(told.kwargs_for(arch) if arch else {}), **(model_kwargs or {})}
     if checkpoint.form == "npz":
         if arch is None:
             raise CheckpointError(

@@ -16,13 +16,13 @@ import torch
 
 from ..errors import CheckpointError, OptionError, without_secrets
 from ..utils import sha256_of
-from .architectures import build, config_of, published_url
-from .description import Description, describe, listed, required_arch
+from .architectures import config_of, published_url
+from .description import Description, describe, listed
 from .download import check_sha256, fetch, forget
 from .factories import is_factory
-from .fitting import fit_to, image_size_for, side_of
-from .heads import classes_of, reset_head
-from .hub import HubModel, describe_config, images_config, is_hub_name
+from .fitting import build_sized, fit_to, image_size_for, side_of
+from .heads import reset_head
+from .hub import HubModel, describe_config, images_config, is_hub_name, required_arch
 from .normalization import NormalizedModel, resolve_normalization, with_normalization
 from .safe_load import DamagedFileError, read_file
 from .strict_load import class_count_error, jax_class_count
@@ -32,6 +32,7 @@ from .weights import (
     RAW,
     Weights,
     check_finite,
+    class_count,
     to_plain_values,
     weights_of_state_dict,
 )
@@ -84,11 +85,11 @@ class Checkpoint:
     @property
     def num_classes(self) -> int | None:
         """Number of classes of the raw weights' head; None if it has no usual name."""
-        return jax_class_count(self.content) if self.form == "npz" else classes_of(self.weights().state)
+        return jax_class_count(self.content) if self.form == "npz" else class_count(self.weights().state)
 
     @property
-    def weights_alone(self) -> Checkpoint:
-        """The checkpoint without its ``args``, so that its :attr:`description` says nothing but the architecture."""
+    def without_args(self) -> Checkpoint:
+        """The checkpoint without its ``args``, so that its :attr:`description` says the architecture at most."""
         return replace(self, content={key: value for key, value in self.content.items() if key != "args"})
 
     @property
@@ -200,7 +201,8 @@ def load_model(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     sha256: str | None = None,
-    **model_kwargs: Any,
+    model_kwargs: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> NormalizedModel:
     """Build ``arch`` with its input normalisation in front and load a checkpoint into it, strictly.
 
@@ -215,8 +217,9 @@ def load_model(
         new_head: give a checkpoint for another number of classes a new head of random weights.
         mean, std: input normalisation for a checkpoint whose weights do not contain one.
         sha256: the file's SHA-256, 64 hexadecimal digits; any other file is refused.
-        model_kwargs: passed to the architecture (``img_size``, ``drop_path_rate``, ``pretrained``, ...), before those
-            that the checkpoint tells of. With ``img_size`` a ViT's position embedding is resized, by timm's function.
+        model_kwargs: passed to the architecture, whatever their names, before those that the checkpoint tells of.
+        more: likewise (``img_size``, ``drop_path_rate``, ...), and before ``model_kwargs``; ``pretrained`` asks for
+            timm's weights. With ``img_size`` a ViT's position embedding is resized, by timm's function.
 
     Returns:
         A model from pixels (B, C, H, W) in [0, 1] to logits (B, K), on the CPU, in train mode. Its
@@ -242,7 +245,7 @@ def load_model(
     checkpoint = path if isinstance(path, Checkpoint) or path is None else read_checkpoint(path, sha256=sha256)
     if isinstance(path, Checkpoint):
         check_sha256(path.path, sha256)
-    pretrained = model_kwargs.pop("pretrained", False) and checkpoint is None
+    pretrained = more.pop("pretrained", False) and checkpoint is None
     if pretrained and arch is not None and is_hub_name(arch):
         checkpoint, new_head = read_checkpoint(arch), True
     told = Description() if checkpoint is None else checkpoint.description
@@ -252,13 +255,13 @@ def load_model(
         told = describe_config(config)
         arch = told.registered_arch
     arch = arch or required_arch(told, None if checkpoint is None else checkpoint.source)
-    told_kwargs = dict(told.model_kwargs) if told.is_of(arch) else {}
-    options = {**told_kwargs, **model_kwargs}
+    told_kwargs = told.kwargs_for(arch)
+    options = {**told_kwargs, **(model_kwargs or {}), **more}
     if (
         pretrained
         and checkpoint is None
         and not is_factory(arch)
-        and (url := published_url(build(arch, num_classes=None, **options))) is not None
+        and (url := published_url(build_sized(arch, options, num_classes=None))) is not None
     ):
         # timm 0.5.4 would unpickle what it downloads, and could not tell two files of the same name apart
         checkpoint, new_head = read_checkpoint(url), True
@@ -277,7 +280,7 @@ def load_model(
             _logger.info("%s: a new head for %d classes in place of %d", arch, num_classes, fitted.num_classes)
     else:
         classes = 1000 if num_classes is None and not pretrained else num_classes
-        vit = build(arch, num_classes=classes, pretrained=pretrained, **options)
+        vit = build_sized(arch, options, num_classes=classes, pretrained=pretrained)
         published = config_of(vit).get("num_classes")
         if pretrained and classes not in (None, published):
             _logger.info("%s: a new head for %d classes in place of %s", arch, classes, published)
@@ -289,6 +292,6 @@ def load_model(
         checkpoint.warn_of_other_normalization(used_mean, used_std)
     model = with_normalization(vit, used_mean, used_std)
     model.normalization_origin, model.weights_name = origin, name
-    model.arch, model.image_size, model.new_head = arch, size, head
+    model.arch, model.image_size, model.new_head_tensors = arch, size, head
     model.described = described | ({"mean": model.mean, "std": model.std} if origin == told.place else {})
     return model

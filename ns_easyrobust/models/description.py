@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import ModelError
+from ..utils import FLAGGED_ARGUMENTS, KEPT_ARGUMENTS
+from .factories import is_factory
 from .weights import unit_problem
 
+_logger = logging.getLogger(__name__)
 _LARGEST_SIDE = 8192  # pixels
-# What would make timm read another file, with code in it, or another model than the one that the weights are for.
-KEPT_FROM_FILES = frozenset(
-    (
-        "checkpoint_path",
-        "pretrained",
-        "pretrained_cfg",
-        "pretrained_cfg_overlay",
-        "cache_dir",
-        "num_classes",
-        "img_size",
-    )
-)
+_FROM_FLAGS = (*KEPT_ARGUMENTS, *FLAGGED_ARGUMENTS)  # the size is told beside them, the rest is the user's
 
 
 @dataclass(frozen=True)
@@ -52,26 +44,19 @@ class Description:
         """
         return self.arch if self.arch is not None and re.fullmatch(r"[\w.-]+", self.arch) else None
 
-    def is_of(self, arch: str) -> bool:
-        """Whether ``arch``, or the factory of that file and name, is what the file names."""
-        return self.arch is not None and self.arch.rsplit("/", 1)[-1] == arch.rsplit("/", 1)[-1]
+    def kwargs_for(self, arch: str) -> dict[str, Any]:
+        """:attr:`model_kwargs` if ``arch``, or the factory of that file and name, is what the file names; else none.
 
-
-def required_arch(told: Description | None, source: str | None) -> str:
-    """The architecture that a description names, for weights whose architecture is not given.
-
-    Args:
-        told, source: the checkpoint's description and name; None: there is no checkpoint.
-
-    Raises:
-        ModelError: it names none, or none that a file may choose (see :attr:`Description.registered_arch`).
-    """
-    if told is not None and told.registered_arch is not None:
-        return told.registered_arch
-    found = "no checkpoint that names one" if source is None else f"none in {source}"
-    if told is not None and told.arch is not None:
-        found = f"{told.arch[:80]!r} in {source}, which is never run unless it is given"
-    raise ModelError(f"model: expected the name of an architecture, found {found}. Name the model (--model).")
+        A factory of the user's own gets numbers, truth values and None alone: a text may be a path.
+        """
+        if self.arch is None or self.arch.rsplit("/", 1)[-1] != arch.rsplit("/", 1)[-1]:
+            return {}
+        if not is_factory(arch):
+            return dict(self.model_kwargs)
+        kept = {name: value for name, value in self.model_kwargs.items() if isinstance(value, int | float | None)}
+        if left := sorted(self.model_kwargs.keys() - kept.keys()):
+            _logger.warning("%s: the file's arguments %.200s are not used; give them if they are meant", arch, left)
+        return kept
 
 
 def describe(metadata: Mapping[str, Any]) -> Description:
@@ -115,9 +100,13 @@ def normalization_of(args: Mapping[str, Any]) -> tuple[tuple[float, ...] | None,
 
 
 def kwargs_of(given: Any) -> dict[str, Any]:
-    """Arguments for an architecture from a file: of plain names, without those that name files or weights."""
+    """Arguments for an architecture from a file: of plain names, without those that are the user's or have a flag."""
     items = given.items() if isinstance(given, dict) else ()
-    return {name: value for name, value in items if str(name).isidentifier() and name not in KEPT_FROM_FILES}
+    return {
+        name: value
+        for name, value in items
+        if isinstance(name, str) and name.isidentifier() and name not in _FROM_FLAGS
+    }
 
 
 def listed(value: Any) -> list[Any]:

@@ -40,6 +40,13 @@ def is_factory(name: str) -> bool:
     )
 
 
+def require_factory(name: str) -> None:
+    """Import the factory ``name`` without calling it; ModelError if there is none, as :func:`build_from_factory`."""
+    where, _, function = name.rpartition(":")
+    with _on_user_code(name, where):
+        _find(name, where, function)
+
+
 def build_from_factory(
     name: str, *, num_classes: int | None, pretrained: bool, options: Mapping[str, Any]
 ) -> nn.Module:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -15,16 +14,15 @@ from torch import nn
 
 from ..errors import ModelError
 from .architectures import build
-from .heads import classes_beside, classes_of
+from .heads import classes_beside
 from .strict_load import jax_class_count, jax_position, load_jax_strictly, load_strictly, misfit
 from .vit import required_image_size
-from .weights import Weights
+from .weights import OF_IMAGE_SIZE, Weights, class_count
 
 if TYPE_CHECKING:
     from .checkpoints import Checkpoint
 
 _logger = logging.getLogger(__name__)
-OF_IMAGE_SIZE = re.compile(r"pos_embed|relative_position|rel_pos|attn_mask")  # tensors whose shape depends on it
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,24 @@ def side_of(size: Any) -> int:
     return int(size[-1] if isinstance(size, list | tuple) else size or 0)
 
 
+def build_sized(arch: str, options: Mapping[str, Any], **more: Any) -> nn.Module:
+    """:func:`build` with ``options``; a model of any size is built without ``img_size``, the size of its images alone.
+
+    Raises:
+        ModelError: unknown architecture or arguments.
+        CheckpointError: pretrained weights that cannot be had.
+    """
+    try:
+        return build(arch, **options, **more)
+    except ModelError:
+        if options.get("img_size") is None:
+            raise
+        vit = build(arch, **{name: value for name, value in options.items() if name != "img_size"}, **more)
+        if required_image_size(vit) is not None:
+            raise
+        return vit
+
+
 def fit_to(
     checkpoint: Checkpoint, ema: bool, arch: str, *, num_classes: int | None, options: Mapping[str, Any]
 ) -> Fitted:
@@ -80,12 +96,11 @@ def fit_to(
     if is_jax and ema:
         raise checkpoint.missing_weights_error(ema)
     weights = None if is_jax else checkpoint.weights(ema)
-    count = jax_class_count(checkpoint.content) if weights is None else classes_of(weights.state)
+    count = jax_class_count(checkpoint.content) if weights is None else class_count(weights.state)
 
     def make(size: Any) -> nn.Module:
         classes = num_classes if count is None else count
-        sized = {} if size is None else {"img_size": size}
-        return build(arch, num_classes=1000 if classes is None else classes, **options, **sized)
+        return build_sized(arch, {**options, "img_size": size}, num_classes=1000 if classes is None else classes)
 
     source = checkpoint.source
     if weights is None:
@@ -151,13 +166,9 @@ def _of_its_size(
 
     vit, said = make(None), checkpoint.description.image_size
     is_own = _is_of_size(vit, position, weights)
-    if said not in (None, image_size_for(vit)):
-        if (other := sized(said)) is not None:
-            _logger.info("%s: for images of %d x %d pixels, as it says", checkpoint.source, said, said)
-            return other, said
-        if is_own and required_image_size(vit) is None:  # convolutions take images of any size
-            _logger.info("%s: images of %d x %d pixels, as it says", checkpoint.source, said, said)
-            return vit, said
+    if said not in (None, image_size_for(vit)) and (other := sized(said)) is not None:
+        _logger.info("%s: for images of %d x %d pixels, as it says", checkpoint.source, said, said)
+        return other, said
     if not is_own and (size := _size_of_position(vit, position)) is not None and (other := sized(size)) is not None:
         _logger.info("%s: for images of %d x %d pixels, by its position embedding", checkpoint.source, size, size)
         return other, size

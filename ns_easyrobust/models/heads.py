@@ -10,7 +10,7 @@ from torch import nn
 from ..errors import ModelError
 from .outputs import logits_of
 from .strict_load import misfit
-from .weights import class_count
+from .weights import OF_IMAGE_SIZE, channel_count
 
 
 def classes_beside(vit: nn.Module, state: Mapping[str, torch.Tensor]) -> int | None:
@@ -20,22 +20,15 @@ def classes_beside(vit: nn.Module, state: Mapping[str, torch.Tensor]) -> int | N
         The number, 0 for a state dict that lacks nothing but the head; None if other things differ, or nothing.
     """
     differences, own = misfit(vit, state), vit.state_dict()
-    if differences.missing and not differences.unexpected and not differences.reshaped:
-        is_head = all(own[name].shape[0] == getattr(vit, "num_classes", None) for name in differences.missing)
-        return 0 if is_head else None
-    counts = {state[name].shape[0] for name in differences.reshaped if state[name].ndim}
-    is_head = all(own[name].shape[:1] == (getattr(vit, "num_classes", None),) for name in differences.reshaped)
-    return int(counts.pop()) if differences.names_match and is_head and len(counts) == 1 else None
-
-
-def classes_of(state: Mapping[str, torch.Tensor]) -> int | None:
-    """Number of classes of a state dict's head by timm's usual names; 0 if nothing is called a head, None if unsure."""
-    if (count := class_count(state)) is not None:
-        return count
-    first = {name.split(".")[0] for name in state}
-    return (
-        0 if not any(name.startswith(("head", "classifier", "last_linear")) or name == "fc" for name in first) else None
-    )
+    reshaped = [name for name in differences.reshaped if not OF_IMAGE_SIZE.search(name)]
+    missing = [name for name in differences.missing if not OF_IMAGE_SIZE.search(name)]
+    is_head = all(own[name].shape[:1] == (getattr(vit, "num_classes", None),) for name in (*missing, *reshaped))
+    if not is_head or any(not OF_IMAGE_SIZE.search(name) for name in differences.unexpected):
+        return None
+    if missing:
+        return 0 if not reshaped else None
+    counts = {state[name].shape[0] for name in reshaped if state[name].ndim}
+    return int(counts.pop()) if len(counts) == 1 else None
 
 
 def reset_head(vit: nn.Module, num_classes: int, arch: str, image_size: int) -> tuple[str, ...]:
@@ -60,7 +53,8 @@ def reset_head(vit: nn.Module, num_classes: int, arch: str, image_size: int) -> 
     was_training = vit.training
     try:
         reset(num_classes)
-        channels = next((int(p.shape[1]) for p in before.values() if p.ndim == 4), 3)
+        vit.num_classes = num_classes  # type: ignore[assignment]
+        channels = channel_count(vit.state_dict())
         with torch.no_grad():
             image = torch.zeros(1, channels, image_size, image_size, device=device)
             found = logits_of(vit.eval()(image), 1).shape[1]

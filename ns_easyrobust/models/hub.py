@@ -12,7 +12,7 @@ from typing import Any
 import timm
 from timm.models import is_model
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ModelError
 from ..utils import parse_json, read_bounded
 from .description import Description, image_size_of, kwargs_of, normalization_of
 
@@ -20,7 +20,13 @@ CONFIG = "config.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in this order; the second is read without running code
 _LONGEST_CONFIG = 2**20  # bytes
 _PREFIX = re.compile(r"(hf[-_]hub|local-dir):(?!//)", re.IGNORECASE)
-_OF_IMAGES = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std", "fixed_input_size")
+_OF_IMAGES: dict[str, type | tuple[type, ...]] = {  # their types, beside mean and std
+    "input_size": list,
+    "crop_pct": (int, float),
+    "crop_mode": str,
+    "interpolation": str,
+    "fixed_input_size": bool,
+}
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,25 @@ def is_hub_name(name: str) -> bool:
         return False
 
 
+def required_arch(told: Description | None, source: str | None) -> str:
+    """The architecture that a description names, for weights whose architecture is not given.
+
+    Args:
+        told, source: the checkpoint's description and name; None: there is no checkpoint.
+
+    Raises:
+        ModelError: it names none, or none that a file may choose (see :attr:`Description.registered_arch`), such as
+            one by which a folder here would be read.
+    """
+    named = None if told is None else told.registered_arch
+    if named is not None and not is_hub_name(named):
+        return named
+    found = "no checkpoint that names one" if source is None else f"none in {source}"
+    if told is not None and told.arch is not None:
+        found = f"{told.arch[:80]!r} in {source}, which is never run unless it is given"
+    raise ModelError(f"model: expected the name of an architecture, found {found}. Name the model (--model).")
+
+
 def describe_config(config: dict[str, Any]) -> Description:
     """What a hub's ``config.json`` says of its model."""
     given = images_config(config)
@@ -97,7 +122,15 @@ def images_config(config: dict[str, Any]) -> dict[str, Any]:
     """What a hub's ``config.json`` says of the images: timm's names for size, crop, interpolation, mean and std."""
     nested = config.get("pretrained_cfg")
     given = nested if isinstance(nested, dict) else config  # timm before 0.9 wrote them side by side
-    return {name: given[name] for name in _OF_IMAGES if name in given}
+    mean, std = normalization_of(given)
+    found = {name: given[name] for name in _OF_IMAGES if isinstance(given.get(name), _OF_IMAGES[name])}
+    if "input_size" in found and not _is_shape(found["input_size"]):
+        del found["input_size"]
+    return found | ({} if mean is None else {"mean": mean, "std": std})
+
+
+def _is_shape(value: list[Any]) -> bool:
+    return len(value) == 3 and all(type(side) is int and side > 0 for side in value)
 
 
 def _downloaded(name: str, place: str, file: str) -> Path | None:

@@ -63,7 +63,7 @@ class NormalizedModel(nn.Sequential):
         arch: name of the architecture, set by ``load_model``.
         image_size: side in pixels of the square images that it is for, set by ``load_model``.
         described: the settings (``model_kwargs``, ``img_size``, ``mean``, ``std``) that a file told of, in no weights.
-        new_head: names of the bare transformer's tensors that make up a head in place of the checkpoint's; () without.
+        new_head_tensors: names of the bare transformer's tensors in a head in place of the checkpoint's; () without.
     """
 
     normalization_origin: str
@@ -71,7 +71,7 @@ class NormalizedModel(nn.Sequential):
     arch: str
     image_size: int
     described: Mapping[str, Any]
-    new_head: tuple[str, ...] = ()
+    new_head_tensors: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int | None:

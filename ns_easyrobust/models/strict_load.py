@@ -111,7 +111,8 @@ def class_count_error(source: str, given: int, expected: int) -> CheckpointError
 def _image_size_error(source: str, arch: str, given: Sequence[int], expected: Sequence[int]) -> CheckpointError:
     return CheckpointError(
         f"{source} is for another image size than {arch}: expected a position embedding of {tuple(expected)}, "
-        f"found {tuple(given)}. Build the model for that size (img_size=...); nothing is resized silently."
+        f"found {tuple(given)}. Build the model for the size that the file is for (img_size=...); only a ViT's "
+        "position embedding of one square grid is resized to another."
     )
 
 

@@ -22,6 +22,7 @@ _MOST_CHANNELS = 1000
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _WHOLE = ("bool", "uint8", "int8", "int16", "int32", "int64")  # types of buffers, such as num_batches_tracked
 _WEIGHT_NAMES = re.compile(r"(^|[._])(weight|bias|gamma|token|embed)$")
+OF_IMAGE_SIZE = re.compile(r"pos_embed|relative_position|rel_pos|attn_mask")  # tensors whose shape depends on it
 # What PyTorch puts between names: torch.compile, FSDP and checkpoint_wrapper.
 _WRAPPERS = re.compile(r"(^|\.)(?:(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+")
 

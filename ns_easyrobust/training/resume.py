@@ -185,8 +185,10 @@ def require_same_run(
                 f"{new.get(name)}. Give the same flags, or another --experiment."
             )
     if saved["data"] != now["data"]:
+        name = "data_dir" if now["args"].get("dataset") is None else "dataset"
+        where = f"--{name.replace('_', '-')} {now['args'].get(name)}"
         raise TrainingError(
-            f"--data-dir {now['args'].get('data_dir')}: expected the images that the run in {folder} began with, found "
+            f"{where}: expected the images that the run in {folder} began with, found "
             "others (names, labels or sizes). Restore them, or start another --experiment."
         )
 

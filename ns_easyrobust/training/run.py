@@ -57,10 +57,13 @@ def identity(args: argparse.Namespace, data: Data) -> dict[str, Any]:
     return {"args": flags, "data": data.digest, "batch": args.batch_size * world_size()}
 
 
-def _deciding_flags(args: argparse.Namespace) -> dict[str, Any]:
-    """The flags that decide the weights, without the places where files lie: equal runs write equal checkpoints."""
+def _deciding_flags(args: argparse.Namespace, arch: str) -> dict[str, Any]:
+    """The flags that decide the weights, without the places where files lie: equal runs write equal checkpoints.
+
+    ``--model`` is the architecture ``arch``, also where a hub's model was given, whose weights these no longer are.
+    """
     flags = {name: value for name, value in shown_flags(args).items() if name not in MAY_CHANGE_ON_RESUME}
-    return flags | {"initial_checkpoint": Path(flags["initial_checkpoint"]).name}
+    return flags | {"model": arch, "initial_checkpoint": Path(flags["initial_checkpoint"]).name}
 
 
 @dataclass
@@ -242,7 +245,8 @@ class Run:
 
     def _save_weights(self, name: str, **extra: Any) -> None:
         ema = self.ema.module if self.ema is not None else None
-        common = {"arch": self.args.model, "args": _deciding_flags(self.args), "step": self.at.step}
+        arch = str(unwrap(self.model).arch)
+        common: dict[str, Any] = {"arch": arch, "args": _deciding_flags(self.args, arch), "step": self.at.step}
         save_model(unwrap(self.model), self.folder / name, ema=ema, **common, **extra)
 
     def _write_noise(self, augmentation: NullspaceAugmentation) -> None:

@@ -8,7 +8,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def held_run_folder(args: argparse.Namespace, device: torch.device) -> Iterator[
     """While the body runs, no other process trains in the folder ``--output/--experiment``; all ranks call it.
 
     Rank 0 holds the folder, from before anything in it is read until the run has ended, however it ends. What killed
-    runs left half written is deleted, unless the file system has no locks.
+    runs left half written is deleted, unless the file system has no locks; so is a new folder that stays empty.
 
     Yields:
         The folder, and the state that ``--resume auto`` goes on from, alike on all ranks; None to start a new run.
@@ -55,6 +55,7 @@ def held_run_folder(args: argparse.Namespace, device: torch.device) -> Iterator[
 
         def hold_and_look() -> None:
             with os_errors_as_output_errors(folder):
+                held.callback(_remove_empty, [place for place in (folder, *folder.parents) if not place.exists()])
                 folder.mkdir(parents=True, exist_ok=True)
             lock = held.enter_context(FileLock(folder / ".lock", "this run"))
             states[0] = _state_to_resume(folder) if args.resume == "auto" else None
@@ -65,6 +66,13 @@ def held_run_folder(args: argparse.Namespace, device: torch.device) -> Iterator[
 
         on_first_rank(hold_and_look, device)
         yield folder, broadcast_object(states[0])
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove the folders, inner ones first, that a run made which failed before it wrote anything."""
+    with suppress(OSError):  # not empty, or another run's by now
+        for folder in folders:
+            folder.rmdir()
 
 
 def _state_to_resume(folder: Path) -> dict[str, Any] | None:

@@ -41,6 +41,7 @@ from ..models import (
     logits_of,
     read_checkpoint,
     reference_tensor,
+    require_named,
     required_arch,
 )
 from ..utils import on_first_rank, rank, world_size
@@ -67,13 +68,14 @@ def read_start(args: argparse.Namespace) -> Checkpoint | None:
 
     Raises:
         CheckpointError: the file cannot be read.
-        ModelError: neither ``--model`` nor the checkpoint names the architecture.
+        ModelError: neither ``--model`` nor the checkpoint names a model that there is.
         DataError: the folder for training has another number of classes than ``--num-classes`` or the checkpoint.
     """
     checkpoint = read_checkpoint(args.initial_checkpoint) if args.initial_checkpoint else None
     args.model = args.model or (
         required_arch(None, None) if checkpoint is None else required_arch(checkpoint.description, checkpoint.source)
     )
+    require_named(args.model)
     expected = args.num_classes
     if expected is None and checkpoint is not None:
         expected = checkpoint.num_classes
@@ -91,6 +93,10 @@ def build_model(
 
     A checkpoint for another number of classes than ``--num-classes`` gets a new head, the EMA the very same. What
     the checkpoint says of its model is set in ``args``.
+
+    Raises:
+        ModelError: the model cannot be built, does not take its images, or has another number of outputs, or no head.
+        CheckpointError: the checkpoint is for another model.
     """
     random_seed(args.seed, 0)  # the same random weights on every rank: DDP does not broadcast the EMA's
     options = {"num_classes": args.num_classes, "mean": args.mean, "std": args.std, "drop_rate": args.drop}
@@ -100,7 +106,7 @@ def build_model(
         options["img_size"] = args.img_size
     if args.pretrained:
         options["pretrained"] = True
-    options |= {"new_head": args.num_classes is not None, **args.model_kwargs}
+    options |= {"new_head": args.num_classes is not None, "model_kwargs": args.model_kwargs}
     model = load_model(args.model, checkpoint, **options).to(device)
     if args.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -108,17 +114,24 @@ def build_model(
     if args.model_ema:
         ema = Ema(model, decay=args.model_ema_decay)
         if checkpoint is not None and checkpoint.has_ema:
+            if model.new_head_tensors:  # the average with the checkpoint's own, in whose place the model's is put
+                options |= {"num_classes": None, "new_head": False}
             averaged = load_model(args.model, checkpoint, ema=True, **options).state_dict()
             own = ema.module.state_dict()
-            averaged |= {name: own[name] for name in (f"1.{name}" for name in model.new_head)}
+            averaged |= {name: own[name] for name in (f"1.{name}" for name in model.new_head_tensors)}
             ema.module.load_state_dict(averaged)
+    if args.num_classes is None and model.num_classes == 0:
+        source = args.initial_checkpoint or args.model
+        raise ModelError(f"--num-classes: expected a number, as {source} has no head, found none. Give it.")
     _record_model(args, model)
+    _check_output(args.model, model, args.num_classes)
     return model, ema
 
 
 def _record_model(args: argparse.Namespace, model: NormalizedModel) -> None:
     """Set the flags to what the checkpoint gave where they were not given, so that the run's files hold it."""
-    args.model, args.num_classes = model.arch, model.num_classes
+    if args.num_classes is None:
+        args.num_classes = model.num_classes
     for name, value in model.described.items():
         setattr(args, name, {**value, **args.model_kwargs} if name == "model_kwargs" else value)
 
@@ -143,24 +156,31 @@ def _training_transform(args: argparse.Namespace, model: NormalizedModel, size: 
     )
 
 
-def _check_output(model: NormalizedModel, size: int, num_classes: int) -> None:
-    """Raise ModelError unless ``model`` makes ``num_classes`` logits of an image of ``size`` pixels a side."""
+def _check_output(name: str, model: NormalizedModel, num_classes: int) -> None:
+    """Raise ModelError unless the model of this name makes ``num_classes`` logits of an image of its size."""
+    size = model.image_size
     image = torch.zeros(1, 3, size, size, device=reference_tensor(model).device)
     was_training = model.training
     try:
         with torch.no_grad():
             logits = logits_of(model.eval()(image), len(image))
-    except (AssertionError, RuntimeError) as error:  # timm's, of a size that it does not take
+    except ModelError:
+        raise
+    except Exception as error:  # timm's of a size that it does not take; a model of the user's own may raise any
         if is_full_memory(error):
             raise
+        found = f"{size} x {size} pixels ({' '.join(f'{type(error).__name__}: {error}'.split())[:150]})"
         raise ModelError(
-            f"--img-size: expected images that the model takes, found that it does not take {size} x {size} pixels "
-            f"({' '.join(str(error).split())[:150]}). Leave it out, or take a multiple of the patch size."
+            f"--img-size: expected images that the model takes, found that it does not take {found}. "
+            "Leave it out, or take a multiple of the patch size."
         ) from error
     finally:
         model.train(was_training)
     if logits.shape[1] != num_classes:
-        raise ModelError(f"--num-classes: expected {num_classes} logits of the model, found {logits.shape[1]}.")
+        raise ModelError(
+            f"{name}: expected {num_classes} logits, as --num-classes or the model itself says, found "
+            f"{logits.shape[1]}. A factory must make as many as the num_classes that it is given."
+        )
 
 
 def _open_splits(args: argparse.Namespace, device: torch.device) -> tuple[LabelledImages, LabelledImages, str]:
@@ -185,7 +205,6 @@ def build_data(args: argparse.Namespace, model: NormalizedModel, start: int = 0)
 
     Raises:
         DataError: a folder or set is missing or empty, or has other than ``--num-classes`` classes.
-        ModelError: the model does not take images of this size, or has another number of outputs.
         TrainingError: train/ and val/ differ in their classes.
         OptionError: timm cannot read ``--aa``.
     """
@@ -202,7 +221,6 @@ def build_data(args: argparse.Namespace, model: NormalizedModel, start: int = 0)
         raise TrainingError(
             f"{train.root}: expected the same classes as in {val.root}, found only in one: {unshared[:5]}."
         )
-    _check_output(model, size, args.num_classes)
     if args.cutmix_minmax is not None and len({int(size * share) for share in args.cutmix_minmax}) < 2:
         raise OptionError(
             f"--cutmix-minmax: expected shares that differ by a pixel of {size}, found {args.cutmix_minmax}."

@@ -214,7 +214,7 @@ def train(args: argparse.Namespace) -> Path:
         checkpoint = read_start(args)
         folder, state = exit_stack.enter_context(held_run_folder(args, device))
         if state is not None and checkpoint is not None and "model_kwargs" not in state["identity"]["args"]:
-            checkpoint = checkpoint.weights_alone  # begun by a version that read nothing else
+            checkpoint = checkpoint.without_args  # begun by a version that read nothing else
         model, ema = build_model(args, device, checkpoint)
         data = build_data(args, model, start=0 if state is None else state["at"]["step"])
         optimizer = build_optimizer(args, model, device)

@@ -8,7 +8,6 @@ if TYPE_CHECKING:
         FlagParser,
         add_machine_arguments,
         add_model_arguments,
-        add_model_kwargs,
         add_settings,
         choices_of,
         default_workers,
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
         flags_of,
         float_in,
         int_from,
-        is_plain,
         setting,
         settings_from,
         shown_flags,
@@ -50,6 +48,7 @@ if TYPE_CHECKING:
         write_text,
         write_together,
     )
+    from .keywords import FLAGGED_ARGUMENTS, KEPT_ARGUMENTS, add_model_kwargs, is_plain
     from .lazy import cv2, dist, lazy_names, ndimage, nn, np, timm, torch, transforms
     from .locks import FileLock
     from .packages import import_package
@@ -61,6 +60,8 @@ if TYPE_CHECKING:
     from .spreadsheet import as_csv
 
 __all__ = [
+    "FLAGGED_ARGUMENTS",
+    "KEPT_ARGUMENTS",
     "FileLock",
     "FlagParser",
     "Progress",
@@ -129,6 +130,7 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
+    from .keywords import FLAGGED_ARGUMENTS, KEPT_ARGUMENTS, add_model_kwargs, is_plain
     from .lazy import lazy_names
 
     __getattr__, __dir__ = lazy_names(__name__)

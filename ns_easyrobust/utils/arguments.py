@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import errno
 import math
 import os
@@ -14,14 +13,8 @@ from itertools import product
 from typing import Any
 
 from ..errors import OptionError, without_secrets
+from .keywords import add_model_kwargs
 
-# Arguments of an architecture that have flags of their own, or would make timm read another file, with code in it.
-_KEPT_KEYWORDS = {
-    "num_classes": "give --num-classes",
-    "pretrained": "give --pretrained",
-    **dict.fromkeys(("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"), "give the checkpoint's own flag"),
-    "cache_dir": "set TORCH_HOME or HF_HOME",
-}
 _GREATEST_SEED = 2**32 - 1  # numpy takes no greater one
 
 
@@ -208,44 +201,6 @@ def shown_flags(args: argparse.Namespace) -> dict[str, Any]:
         {'lr': 0.1, 'initial_checkpoint': 'https://***@example.org/vit.pth'}
     """
     return {name: without_secrets(value) if isinstance(value, str) else value for name, value in vars(args).items()}
-
-
-def is_plain(value: Any) -> bool:
-    """Whether ``value`` is None, text or a number, or a list of those, or a dict of those by text."""
-    if isinstance(value, dict):
-        return all(isinstance(name, str) and is_plain(item) for name, item in value.items())
-    if isinstance(value, list | tuple):
-        return all(map(is_plain, value))
-    return value is None or isinstance(value, str | int | float | bool)
-
-
-class _Keywords(argparse.Action):
-    """Collects ``name=value`` words in a dict, as timm 1.x's ``ParseKwargs``: Python literals, or else text."""
-
-    def __call__(
-        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
-    ) -> None:
-        keywords: dict[str, Any] = {}
-        for word in filter(None, values):
-            name, equals, text = word.partition("=")
-            if not equals or not name.isidentifier():
-                parser.error(f"argument {option_string}: expected name=value, found {word[:100]!r}")
-            if name in _KEPT_KEYWORDS:
-                parser.error(f"argument {option_string}: {name} is not for it; {_KEPT_KEYWORDS[name]}")
-            try:
-                value = ast.literal_eval(text)
-            except (ValueError, SyntaxError, MemoryError, RecursionError):
-                value = text
-            keywords[name] = value if is_plain(value) else text
-        setattr(namespace, self.dest, keywords)
-
-
-def add_model_kwargs(parser: Any) -> None:
-    """Add ``--model-kwargs``, the further arguments of an architecture, to a parser or a group of flags."""
-    parser.add_argument(
-        "--model-kwargs", nargs="*", default={}, action=_Keywords, metavar="NAME=VALUE",
-        help="arguments for the architecture or factory (default: the checkpoint's)",
-    )  # fmt: skip
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

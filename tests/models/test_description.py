@@ -18,6 +18,7 @@ from ns_easyrobust.models import hub
 from ns_easyrobust.models.checkpoint_save import export_checkpoint, save_model
 from ns_easyrobust.models.checkpoints import load_model, read_checkpoint
 from ns_easyrobust.models.description import Description, describe
+from ns_easyrobust.models.hub import required_arch
 
 OLD = timm.__version__.startswith("0.")
 
@@ -60,6 +61,7 @@ def test_a_normalisation_in_the_weights_wins_as_before(tmp_path):
         {"img_size": -5, "model_kwargs": 3},
         {"img_size": 10**9},
         {"model_kwargs": {"checkpoint_path": "x", "pretrained": True, "a b": 1, "num_classes": 3}},
+        {"model_kwargs": {"arch": "x", None: 1, "drop_rate": 0.3}},
     ],
 )
 def test_what_cannot_be_meant_is_as_if_it_was_not_there(args):
@@ -69,7 +71,7 @@ def test_what_cannot_be_meant_is_as_if_it_was_not_there(args):
 def test_the_weights_alone_say_nothing_but_the_name(tmp_path):
     """What a run saved by a version that read no args goes on with."""
     args = {"model": ARCH, "mean": [0.1] * 3, "std": [0.2] * 3, "img_size": 48, "model_kwargs": {"depth": 2}}
-    alone = read_checkpoint(stored(tmp_path, arch=ARCH, args=args)).weights_alone
+    alone = read_checkpoint(stored(tmp_path, arch=ARCH, args=args)).without_args
     assert alone.description == Description(arch=ARCH)
     assert load_model(ARCH, alone).mean == [0.5] * 3
 
@@ -237,6 +239,32 @@ def test_another_config_is_one_line(tmp_path, text):
     with pytest.raises(CheckpointError, match=r"config\.json: expected") as caught:
         load_model(None, place)
     one_line(caught)
+
+
+@pytest.mark.skipif(OLD, reason="refused under timm 0.5.4")
+@pytest.mark.parametrize("odd", [{"mean": 5}, {"std": "abc"}, {"input_size": [3]}, {"input_size": "x", "crop_pct": []}])
+def test_what_a_config_cannot_mean_is_as_if_it_was_not_there(tmp_path, odd):
+    place = folder(tmp_path, pretrained_cfg=odd)
+    model = load_model(None, place)
+    assert (model.image_size, model.mean) == (32, [0.5] * 3)
+
+
+@pytest.mark.skipif(OLD, reason="refused under timm 0.5.4")
+def test_a_file_does_not_name_a_folder_that_happens_to_be_here(tmp_path, monkeypatch):
+    folder(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    path = stored(tmp_path, args={"model": "hub"})
+    with pytest.raises(ModelError, match=r"found 'hub' in .*c\.pth, which is never run"):
+        required_arch(read_checkpoint(path).description, str(path))
+
+
+def test_a_factory_gets_no_text_from_a_file(caplog):
+    told = Description(
+        arch="a/mine.py:vit", model_kwargs={"depth": 2, "wide": True, "none": None, "path": "x", "l": [1]}
+    )
+    assert told.kwargs_for("b/mine.py:vit") == {"depth": 2, "wide": True, "none": None}
+    assert "['l', 'path'] are not used" in caplog.text
+    assert told.kwargs_for("mine.py:other") == {}
 
 
 def test_which_names_are_the_hubs(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from ns_easyrobust.errors import CheckpointError, ModelError
 from ns_easyrobust.models import architectures as models
 from ns_easyrobust.models.checkpoint_save import save_model
 from ns_easyrobust.models.checkpoints import load_model
-from ns_easyrobust.models.heads import classes_beside, classes_of, reset_head
+from ns_easyrobust.models.heads import classes_beside, reset_head
 
 DISTILLED = "deit_tiny_distilled_patch16_224"
 
@@ -40,17 +41,23 @@ def test_a_new_head_leaves_the_rest_and_is_said(stored, caplog):
         model = load_model(ARCH, path, num_classes=7, new_head=True, **options)
     assert caplog.text.count("a new head for 7 classes in place of 5") == 1
     assert logits(model).shape == (4, 7)
-    assert set(model.new_head) == {"head.weight", "head.bias"}
+    assert set(model.new_head_tensors) == {"head.weight", "head.bias"}
     assert model.num_classes == 7
     for name, value in vit.state_dict().items():
         if not name.startswith("head."):
             assert torch.allclose(model[1].state_dict()[name], value, atol=1e-7), name
 
 
+def test_arguments_of_the_architecture_never_ask_for_a_head(tmp_path):
+    save_model(make_model(), tmp_path / "c.pth")
+    with pytest.raises(ModelError, match="new_head=True"):
+        load_model(ARCH, tmp_path / "c.pth", num_classes=7, model_kwargs={"new_head": True})
+
+
 def test_the_same_number_of_classes_keeps_the_head(tmp_path):
     save_model(make_model(), tmp_path / "c.pth")
     model = load_model(ARCH, tmp_path / "c.pth", num_classes=CLASSES, new_head=True)
-    assert model.new_head == ()
+    assert model.new_head_tensors == ()
     assert torch.equal(logits(model), logits(make_model()))
 
 
@@ -59,7 +66,7 @@ def test_both_heads_of_a_distilled_model_are_new(tmp_path):
     torch.save(vit.state_dict(), tmp_path / "c.pth")
     model = load_model(DISTILLED, tmp_path / "c.pth", num_classes=3, new_head=True)
     assert model.image_size == 32  # by its position embedding
-    assert {name.split(".")[0] for name in model.new_head} == {"head", "head_dist"}
+    assert {name.split(".")[0] for name in model.new_head_tensors} == {"head", "head_dist"}
     assert model[1].head_dist.weight.shape == (3, 192)
     assert logits(model).shape == (4, 3)
 
@@ -87,16 +94,20 @@ def test_a_checkpoint_without_a_head_gets_one(tmp_path):
 
 def test_classes_by_name_and_by_what_differs():
     state = make_vit().state_dict()
-    assert classes_of(state) == CLASSES
     bare = {name: value for name, value in state.items() if not name.startswith("head")}
-    assert classes_of(bare | {"fc_norm.weight": torch.zeros(64)}) == 0
     odd = {name.replace("head.", "last."): value for name, value in state.items()}
-    assert classes_of({"headline.weight": torch.zeros(2, 2)}) is None
     other = models.build(ARCH, num_classes=9)
     assert classes_beside(other, state) == CLASSES
     assert classes_beside(other, bare) == 0
     assert classes_beside(other, other.state_dict()) is None
     assert classes_beside(other, odd) is None
+    assert classes_beside(other, make_vit(img_size=48).state_dict()) == CLASSES
+    larger = {name: value for name, value in make_vit(img_size=48).state_dict().items() if name in bare}
+    assert classes_beside(other, larger) == 0
+    assert classes_beside(other, {**bare, "head.weight": state["head.weight"]}) is None
+    unmoved = nn.BatchNorm2d(2).state_dict()
+    del unmoved["num_batches_tracked"]  # a tensor without dimensions
+    assert classes_beside(nn.BatchNorm2d(2), unmoved) is None
 
 
 class Stubborn(nn.Module):
@@ -117,6 +128,41 @@ class Stubborn(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.head(images.mean((2, 3)))
+
+
+class Unusual(nn.Module):
+    """A position embedding of four dimensions before the convolution, and a head of an unusual name."""
+
+    num_classes = 7
+
+    def __init__(self, num_classes: int = 7) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.pos_embed = nn.Parameter(torch.zeros(1, 5, 1, 1))
+        self.patch_embed = nn.Conv2d(3, 5, 8, 8)
+        self.mlp_head = nn.Linear(5, num_classes)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        self.mlp_head = nn.Linear(5, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.mlp_head((self.patch_embed(images) + self.pos_embed).mean((2, 3)))
+
+
+def test_the_image_for_a_new_head_has_the_convolutions_channels():
+    vit = Unusual()
+    assert reset_head(vit, 3, "unusual", 16) == ("mlp_head.weight", "mlp_head.bias")
+    assert vit.num_classes == 3
+
+
+def test_a_head_of_an_unusual_name_is_counted(tmp_path, monkeypatch):
+    (tmp_path / "unusual.py").write_text("from test_heads import Unusual as make\n")
+    monkeypatch.setitem(sys.modules, "test_heads", sys.modules[__name__])
+    torch.save(Unusual(3).state_dict(), tmp_path / "c.pth")
+    name = f"{tmp_path}/unusual.py:make"
+    assert load_model(name, tmp_path / "c.pth", mean=[0.5], std=[0.5]).num_classes == 3
+    made = load_model(name, tmp_path / "c.pth", num_classes=4, new_head=True, mean=[0.5], std=[0.5])
+    assert made[1].mlp_head.out_features == 4
 
 
 @pytest.mark.parametrize(
@@ -141,7 +187,7 @@ def test_pretrained_weights_keep_their_classes_or_get_a_new_head(tmp_path, monke
     monkeypatch.setattr(checkpoints, "published_url", lambda _: f"file://{tmp_path}/c.pth")
     assert load_model(ARCH, pretrained=True).num_classes == CLASSES
     model = load_model(ARCH, num_classes=3, pretrained=True, new_head=True)
-    assert (model.num_classes, model.weights_name, len(model.new_head)) == (3, "pretrained", 2)
+    assert (model.num_classes, model.weights_name, len(model.new_head_tensors)) == (3, "pretrained", 2)
     assert torch.equal(model[1].cls_token, make_vit().cls_token)
 
 

@@ -32,9 +32,11 @@ def flags(digits_dir, *more):
     return parse_args(["--data-dir", str(digits_dir), "--device", "cpu", "-j", "0", "-b", "8", *more])
 
 
-def test_the_average_begins_with_the_very_same_new_head(digits_dir, seven):
+def test_the_average_begins_with_the_very_same_new_head(digits_dir, seven, caplog):
+    caplog.set_level(logging.INFO)
     args = flags(digits_dir, "--initial-checkpoint", seven, "--num-classes", "10", "--model-ema")
     model, ema = setup.build_model(args, torch.device("cpu"), setup.read_start(args))
+    assert caplog.text.count("a new head for 10 classes") == 1
     raw, averaged = model.state_dict(), ema.module.state_dict()
     assert raw["1.head.weight"].shape == (10, 64)
     assert torch.equal(raw["1.head.weight"], averaged["1.head.weight"])
