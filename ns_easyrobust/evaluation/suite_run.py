@@ -236,6 +236,8 @@ def _tried_out(model: nn.Module, task: EvaluationTask) -> EvaluationTask:
     be made.
     """
     images = task.open()
+    classes = len(set(images.labels))
+    _logger.info("%s: %d images of %d classes, labelled %s", images.root, len(images), classes, images.labelled)
     attacks = [measurement.attack for measurement in task.measurements if measurement.attack is not None]
     if attacks:
         pixels, label = images.with_transform(task.transform)[0]

@@ -33,11 +33,12 @@ class _CorruptionLine(NamedTuple):
 
 
 class _HeatMap(NamedTuple):
-    """One row's results on ImageNet-C."""
+    """One row's results on ImageNet-C; ``of_imagenet``: its model has ImageNet's classes, for which there is a CE."""
 
     row: str
     lines: Sequence[_CorruptionLine]
     mce: float | None
+    of_imagenet: bool
 
 
 def html_page(
@@ -61,6 +62,7 @@ def html_page(
     rows_on_c = [row for row in table.rows if summary.corruptions(row)]
     were_run = {corruption for row in rows_on_c for corruption, _ in summary.corruptions(row)}
     corruptions = [name for name in ALEXNET_ERROR if name in were_run]
+    heat_maps = [_heat_map(summary, row, corruptions) for row in rows_on_c]
     facts_by_row = {row: table.describe(row) for row in table.rows}
     fact_names = list(dict.fromkeys(name for facts in facts_by_row.values() for name in facts))
     return _template().render(
@@ -69,7 +71,8 @@ def html_page(
         published_rows=[(row, cells) for row, (_, cells) in zip(rows, published, strict=True)],
         picture=None if picture is None else base64.b64encode(picture).decode("ascii"),
         severities=SEVERITIES,
-        heat_maps=[_heat_map(summary, row, corruptions) for row in rows_on_c],
+        heat_maps=heat_maps,
+        any_of_imagenet=any(heat_map.of_imagenet for heat_map in heat_maps),
         corruptions_not_run=[name for name in ALEXNET_ERROR if name not in were_run],
         not_run=NOT_RUN,
         measurements=replace(measurements, lists=measurements.lists[:1]),
@@ -114,4 +117,5 @@ def _heat_map(summary: Table2, row: str, corruptions: Sequence[str]) -> _HeatMap
         mean = sum(known) / len(known) if len(known) == len(SEVERITIES) else None
         lines.append(_CorruptionLine(corruption, accuracies, mean, summary.corruption_error(row, corruption)))
     mce = summary.record(row, "c")
-    return _HeatMap(summary.table.row_name(row), lines, None if mce is None else mce.value)
+    of_imagenet = not summary.of_own_classes(row)
+    return _HeatMap(summary.table.row_name(row), lines, None if mce is None else mce.value, of_imagenet)

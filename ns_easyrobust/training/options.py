@@ -161,7 +161,13 @@ def build_parser(parser: argparse.ArgumentParser | None = None) -> argparse.Argu
         metavar="N",
         help="steps between two states; 0: an epoch's end",
     )
-    run.add_argument("--log-interval", type=int_from(1), default=50, metavar="N")
+    run.add_argument(
+        "--log-interval",
+        type=int_from(1),
+        default=50,
+        metavar="N",
+        help="steps between two lines of the log where there is no terminal; after 30 s one comes anyway",
+    )
     run.add_argument("--log-tensorboard", **_SWITCH, help="numbers for TensorBoard in the run's folder")
     run.add_argument("--log-wandb", **_SWITCH, help="numbers for Weights & Biases")
     run.add_argument("--wandb-project", default="ns_easyrobust", metavar="NAME")

@@ -20,7 +20,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from ..errors import CheckpointError, TrainingError
 from ..models import save_model, unwrap
-from ..utils import gather_objects, is_plain, on_first_rank, rank, shown_flags, world_size, write_text
+from ..utils import Interval, gather_objects, is_plain, on_first_rank, rank, shown_flags, world_size, write_text
 from .augmentations.nullspace import NullspaceAugmentation
 from .resume import MAY_CHANGE_ON_RESUME, StopSignal, random_state, save_state, set_random_state
 from .setup import Data
@@ -84,6 +84,7 @@ class Run:
     folder: Path
     last_step: int
     stop: StopSignal
+    log_time: Interval  # until another line of the log, where no bar is shown
     trackers: Trackers | None  # None except on rank 0
     at: Position = field(default_factory=Position)
     started: float = field(default_factory=time.monotonic)

@@ -30,6 +30,7 @@ from ..errors import TrainingError
 from ..models import logits_of, unwrap
 from ..nullspace import Step
 from ..utils import (
+    Interval,
     mean_over_ranks,
     on_first_rank,
     pick_device,
@@ -50,7 +51,7 @@ from .setup import build_data, build_mixup_and_loss, build_model, read_start
 from .trackers import Trackers, require_trackers
 
 _logger = logging.getLogger(__name__)
-_SYNTHESIS_LOG_INTERVAL = 500  # synthesis steps between two log messages
+_LOG_SECONDS = 30.0  # between two lines of the log, where no bar is shown
 
 
 def _evaluate(run: Run, dataset: Any) -> dict[str, float]:
@@ -139,7 +140,7 @@ def _train_epoch(run: Run, stream: Iterator[Any], steps: int, bar: Any) -> dict[
         bar.update()
         if at.epoch_step % args.log_interval == 0 or at.epoch_step == steps:
             run.track({"loss": clean, "noisy_loss": companion, "lr": run.optimizer.param_groups[0]["lr"]})
-        if bar.disable and at.epoch_step % args.log_interval == 0:
+        if bar.disable and (run.log_time.has_passed() or at.epoch_step % args.log_interval == 0):
             progress = f"step {at.step} of {run.last_step}, {run.seconds_to_go:.0f} s to go"
             _logger.info("%s: loss %.4f, noisy %.4f", progress, clean, companion)
         if run.stop.agreed or (args.recovery_interval and at.step % args.recovery_interval == 0):
@@ -159,7 +160,7 @@ def _progress_bar(**options: Any) -> Any:
     return tqdm(unit="step", disable=None if rank() == 0 else True, **options)
 
 
-def _show_synthesis(bar: Any, tested: Step, stop: StopSignal, folder: Path) -> None:
+def _show_synthesis(bar: Any, tested: Step, stop: StopSignal, folder: Path, log_time: Interval) -> None:
     """Show a step of the synthesis; raise RunStopped after SIGTERM."""
     if stop.asked:  # a state was saved just before this synthesis, and resuming repeats it
         raise stop.error(folder)
@@ -167,7 +168,7 @@ def _show_synthesis(bar: Any, tested: Step, stop: StopSignal, folder: Path) -> N
         bar.reset()
     bar.set_postfix(norm=f"{tested.norm:.4g}", mse_probability=f"{tested.mse_probability:.4g}", refresh=False)
     bar.update()
-    if bar.disable and tested.step and tested.step % _SYNTHESIS_LOG_INTERVAL == 0:
+    if bar.disable and log_time.has_passed():
         numbers = (tested.step, tested.norm, tested.mse_probability)
         _logger.info("synthesis step %d: norm %.4g, mse_probability %.4g", *numbers)
 
@@ -231,12 +232,13 @@ def train(args: argparse.Namespace) -> Path:
         last_step = args.max_steps or epochs * data.steps_per_epoch
         bar = exit_stack.enter_context(_progress_bar(total=last_step, desc=f"train --aug {args.aug}"))
         synthesis_bar = exit_stack.enter_context(_progress_bar(desc="noise", leave=False))
+        log_time = Interval(_LOG_SECONDS)
         augmentation = augmentation_from_args(
             args,
             wrapped,
             data.train,
             generator=torch.Generator().manual_seed(args.seed),
-            on_step=lambda tested: _show_synthesis(synthesis_bar, tested, stop, folder),
+            on_step=lambda tested: _show_synthesis(synthesis_bar, tested, stop, folder, log_time),
         )
         trackers = None
         if rank() == 0:
@@ -263,6 +265,7 @@ def train(args: argparse.Namespace) -> Path:
             folder=folder,
             last_step=last_step,
             stop=stop,
+            log_time=log_time,
             trackers=trackers,
         )
         if state is not None:

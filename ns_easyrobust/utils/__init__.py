@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from .packages import import_package
     from .parsing import parse_json, parse_yaml, require_bounded
     from .patching import replaced_attributes
-    from .progress import Progress
+    from .progress import Interval, Progress
     from .registry import Registry
     from .seeding import derive_seed, draw_seed, fork_rng
     from .spreadsheet import as_csv
@@ -64,6 +64,7 @@ __all__ = [
     "KEPT_ARGUMENTS",
     "FileLock",
     "FlagParser",
+    "Interval",
     "Progress",
     "Registry",
     "add_machine_arguments",

@@ -11,6 +11,25 @@ _logger = logging.getLogger(__name__)
 _LOG_INTERVAL = 60.0  # seconds between log lines
 
 
+class Interval:
+    """Whether it is time for another line of a log.
+
+    Args:
+        seconds: between two lines.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.said = seconds, time.monotonic()
+
+    def has_passed(self) -> bool:
+        """Whether the time has passed; the next interval then begins."""
+        now = time.monotonic()
+        if now - self.said < self.seconds:
+            return False
+        self.said = now
+        return True
+
+
 class Progress:
     """A bar for the tasks and one for the batches of the current task, with the remaining time.
 

@@ -143,6 +143,15 @@ def test_corruptions_are_broken_down(records: list[Record]) -> None:
     assert "ImageNet-C" not in rendered(without)
 
 
+def test_other_classes_have_no_ce(records: list[Record]) -> None:
+    own = [replace(record, outputs=10) for record in records if record.metric != "mce"]
+    page = rendered(own)
+    section = page[page.index("<h2>ImageNet-C</h2>") : page.index("</section>", page.index("<h2>ImageNet-C</h2>"))]
+    assert "CE" not in section
+    assert "AlexNet" not in section
+    assert section.count("<th>mean</th>") == rendered(records).count("<th>mean</th><th>CE</th>") > 0
+
+
 def test_differences_beyond_chance_are_coloured(records: list[Record]) -> None:
     text = rendered(records)
     assert 'class="better"' in text
