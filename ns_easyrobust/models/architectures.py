@@ -126,7 +126,7 @@ def _import_easyrobust_models(arch: str) -> None:
     raise ModelError(
         f"unknown model: expected a name that timm {timm.__version__} or EasyRobust knows, found {arch!r}."
         + (f" Did you mean {', '.join(similar)}?" if similar else " timm.list_models() lists them.")
-        + ("" if similar else problem)  # what may be missing is no help against a slip of the pen
+        + problem
     )
 
 
