@@ -58,7 +58,7 @@ def test_parts_of_a_list(listed):
     assert all(labels_of(part).items() <= labels_of(listed).items() for part in parts.values())
 
 
-@pytest.mark.parametrize("layout", ["folders", "flat", "png"])
+@pytest.mark.parametrize("layout", [pytest.param("folders", marks=pytest.mark.stress), "flat", "png"])
 def test_robustbench(tmp_path, layout):
     from easyrobust.benchmarks.adversarial.autoattack import AutoAttackImageNetDataset
 

@@ -123,6 +123,7 @@ def test_split_is_a_partition():
     assert split_indices(range(50), 8, seed=2)[0] != part
 
 
+@pytest.mark.stress
 def test_a_worker_whose_parent_was_killed_before_it_looked_ends(monkeypatch):
     """As ``kill -9`` during a fork leaves it: torch's own watchdog would take its new parent for the old one."""
     monkeypatch.setattr(sampling, "_LOOK_AT_PARENT", 0.05)

@@ -60,6 +60,7 @@ def compare(one: Path, other: Path) -> None:
     assert not list(one.parent.glob("*.unfinished"))
 
 
+@pytest.mark.stress  # by default tests/evaluation/test_recorder_revision.py goes on from a killed run
 def test_killed_in_the_middle_of_an_attack(command, tmp_path):
     (tmp_path / "whole").mkdir()
     finish([*command, "-j", "0", "--records", "whole/r.jsonl"])
