@@ -378,7 +378,8 @@ def test_out_of_memory_says_which_and_what_to_lower(flags, monkeypatch):
         train(parse_args([*flags, "--experiment", "other"]))
 
 
-@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.stress)])
+@pytest.mark.stress
+@pytest.mark.parametrize("workers", ["0", "2"])
 def test_an_image_that_breaks_in_the_middle_of_an_epoch(flags, digits_dir, tmp_path, caplog, workers):
     for split in ("train", "val"):
         shutil.copytree(digits_dir / split, tmp_path / "data" / split)
