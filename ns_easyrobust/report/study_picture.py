@@ -50,7 +50,7 @@ def study_figure(study: StudyComparison, path: str | Path) -> Path:
     marks = {label: found for label in study.methods if (found := _marks(study, label, robustness)) is not None}
     if not marks:
         raise OptionError(
-            f"study figure: expected a run with {clean.title} and all of {_names(study)}, found none. "
+            f"study figure: expected a run with {clean.title} and all of {study.robust_names}, found none. "
             "Benchmark the missing suites."
         )
     names = {
@@ -99,12 +99,8 @@ def _draw(axes: Any, marks: _Marks, method_colour: str, marker: str, name: str) 
     axes.plot(*marks.mean, **style, markersize=9.5, markeredgecolor="black", zorder=3, label=name)
 
 
-def _names(study: StudyComparison) -> str:
-    return ", ".join(f"100 - {c.title}" if c.lower_is_better else c.title for c in study.robust)
-
-
 def _caption(study: StudyComparison, marks: dict[str, _Marks]) -> str:
-    lines = [f"mean robustness: plain mean of {_names(study)}"]
+    lines = [f"mean robustness: plain mean of {study.robust_names}"]
     if any(len(found.runs) > 1 for found in marks.values()):
         lines.append("small marks: one a seed; large marks: the mean over seeds")
     left_out = [label for label in study.methods if label not in marks]
