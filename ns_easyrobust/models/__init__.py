@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .download import is_url
     from .ema import Ema
     from .factories import is_factory
+    from .features import features_of
     from .fitting import load_into
     from .hooks import (
         capture_patch_embed,
@@ -41,6 +42,7 @@ __all__ = [
     "depends_on_embedding_alone",
     "encoder_noise",
     "export_checkpoint",
+    "features_of",
     "find_normalize",
     "find_patch_embed",
     "frozen",
