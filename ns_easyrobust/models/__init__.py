@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from .normalization import NormalizedModel, resolve_normalization
     from .outputs import logits_of, output_of
     from .safe_load import ALLOWED_GLOBALS, read_file, read_without_objects
-    from .vit import bare_vit, find_normalize, find_patch_embed, reference_tensor, required_image_size, unwrap
+    from .vit import (
+        bare_vit,
+        find_normalize,
+        find_patch_embed,
+        find_patch_size,
+        reference_tensor,
+        required_image_size,
+        unwrap,
+    )
     from .weights import LAYOUTS
 
 __all__ = [
@@ -45,6 +53,7 @@ __all__ = [
     "features_of",
     "find_normalize",
     "find_patch_embed",
+    "find_patch_size",
     "frozen",
     "fused_attention",
     "is_factory",
