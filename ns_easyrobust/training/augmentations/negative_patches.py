@@ -141,8 +141,8 @@ class NegativePatches(Augmentation):
         model, number = unwrap(self.model), len(input)
         if self.config.loss == "contrastive":
             classes = target if target.ndim == 1 else target.argmax(1)
-            features = features_of(model, torch.cat((input, negatives)))
-            return contrastive_loss(*features.split(number), classes, self.config.temperature)
+            features, negative_features = features_of(model, torch.cat((input, negatives))).split(number)
+            return contrastive_loss(features, negative_features, classes, self.config.temperature)
         negative_logits = logits_of(output_of(model, negatives), number)
         if self.config.loss == "uniform":
             return uniform_loss(negative_logits)
