@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from .augmentations.flags import add_noise_args, add_nullspace_args, augmentation_from_args, config_from_args
     from .augmentations.nullspace import NullspaceAugmentation
     from .augmentations.registry import augmentation_names, register_augmentation
+    from .image_flags import clean_forward_equivalents
     from .options import build_parser, parse_with
     from .recipes import recipe_path
     from .trainer import train
@@ -17,6 +18,7 @@ __all__ = [
     "augmentation_from_args",
     "augmentation_names",
     "build_parser",
+    "clean_forward_equivalents",
     "config_from_args",
     "parse_with",
     "recipe_path",

@@ -42,12 +42,13 @@ from ..utils import (
     write_text,
 )
 from .augmentations.flags import augmentation_from_args, check_noise_args
+from .losses import build_mixup_and_loss, join_views, plain_loss
 from .optimizer import build_optimizer, clip_gradients, differentiable_attention, is_second_order
 from .options import defaults
 from .resume import PREVIOUS_STATE, StopSignal, require_same_run
 from .run import Run, identity
 from .run_folder import held_run_folder
-from .setup import build_data, build_mixup_and_loss, build_model, read_start
+from .setup import build_data, build_model, read_start
 from .trackers import Trackers, require_trackers
 
 _logger = logging.getLogger(__name__)
@@ -80,10 +81,11 @@ def _evaluate(run: Run, dataset: Any) -> dict[str, float]:
     return {"loss": loss_sum / n, "top1": 100 * correct_sum / n}
 
 
-def _train_step(run: Run, images: torch.Tensor, target: torch.Tensor) -> tuple[float, float]:
+def _train_step(run: Run, images: torch.Tensor | list[torch.Tensor], target: torch.Tensor) -> tuple[float, float]:
     """Make one update and set ``run.stop.agreed``; returns the clean and the companion loss, averaged over ranks."""
     args = run.args
-    images, target = images.to(run.device, non_blocking=True), target.to(run.device, non_blocking=True)
+    target = target.to(run.device, non_blocking=True)
+    images = join_views(images, run.device)
     if run.mixup is not None:
         images, target = run.mixup(images, target)
     if args.channels_last:
@@ -92,7 +94,8 @@ def _train_step(run: Run, images: torch.Tensor, target: torch.Tensor) -> tuple[f
         loss = run.loss_fn(run.model(images), target)
         companion = torch.zeros_like(loss)
         if run.augmentation is not None:
-            companion = run.augmentation.loss(images, target, run.loss_fn)  # Algorithm 1, lines 17-19
+            clean = images[: len(target)]  # of the views, if there are several
+            companion = run.augmentation.loss(clean, target, plain_loss(run.loss_fn))  # Algorithm 1, lines 17-19
     run.optimizer.zero_grad()
     run.scaler.scale(loss + companion).backward(create_graph=is_second_order(run.optimizer))
     # Read once the backward is queued, so that a GPU is never idle, and before a non-finite loss changes the weights.
