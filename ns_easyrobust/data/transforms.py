@@ -112,7 +112,7 @@ def _posterize(image: Image.Image, bits: int, **options: Any) -> Image.Image:
 class Views:
     """An image -> ``splits`` views (3, H, W): the first with the crop and flip alone, the others augmented too.
 
-    As timm's ``AugMixDataset`` (0.5.4: data/dataset.py:143-149): a loader's batch is [clean, augmented, ...], each (B, ...).
+    As timm's ``AugMixDataset`` (0.5.4: data/dataset.py:143-149): a loader's batch is [clean, augmented, ...].
 
     Args:
         shared: crop and flips, which all views of an image share.

@@ -27,10 +27,14 @@ class LogitsLoss(nn.Module):
 
     def forward(self, output: Any, target: torch.Tensor) -> torch.Tensor:
         """The loss of ``output`` for the labels (B,) or soft targets (B, K)."""
-        if isinstance(output, tuple) and len(output) == 2:
-            output = (logits_of(output[0], len(target)) + logits_of(output[1], len(target))) / 2
-        loss: torch.Tensor = self.loss_fn(logits_of(output, len(target)), target)
+        loss: torch.Tensor = self.loss_fn(_logits(output, len(target)), target)
         return loss
+
+
+def _logits(output: Any, images: int) -> torch.Tensor:
+    if isinstance(output, tuple) and len(output) == 2:
+        return (logits_of(output[0], images) + logits_of(output[1], images)) / 2
+    return logits_of(output, images)
 
 
 class SplitLoss(LogitsLoss):
@@ -52,16 +56,21 @@ class SplitLoss(LogitsLoss):
         return super().forward(output, target.repeat(self.splits))
 
 
-def plain_loss(loss_fn: nn.Module) -> nn.Module:
-    """``loss_fn``, or that of a single view."""
-    return loss_fn.plain if isinstance(loss_fn, SplitLoss) else loss_fn
-
-
 def join_views(images: torch.Tensor | list[torch.Tensor], device: torch.device) -> torch.Tensor:
     """A batch's images (B, C, H, W), or its views as (views B, C, H, W) in timm's order, all clean ones first."""
     if isinstance(images, torch.Tensor):
         return images.to(device, non_blocking=True)
     return torch.cat([view.to(device, non_blocking=True) for view in images])
+
+
+def first_view(
+    images: torch.Tensor, target: torch.Tensor, loss_fn: nn.Module, output: Any
+) -> tuple[torch.Tensor, Any, nn.Module]:
+    """Images, output and loss for companion losses: of a batch of several views the clean ones, with the plain loss."""
+    if not isinstance(loss_fn, SplitLoss):
+        return images, output, loss_fn
+    clean = None if output is None else _logits(output, len(images))[: len(target)]
+    return images[: len(target)], clean, loss_fn.plain
 
 
 def build_mixup_and_loss(args: argparse.Namespace) -> tuple[Mixup | None, nn.Module]:

@@ -20,7 +20,7 @@ from ns_easyrobust.training.optimizer import (
     is_second_order,
 )
 from ns_easyrobust.training.options import parse_args
-from ns_easyrobust.training.setup import build_mixup_and_loss
+from ns_easyrobust.training.losses import build_mixup_and_loss
 
 CPU = torch.device("cpu")
 OLD = timm.__version__.startswith("0.")
