@@ -117,8 +117,8 @@ class AugMix:
         name, *parts = policy.split("-")
         settings: dict[str, float] = {}
         for part in parts:
-            match = re.fullmatch(r"([mwda])(\d{1,3}(?:\.\d{1,9})?)", part)
-            whole = match is not None and (match[1] not in "wd" or match[2].isdecimal())
+            match = re.fullmatch(r"([mwda])([0-9]{1,3}(?:\.[0-9]{1,9})?)", part)
+            whole = match is not None and (match[1] not in "wd" or match[2].isdigit())
             if match is None or not whole or _FIELDS[match[1]] in settings:
                 raise OptionError(
                     f"{policy[:100]}: expected augmix with parts mN (severity), wN (width), dN (depth) and aF (alpha) "

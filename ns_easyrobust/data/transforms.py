@@ -137,7 +137,7 @@ def _to_pixels(image: Image.Image | torch.Tensor) -> torch.Tensor:
 def _own_policy(auto_augment: str | None, augmix_ops: str, mean: Sequence[float], interpolation: str) -> Any:
     """The augmentation that ``auto_augment`` names if it is none of timm's, else None."""
     if auto_augment == "trivial":
-        # As timm's policies, it fills with the mean. The published code interpolates by the nearest pixel.
+        # As timm's policies, it fills with the mean, where the published code leaves black.
         fill = [min(255, round(255 * value)) for value in mean]
         mode = transforms.InterpolationMode("nearest" if interpolation == "random" else interpolation)
         return transforms.TrivialAugmentWide(interpolation=mode, fill=fill)
@@ -160,7 +160,7 @@ def training_transform(
     auto_augment: str | None = None,
     augmix_ops: str = "timm",
     no_aug: bool = False,
-    interpolation: str = "random",
+    interpolation: str = "bilinear",
     **augmentation: Any,
 ) -> transforms.Compose | Views:
     """timm's training augmentation, ending in pixels (3, size, size) in [0, 1].
@@ -174,6 +174,8 @@ def training_transform(
         auto_augment: a policy of timm's; ``trivial``, torchvision's TrivialAugmentWide (Mueller and Hutter 2021,
             arXiv:2103.10158) in its place; or ``augmix...``.
         augmix_ops: of ``augmix...``: ``timm``'s operations, or the ``published`` ones (:class:`~.augmix.AugMix`).
+        interpolation: of the crop and of what policies turn and shift; ``random``: bilinear or bicubic, drawn anew each
+            time, but the nearest pixel for ``trivial``, as published.
         augmentation: further arguments of timm's ``create_transform``.
 
     Raises:
