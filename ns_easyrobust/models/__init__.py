@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .hub import is_hub_name, required_arch
     from .normalization import NormalizedModel, resolve_normalization
     from .outputs import logits_of, output_of
+    from .relevance import relevance_maps
     from .safe_load import ALLOWED_GLOBALS, read_file, read_without_objects
     from .vit import bare_vit, find_normalize, find_patch_embed, reference_tensor, required_image_size, unwrap
     from .weights import LAYOUTS
@@ -58,6 +59,7 @@ __all__ = [
     "read_without_objects",
     "reference_tensor",
     "register_small_models",
+    "relevance_maps",
     "replaced_forward",
     "require_named",
     "required_arch",
