@@ -3,7 +3,15 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .augmentations.flags import add_noise_args, add_nullspace_args, augmentation_from_args, config_from_args
+    from .augmentations.base import Augmentation
+    from .augmentations.flags import (
+        add_noise_args,
+        add_nullspace_args,
+        augmentation_from_args,
+        chosen_names,
+        config_from_args,
+    )
+    from .augmentations.joined import part_loss
     from .augmentations.nullspace import NullspaceAugmentation
     from .augmentations.registry import augmentation_names, register_augmentation
     from .options import build_parser, parse_with
@@ -11,14 +19,17 @@ if TYPE_CHECKING:
     from .trainer import train
 
 __all__ = [
+    "Augmentation",
     "NullspaceAugmentation",
     "add_noise_args",
     "add_nullspace_args",
     "augmentation_from_args",
     "augmentation_names",
     "build_parser",
+    "chosen_names",
     "config_from_args",
     "parse_with",
+    "part_loss",
     "recipe_path",
     "register_augmentation",
     "train",
