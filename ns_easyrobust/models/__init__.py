@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     )
     from .hub import is_hub_name, required_arch
     from .normalization import NormalizedModel, resolve_normalization
-    from .outputs import logits_of, output_of
+    from .outputs import logits_of, mean_logits, output_of
     from .relevance import relevance_maps
     from .safe_load import ALLOWED_GLOBALS, read_file, read_without_objects
     from .vit import bare_vit, find_normalize, find_patch_embed, reference_tensor, required_image_size, unwrap
@@ -52,6 +52,7 @@ __all__ = [
     "load_into",
     "load_model",
     "logits_of",
+    "mean_logits",
     "output_of",
     "prefix_tokens",
     "read_checkpoint",

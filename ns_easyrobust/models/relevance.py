@@ -15,7 +15,7 @@ from ..errors import ModelError
 from ..utils import nn, torch
 from .attention import attention_maps, prefix_tokens, tokens_read
 from .hooks import without_checkpointing
-from .outputs import logits_of, output_of
+from .outputs import mean_logits, output_of
 from .vit import find_patch_embed
 
 
@@ -59,7 +59,7 @@ def relevance_maps(model: nn.Module, images: torch.Tensor, labels: torch.Tensor 
     if not all(parameter.requires_grad for parameter in model.parameters()):
         images = images.detach().requires_grad_()  # else the maps before the first trained part would have no gradient
     with torch.enable_grad(), without_checkpointing(model), attention_maps(model) as maps:
-        logits = logits_of(output_of(maps.model, images), len(images))
+        logits = mean_logits(output_of(maps.model, images), len(images))
         attentions = [maps[layer] for layer in maps]
         chosen = logits.argmax(1) if labels is None else labels
         score = logits.float().gather(1, chosen[:, None]).sum()
