@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         augmentation_from_args,
         chosen_names,
         config_from_args,
+        forward_equivalents,
     )
     from .augmentations.joined import part_loss
     from .augmentations.nullspace import NullspaceAugmentation
@@ -28,6 +29,7 @@ __all__ = [
     "build_parser",
     "chosen_names",
     "config_from_args",
+    "forward_equivalents",
     "parse_with",
     "part_loss",
     "recipe_path",

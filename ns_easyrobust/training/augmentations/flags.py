@@ -30,7 +30,7 @@ def _joined_names(text: str) -> str:
     try:
         chosen_names(text)
     except OptionError as error:
-        raise argparse.ArgumentTypeError(error.line.removeprefix("aug: ")) from error
+        raise argparse.ArgumentTypeError(error.line.removeprefix("aug: ").rstrip(".")) from error
     return text
 
 
