@@ -6,22 +6,28 @@ if TYPE_CHECKING:
     from .augmentations.flags import add_noise_args, add_nullspace_args, augmentation_from_args, config_from_args
     from .augmentations.nullspace import NullspaceAugmentation
     from .augmentations.registry import augmentation_names, register_augmentation
-    from .options import build_parser, parse_with
+    from .costs import UpdateCost, update_cost
+    from .options import build_parser, defaults, parse_with
     from .recipes import recipe_path
+    from .resume import MAY_CHANGE_ON_RESUME
     from .trainer import train
 
 __all__ = [
+    "MAY_CHANGE_ON_RESUME",
     "NullspaceAugmentation",
+    "UpdateCost",
     "add_noise_args",
     "add_nullspace_args",
     "augmentation_from_args",
     "augmentation_names",
     "build_parser",
     "config_from_args",
+    "defaults",
     "parse_with",
     "recipe_path",
     "register_augmentation",
     "train",
+    "update_cost",
 ]
 
 if not TYPE_CHECKING:
