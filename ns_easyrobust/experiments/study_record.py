@@ -24,7 +24,7 @@ class RunRecord:
         flags: that decide its weights.
         updates, forward_equivalents: of the whole training; the latter for each image of a batch.
         is_bound: whether these are the most that it can have been.
-        seconds: of ``train``'s processes, those included whose work was lost in a kill.
+        seconds: of the training, once the model was built, with those whose work was lost in a kill.
         trained: whether the training has ended.
         measured: the words of the evaluations that have ended.
     """

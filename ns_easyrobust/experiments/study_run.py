@@ -12,6 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,13 +156,15 @@ class _Process:
         self.run, self.record, self.part, self.slot = run, record, part, slot
         step = run.train if part == "train" and run.train is not None else run.measuring[part]
         self.step, self.log = step, run.folder / f"{step.verb}.log"
-        self.began = time.monotonic()
+        self.name = run.name if step.verb == "train" else part
+        self.began = time.time()
         self.counted = 0.0  # seconds of this process that the record has
         self.save_time = Interval(_SAVE)
         words = [*step.words, f"--device={slot.device}"]
         with os_errors_as_output_errors(self.log), open(self.log, "ab") as log:
             log.write(f"$ ns-easyrobust {step.verb} {shlex.join(words)}\n".encode("utf-8", "surrogateescape"))
             log.flush()
+            self.said_from = log.tell()
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "ns_easyrobust", step.verb, *words],
                 stdin=subprocess.DEVNULL,
@@ -171,7 +174,7 @@ class _Process:
                 start_new_session=True,  # Ctrl-C reaches this process alone, which lets trainings save their state
                 preexec_fn=_end_with_parent(),
             )
-        _logger.info("%s: %s on %s; log: %s", run.name, _doing(step.verb), slot.name, self.log)
+        _logger.info("%s: %s on %s; log: %s", self.name, step.verb, slot.name, self.log)
 
     def has_ended(self) -> bool:
         """Whether the process has; from time to time the seconds until now are saved."""
@@ -181,17 +184,21 @@ class _Process:
         return ended
 
     def _count(self) -> None:
-        seconds = time.monotonic() - self.began
-        self.record.seconds += seconds - self.counted
-        self.counted = seconds
-        self.record.write(self.run)
+        """Add to the record the seconds since the training began, when it wrote its flags: the model was built then."""
+        with suppress(FileNotFoundError):
+            began = (self.run.folder / "args.yaml").stat().st_mtime
+            if began >= self.began:
+                seconds = max(0.0, time.time() - began)
+                self.record.seconds += seconds - self.counted
+                self.counted = seconds
+                self.record.write(self.run)
 
     def finish(self) -> str | None:
         """Keep in the record that the command has ended; returns why it failed, if it did."""
-        code, seconds = self.process.returncode, time.monotonic() - self.began
+        code, seconds = self.process.returncode, time.time() - self.began
         if code != 0:
-            reason = _reason(self.log, self.step.verb, code)
-            _logger.error("%s: %s failed: %s", self.run.name, self.step.verb, reason)
+            reason = _reason(self.log, self.said_from, self.step.verb, code)
+            _logger.error("%s: %s failed: %s", self.name, self.step.verb, reason)
             return reason
         if self.step.verb == "train":
             self.record.trained = True
@@ -200,12 +207,8 @@ class _Process:
         self.record.write(self.run)
         if self.part in self.record.lacks(self.run):
             return f"{self.step.verb} ended well, but left no {LAST if self.step.verb == 'train' else 'records'}"
-        _logger.info("%s: %s done in %.0f s", self.run.name, self.step.verb, seconds)
+        _logger.info("%s: %s done in %.0f s", self.name, self.step.verb, seconds)
         return None
-
-
-def _doing(verb: str) -> str:
-    return {"train": "training", "benchmark": "evaluation"}[verb]
 
 
 def _environment(slot: Slot) -> dict[str, str]:
@@ -252,10 +255,10 @@ def _end(processes: Sequence[_Process]) -> None:
                 each.process.wait()
 
 
-def _reason(log: Path, verb: str, code: int) -> str:
-    """The line with which a command said why it ended, at the end of its log."""
+def _reason(log: Path, start: int, verb: str, code: int) -> str:
+    """The line with which a command said why it ended, at the end of its log, which for it begins at ``start``."""
     with open(log, "rb") as stream:
-        stream.seek(max(0, log.stat().st_size - _TAIL))
+        stream.seek(max(start, log.stat().st_size - _TAIL))
         lines = stream.read().decode("utf-8", "replace").splitlines()
     said = [line for line in lines if line.startswith(f"ns-easyrobust {verb}: ")]
     if code < 0 and not said:
