@@ -1,4 +1,4 @@
-"""The loss of nullspace finetuning in place of a script's own loss function, which is handed logits, not images."""
+"""A companion loss beside a script's own loss function, which is handed logits, not images."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..training import NullspaceAugmentation
-from ..utils import rank
+from ..training import Augmentation, part_loss
+from ..utils import rank, world_size
 from .logit_tracing import ForwardRecorder, logits_in
 
 _logger = logging.getLogger(__name__)
@@ -18,13 +18,13 @@ BRANCHES = ("first", "all")
 
 
 class CompanionLoss(nn.Module):
-    """A script's loss function plus the companion loss: that of the same images with noise on the encoder's input.
+    """A script's loss function plus the companion loss, or that alone where it replaces the clean loss.
 
     The images are those that the logits were computed from, whatever the script does to its batches.
 
     Args:
         loss_fn: the script's loss function.
-        augmentation: its :meth:`~ns_easyrobust.training.augmentations.nullspace.NullspaceAugmentation.loss` is added.
+        augmentation: its :meth:`~ns_easyrobust.training.augmentations.base.Augmentation.loss` is added.
         branch: one of :data:`BRANCHES`: whether only the first loss of each optimizer step gets a companion, as the
             paper's authors do it, or all of them do.
         log_interval: optimizer steps between two log lines.
@@ -33,7 +33,7 @@ class CompanionLoss(nn.Module):
     def __init__(
         self,
         loss_fn: Callable[..., torch.Tensor],
-        augmentation: NullspaceAugmentation,
+        augmentation: Augmentation,
         branch: str = "first",
         log_interval: int = 50,
     ) -> None:
@@ -44,9 +44,10 @@ class CompanionLoss(nn.Module):
         self.companions = 0  # losses of this step that have got one
 
     def forward(self, logits: Any, target: torch.Tensor, *rest: Any) -> torch.Tensor:
-        """The script's loss and its companion, added (Algorithm 1, lines 17-19).
+        """The script's loss and its companion, added (Algorithm 1, lines 17-19), or the companion in its place.
 
-        Of noisy outputs, ``loss_fn`` is given what the script gives it of clean ones: logits, or what holds them.
+        Of the companion's outputs, ``loss_fn`` is given what the script gives it of clean ones: logits, or what holds
+        them.
 
         The script's loss alone without gradients, and with ``branch`` "first" for the further losses of a step.
         """
@@ -54,16 +55,21 @@ class CompanionLoss(nn.Module):
         if not (torch.is_grad_enabled() and self.recorder.active):
             return loss
         with self.recorder.paused():
-            companion = self.augmentation.loss(
+            companion = part_loss(
+                self.augmentation,
                 self.recorder.source_images(logits_in(logits)),
                 target,
                 lambda noisy, labels: self.loss_fn(
                     logits_in(noisy) if isinstance(logits, torch.Tensor) else noisy, labels, *rest
                 ),
+                output=logits,
                 new_step=self.companions == 0,
             )
         self._companion_added(loss, companion)
-        return loss + companion  # line 19 of the algorithm
+        if not self.augmentation.replaces_clean:
+            return loss + companion  # line 19 of the algorithm
+        # The script's forward went through DDP, which waits for gradients of all its parameters.
+        return companion + 0 * loss if world_size() > 1 else companion
 
     def _companion_added(self, loss: torch.Tensor, companion: torch.Tensor) -> None:
         """Count it, and log the step's first; with ``branch`` "first", it is the step's only one."""

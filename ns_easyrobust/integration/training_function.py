@@ -16,7 +16,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from ..errors import DataError, OptionError
 from ..models import register_small_models, unwrap
-from ..training import augmentation_from_args, augmentation_names
+from ..training import augmentation_from_args, chosen_names
 from ..utils import replaced_attributes
 from .companion_loss import BRANCHES, CompanionLoss
 
@@ -72,10 +72,10 @@ def _check_loader(loader: Any, epoch_steps: int) -> None:
 
 def _check_choices(args: argparse.Namespace) -> None:
     """Check what the parser does not: values from a YAML file."""
-    for name, choices in (("aug", augmentation_names()), ("ns_branch", BRANCHES)):
-        value = getattr(args, name, choices[0])
-        if value not in choices:
-            raise OptionError(f"{name}: expected one of {', '.join(choices)}, found {value!r}. Correct it.")
+    chosen_names(str(getattr(args, "aug", "none")))
+    branch = getattr(args, "ns_branch", BRANCHES[0])
+    if branch not in BRANCHES:
+        raise OptionError(f"ns_branch: expected one of {', '.join(BRANCHES)}, found {branch!r}. Correct it.")
 
 
 def _companion_loss_from_args(

@@ -3,7 +3,16 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .augmentations.flags import add_noise_args, add_nullspace_args, augmentation_from_args, config_from_args
+    from .augmentations.base import Augmentation
+    from .augmentations.flags import (
+        add_noise_args,
+        add_nullspace_args,
+        augmentation_from_args,
+        chosen_names,
+        config_from_args,
+        forward_equivalents,
+    )
+    from .augmentations.joined import part_loss
     from .augmentations.nullspace import NullspaceAugmentation
     from .augmentations.registry import augmentation_names, register_augmentation
     from .costs import UpdateCost, update_cost
@@ -14,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAY_CHANGE_ON_RESUME",
+    "Augmentation",
     "NullspaceAugmentation",
     "UpdateCost",
     "add_noise_args",
@@ -21,9 +31,12 @@ __all__ = [
     "augmentation_from_args",
     "augmentation_names",
     "build_parser",
+    "chosen_names",
     "config_from_args",
     "defaults",
+    "forward_equivalents",
     "parse_with",
+    "part_loss",
     "recipe_path",
     "register_augmentation",
     "train",

@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import OptionError
 from ..models import unwrap
-from ..utils import fork_rng
+from ..utils import fork_rng, mean_over_ranks
 
 _TRIAL_STEPS = 7  # Lookahead does something else at each sixth
 
@@ -79,3 +79,10 @@ def clip_gradients(args: argparse.Namespace, model: nn.Module) -> None:
     """Clip the gradients by ``--clip-mode``; ``agc`` leaves out the last two parameters, the classifier's, as timm."""
     parameters = model_parameters(unwrap(model), exclude_head="agc" in args.clip_mode)
     dispatch_clip_grad(parameters, value=args.clip_grad, mode=args.clip_mode)
+
+
+def average_gradients(model: nn.Module) -> None:
+    """Average each parameter's gradient over the ranks, which DDP does only for forwards through its wrapper."""
+    for parameter in unwrap(model).parameters():
+        if parameter.grad is not None:
+            parameter.grad = mean_over_ranks(parameter.grad)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import logging
 import math
 import time
@@ -21,7 +19,7 @@ from torch.amp.grad_scaler import GradScaler
 from ..errors import CheckpointError, TrainingError
 from ..models import save_model, unwrap
 from ..utils import Interval, gather_objects, is_plain, on_first_rank, rank, shown_flags, world_size, write_text
-from .augmentations.nullspace import NullspaceAugmentation
+from .augmentations.base import Augmentation
 from .resume import MAY_CHANGE_ON_RESUME, StopSignal, random_state, save_state, set_random_state
 from .setup import Data
 from .trackers import Trackers
@@ -79,7 +77,7 @@ class Run:
     scheduler: Any
     mixup: Mixup | None
     loss_fn: nn.Module
-    augmentation: NullspaceAugmentation | None
+    augmentation: Augmentation | None
     data: Data
     folder: Path
     last_step: int
@@ -105,17 +103,29 @@ class Run:
         return torch.autocast(self.device.type, dtype=dtype, enabled=self.args.amp)
 
     def track(self, numbers: dict[str, float]) -> None:
-        """Log ``numbers`` and :attr:`noise_numbers` at the current step, if there are trackers."""
+        """Log ``numbers`` and :attr:`companion_numbers` at the current step, if there are trackers."""
         if self.trackers is not None:
-            self.trackers.log(numbers | self.noise_numbers, self.at.step)
+            self.trackers.log(numbers | self.companion_numbers, self.at.step)
 
     @property
-    def noise_numbers(self) -> dict[str, float]:
-        """Norm and influence of the current noise; empty if there is none."""
-        if self.augmentation is None or not self.augmentation.history:
-            return {}
-        latest = self.augmentation.history[-1]
-        return {"noise_norm": latest["norm"], "noise_mse_probability": latest["mse_probability"]}
+    def companion_numbers(self) -> dict[str, float]:
+        """The companion's own numbers, such as the noise's norm; empty if there is no companion."""
+        return {} if self.augmentation is None else self.augmentation.numbers
+
+    @property
+    def companion_name(self) -> str:
+        """The companion's column in ``summary.csv``."""
+        return "noisy_loss" if self.augmentation is None else self.augmentation.loss_name
+
+    @property
+    def companion_word(self) -> str:
+        """The companion in the lines of a log."""
+        return self.companion_name.removesuffix("_loss")
+
+    @property
+    def replaces_clean(self) -> bool:
+        """Whether the companion loss stands in place of the clean one."""
+        return self.augmentation is not None and self.augmentation.replaces_clean
 
     def diverged(self, what: str) -> TrainingError:
         """The error to raise for losses or weights that are not finite."""
@@ -220,7 +230,7 @@ class Run:
             (self.folder / "summary.csv").unlink(missing_ok=True)
 
     def write(self, trained: dict[str, float], judged: dict[str, float], score: float | None) -> None:
-        """Write an epoch's files: last weights and noise always, summary and best weights only after an evaluation.
+        """Write an epoch's files: last weights and the companion's always, summary and best only after an evaluation.
 
         Args:
             trained: mean losses and other numbers of training.
@@ -236,7 +246,7 @@ class Run:
         extra = {"epoch": epoch, "metric": score, "selected_on": self.args.select}
         self._save_weights("last.pth.tar", **extra)
         if self.augmentation is not None:
-            self._write_noise(self.augmentation)
+            self.augmentation.write(self.folder)
         path = self.folder / "summary.csv"
         if judged:
             update_summary(epoch, trained, judged, path, write_header=not path.exists())
@@ -249,12 +259,3 @@ class Run:
         arch = str(unwrap(self.model).arch)
         common: dict[str, Any] = {"arch": arch, "args": _deciding_flags(self.args, arch), "step": self.at.step}
         save_model(unwrap(self.model), self.folder / name, ema=ema, **common, **extra)
-
-    def _write_noise(self, augmentation: NullspaceAugmentation) -> None:
-        assert augmentation.noise is not None
-        table = io.StringIO()
-        writer = csv.DictWriter(table, fieldnames=list(augmentation.history[0]))
-        writer.writeheader()
-        writer.writerows(augmentation.history)
-        write_text(self.folder / "noise.csv", table.getvalue())
-        augmentation.noise.save(self.folder / "noise.pt")

@@ -1,7 +1,7 @@
 """An EasyRobust-style training script with ``--aug``, built on timm.
 
-Its one addition to an ordinary script is the companion loss of Algorithm 1, in
-:func:`_train_step`. One process per device; torchrun starts several.
+Its one addition to an ordinary script is the companion loss, in :func:`_losses`. One process per device; torchrun
+starts several.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ from ..utils import (
     world_size,
     write_text,
 )
-from .augmentations.flags import augmentation_from_args, check_noise_args
-from .optimizer import build_optimizer, clip_gradients, differentiable_attention, is_second_order
+from .augmentations.flags import augmentation_from_args, check_augmentation_args
+from .augmentations.joined import part_loss
+from .optimizer import average_gradients, build_optimizer, clip_gradients, differentiable_attention, is_second_order
 from .options import defaults
 from .resume import PREVIOUS_STATE, StopSignal, require_same_run
 from .run import Run, identity
@@ -80,28 +81,46 @@ def _evaluate(run: Run, dataset: Any) -> dict[str, float]:
     return {"loss": loss_sum / n, "top1": 100 * correct_sum / n}
 
 
+def _losses(run: Run, images: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The clean loss and the companion loss, either of which is 0 where there is none."""
+    output, clean = None, torch.zeros((), device=run.device)
+    if not run.replaces_clean:
+        output = run.model(images)
+        clean = run.loss_fn(output, target)
+    companion = torch.zeros_like(clean)
+    if run.augmentation is not None:
+        companion = part_loss(run.augmentation, images, target, run.loss_fn, output)  # Algorithm 1, lines 17-19
+    return clean, companion
+
+
+def _backward(run: Run, images: torch.Tensor, target: torch.Tensor) -> tuple[float, float]:
+    """Set the gradients and ``run.stop.agreed``; returns the clean and the companion loss, averaged over ranks."""
+    with run.autocast(), differentiable_attention(run.optimizer):
+        clean, companion = _losses(run, images, target)
+    run.optimizer.zero_grad()
+    run.scaler.scale(clean + companion).backward(create_graph=is_second_order(run.optimizer))
+    if run.replaces_clean:  # DDP averages the gradients of its own forwards only, and there was none
+        average_gradients(run.model)
+    # Read once the backward is queued, so that a GPU is never idle, and before a non-finite loss changes the weights.
+    stop_asked = companion.detach().new_tensor(float(run.stop.asked))
+    numbers = torch.stack([clean.detach().float(), companion.detach().float(), stop_asked.float()])
+    clean_value, companion_value, stop_agreed = mean_over_ranks(numbers).tolist()
+    run.stop.agreed = stop_agreed > 0
+    if not math.isfinite(clean_value + companion_value):
+        losses = f"clean {clean_value}, companion {companion_value}"
+        raise run.diverged(f"step {run.at.step}: expected a finite loss, found {losses}")
+    return clean_value, companion_value
+
+
 def _train_step(run: Run, images: torch.Tensor, target: torch.Tensor) -> tuple[float, float]:
-    """Make one update and set ``run.stop.agreed``; returns the clean and the companion loss, averaged over ranks."""
+    """Make one update; returns the clean and the companion loss, averaged over ranks."""
     args = run.args
     images, target = images.to(run.device, non_blocking=True), target.to(run.device, non_blocking=True)
     if run.mixup is not None:
         images, target = run.mixup(images, target)
     if args.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
-    with run.autocast(), differentiable_attention(run.optimizer):
-        loss = run.loss_fn(run.model(images), target)
-        companion = torch.zeros_like(loss)
-        if run.augmentation is not None:
-            companion = run.augmentation.loss(images, target, run.loss_fn)  # Algorithm 1, lines 17-19
-    run.optimizer.zero_grad()
-    run.scaler.scale(loss + companion).backward(create_graph=is_second_order(run.optimizer))
-    # Read once the backward is queued, so that a GPU is never idle, and before a non-finite loss changes the weights.
-    numbers = torch.stack([loss.detach(), companion.detach(), loss.detach().new_tensor(float(run.stop.asked))])
-    clean_value, companion_value, stop_asked = mean_over_ranks(numbers.float()).tolist()
-    run.stop.agreed = stop_asked > 0
-    if not math.isfinite(clean_value + companion_value):
-        losses = f"clean {clean_value}, noisy {companion_value}"
-        raise run.diverged(f"step {run.at.step}: expected a finite loss, found {losses}")
+    losses = _backward(run, images, target)
     if args.clip_grad is not None:
         run.scaler.unscale_(run.optimizer)
         clip_gradients(args, run.model)
@@ -109,11 +128,11 @@ def _train_step(run: Run, images: torch.Tensor, target: torch.Tensor) -> tuple[f
     run.scaler.update()
     if run.ema is not None:
         run.ema.update(unwrap(run.model))
-    return clean_value, companion_value
+    return losses
 
 
 def _train_epoch(run: Run, stream: Iterator[Any], steps: int, bar: Any) -> dict[str, float]:
-    """Make the remaining updates of an epoch of ``steps``; returns its mean losses, the noise's numbers and the lr.
+    """Make the remaining updates of an epoch of ``steps``; returns its mean losses, the companion's numbers and the lr.
 
     Raises:
         RunStopped: after SIGTERM, once the state is saved.
@@ -136,23 +155,23 @@ def _train_epoch(run: Run, stream: Iterator[Any], steps: int, bar: Any) -> dict[
         at.clean, at.companion = at.clean + clean, at.companion + companion
         at.step, at.epoch_step = at.step + 1, at.epoch_step + 1
         run.scheduler.step_update(num_updates=at.step, metric=at.clean / at.epoch_step)
-        bar.set_postfix(loss=f"{clean:.3f}", noisy=f"{companion:.3f}", refresh=False)
+        bar.set_postfix({"loss": f"{clean:.3f}", run.companion_word: f"{companion:.3f}"}, refresh=False)
         bar.update()
         if at.epoch_step % args.log_interval == 0 or at.epoch_step == steps:
-            run.track({"loss": clean, "noisy_loss": companion, "lr": run.optimizer.param_groups[0]["lr"]})
+            run.track({"loss": clean, run.companion_name: companion, "lr": run.optimizer.param_groups[0]["lr"]})
         if bar.disable and (run.log_time.has_passed() or at.epoch_step % args.log_interval == 0):
             progress = f"step {at.step} of {run.last_step}, {run.seconds_to_go:.0f} s to go"
-            _logger.info("%s: loss %.4f, noisy %.4f", progress, clean, companion)
+            _logger.info("%s: loss %.4f, %s %.4f", progress, clean, run.companion_word, companion)
         if run.stop.agreed or (args.recovery_interval and at.step % args.recovery_interval == 0):
             run.save_state()
         if run.stop.agreed:
             raise run.stop.error(run.folder)
     if hasattr(run.optimizer, "sync_lookahead"):
         run.optimizer.sync_lookahead()
-    metrics = {"loss": at.clean / steps, "noisy_loss": at.companion / steps}
+    metrics = {"loss": at.clean / steps, run.companion_name: at.companion / steps}
     if replaced := int(sum_over_ranks(run.data.replaced.to(run.device, torch.int32)).count_nonzero()):
         _logger.warning("epoch %d: %d unreadable images were replaced so far", at.epoch, replaced)
-    return metrics | run.noise_numbers | {"lr": run.optimizer.param_groups[0]["lr"]}
+    return metrics | run.companion_numbers | {"lr": run.optimizer.param_groups[0]["lr"]}
 
 
 def _progress_bar(**options: Any) -> Any:
@@ -209,7 +228,7 @@ def train(args: argparse.Namespace) -> Path:
         UserError: the flags, data, checkpoint or output folder are unusable, or training failed or was stopped.
     """
     torch.backends.cudnn.benchmark = True
-    check_noise_args(args)
+    check_augmentation_args(args)
     with StopSignal() as stop, process_group(pick_device(args.device)) as device, ExitStack() as exit_stack:
         on_first_rank(lambda: require_trackers(args.log_tensorboard, args.log_wandb), device)
         checkpoint = read_start(args)

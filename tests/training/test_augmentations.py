@@ -23,7 +23,11 @@ from ns_easyrobust.errors import DataError, ModelError, OptionError
 from ns_easyrobust.models.hooks import encoder_noise
 from ns_easyrobust.nullspace.config import NoiseConfig
 from ns_easyrobust.training.augmentations.controls import PermutedNoiseAugmentation, RandomNoiseAugmentation
-from ns_easyrobust.training.augmentations.flags import add_nullspace_args, augmentation_from_args, check_noise_args
+from ns_easyrobust.training.augmentations.flags import (
+    add_nullspace_args,
+    augmentation_from_args,
+    check_augmentation_args,
+)
 from ns_easyrobust.training.augmentations.nullspace import NullspaceAugmentation
 from ns_easyrobust.training.augmentations.registry import AUGMENTATIONS, register_augmentation
 from ns_easyrobust.utils.seeding import fork_rng
@@ -414,7 +418,7 @@ def test_a_warm_start_of_the_random_baseline_is_refused(loader):
     parser = argparse.ArgumentParser()
     add_nullspace_args(parser)
     with pytest.raises(OptionError, match="warm_start: expected noise that is optimised"):
-        check_noise_args(parser.parse_args(["--aug", "random", "--ns-warm-start"]))  # before a model is built
+        check_augmentation_args(parser.parse_args(["--aug", "random", "--ns-warm-start"]))  # before a model is built
 
 
 class Holding(nn.Module):

@@ -3,10 +3,12 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .base import Augmentation
+    from .joined import JoinedAugmentation
     from .nullspace import NullspaceAugmentation
     from .registry import augmentations, register_augmentation
 
-__all__ = ["NullspaceAugmentation", "augmentations", "register_augmentation"]
+__all__ = ["Augmentation", "JoinedAugmentation", "NullspaceAugmentation", "augmentations", "register_augmentation"]
 
 if not TYPE_CHECKING:
     from ...utils import lazy_names

@@ -1,19 +1,60 @@
-"""``--aug``, the flags of the noise, and the augmentation built from them."""
+"""``--aug``, the flags of the methods that it can name, and the companions built from them."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterable
-from dataclasses import fields
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ...errors import OptionError
 from ...nullspace import NoiseConfig
-from ...utils import add_settings, int_from, nn, settings_from
-from .nullspace import NullspaceAugmentation, check_augmentation
+from ...utils import add_settings, flags_of, int_from, nn, settings_from
+from .base import Augmentation
+from .joined import JoinedAugmentation
+from .nullspace import NullspaceAugmentation
 from .registry import augmentation_names, augmentations
 
 _logger = logging.getLogger(__name__)
+
+
+class _Choices(tuple[str, ...]):
+    """The values of ``--aug``, which takes several joined by commas too (:func:`_joined_names`)."""
+
+    def __contains__(self, text: object) -> bool:
+        return all(super(_Choices, self).__contains__(name) for name in str(text).split(","))
+
+
+def _joined_names(text: str) -> str:
+    """The ``type`` of ``--aug``."""
+    try:
+        chosen_names(text)
+    except OptionError as error:
+        raise argparse.ArgumentTypeError(error.line.removeprefix("aug: ").rstrip(".")) from error
+    return text
+
+
+_joined_names.__name__ = "method"
+
+
+def chosen_names(aug: str) -> list[str]:
+    """The names in a value of ``--aug``, which joins them by commas; none for ``none``.
+
+    Raises:
+        OptionError: an unknown name, one twice, or ``none`` beside others.
+    """
+    names = [] if aug == "none" else aug.split(",")
+    for name in names:
+        if name not in augmentations():
+            known = ", ".join(augmentation_names())
+            raise OptionError(f"aug: expected one of {known}, or several joined by commas, found {name!r}. Correct it.")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise OptionError(f"aug: expected each method once, found {twice[0]} twice. Leave one out.")
+    return names
+
+
+def _chosen(args: argparse.Namespace) -> dict[str, type[Augmentation]]:
+    return {name: augmentations()[name] for name in chosen_names(args.aug)}
 
 
 def add_noise_args(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +63,7 @@ def add_noise_args(parser: argparse.ArgumentParser) -> None:
 
 
 def add_nullspace_args(parser: argparse.ArgumentParser) -> None:
-    """Add ``--aug``, ``--ns-interval`` and the noise's flags to a training script's parser.
+    """Add ``--aug``, ``--ns-interval``, and the flags of every method that ``--aug`` can name, to a script's parser.
 
     Example:
         >>> import argparse
@@ -35,8 +76,11 @@ def add_nullspace_args(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--aug",
         default="none",
-        choices=augmentation_names(),
-        help="noise on the encoder's input: nullspace, or a baseline to compare it with (default: none)",
+        type=_joined_names,
+        choices=_Choices(augmentation_names()),
+        metavar="NAME[,NAME]",
+        help="what is added to the clean loss: noise on the encoder's input (nullspace), a control (random, permuted), "
+        f"or another method; of {', '.join(augmentation_names())}, or several joined by commas (default: none)",
     )
     parser.add_argument(
         "--ns-interval",
@@ -49,28 +93,76 @@ def add_nullspace_args(parser: argparse.ArgumentParser) -> None:
         "--ns-warm-start", action="store_true", help="begin each synthesis with the last noise: sooner, but less varied"
     )
     add_noise_args(parser)
+    for prefix, cls in _with_settings():
+        if prefix != NullspaceAugmentation.prefix:
+            add_settings(parser.add_argument_group(f"--aug {cls.name}"), cls.Settings, prefix)  # type: ignore[arg-type]
 
 
-def check_noise_args(args: argparse.Namespace) -> None:
-    """Raise OptionError if a flag of the noise is out of range, before anything is built."""
-    cls = augmentations().get(args.aug, NullspaceAugmentation)
-    check_augmentation(args.ns_interval, args.ns_warm_start, cls.solver or config_from_args(args).solver)
+def _with_settings() -> Iterator[tuple[str, type[Augmentation]]]:
+    """(prefix of its flags, method), once for methods that share their settings."""
+    seen = set()
+    for cls in augmentations().values():
+        if cls.Settings is not None and (cls.prefix, cls.Settings) not in seen:
+            seen.add((cls.prefix, cls.Settings))
+            yield cls.prefix, cls
+
+
+def check_augmentation_args(args: argparse.Namespace) -> None:
+    """Check the flags of the methods that ``--aug`` names, before anything is built.
+
+    Raises:
+        OptionError: one is out of range, or two of the methods each replace the clean loss.
+    """
+    NullspaceAugmentation.check(args)  # also where it is not named, as ever
+    chosen = _chosen(args)
+    for cls in chosen.values():
+        cls.check(args)
+    replacing = [name for name, cls in chosen.items() if cls.replaces(cls.config_from(args))]
+    if len(replacing) > 1:
+        raise OptionError(
+            f"aug: expected at most one method that replaces the clean loss, found {' and '.join(replacing)}. "
+            "Leave one out, or let it keep the clean loss."
+        )
+
+
+def forward_equivalents(args: argparse.Namespace) -> float:
+    """Cost of an image's companion losses in forwards, see :meth:`Augmentation.cost`; what is replaced counts -3."""
+    chosen = _chosen(args).values()
+    replaced = 3.0 * any(cls.replaces(cls.config_from(args)) for cls in chosen)
+    return sum(cls.cost_from(args) for cls in chosen) - replaced
 
 
 def config_from_args(args: argparse.Namespace) -> NoiseConfig:
     """The noise settings in parsed flags."""
-    return NoiseConfig(**settings_from(args, NoiseConfig, "ns-")[0])
+    config: NoiseConfig = NullspaceAugmentation.config_from(args)
+    return config
 
 
 def augmentation_from_args(
     args: argparse.Namespace, model: nn.Module, batches: Iterable[Any], **options: Any
-) -> NullspaceAugmentation | None:
-    """The augmentation that ``--aug`` names, constructed with ``options`` too; None for ``none``."""
-    if args.aug == "none":
-        ignored = [f.name for f in fields(NoiseConfig) if getattr(args, f"ns_{f.name}") != f.default]
-        ignored += ["warm_start"] * args.ns_warm_start
-        if ignored:
-            _logger.warning("--ns-%s does nothing with --aug none", ignored[0].replace("_", "-"))
-        return None
-    cls, config = augmentations()[args.aug], config_from_args(args)
-    return cls(model, batches, config, interval=args.ns_interval, warm_start=args.ns_warm_start, **options)
+) -> Augmentation | None:
+    """The companion that ``--aug`` names, or several in one, constructed with ``options`` too; None for ``none``."""
+    chosen = _chosen(args)
+    _warn_of_idle_flags(args, chosen)
+    parts = {name: cls.from_args(args, model, batches, **options) for name, cls in chosen.items()}
+    if len(parts) > 1:
+        return JoinedAugmentation(parts)
+    return next(iter(parts.values()), None)
+
+
+def _warn_of_idle_flags(args: argparse.Namespace, chosen: dict[str, type[Augmentation]]) -> None:
+    """Warn of the first flag that was given and belongs to a method that ``--aug`` does not name."""
+    in_use = {cls.prefix for cls in chosen.values()}
+    idle = []
+    for prefix, cls in _with_settings():
+        if cls.Settings is not None and prefix not in in_use:
+            given = settings_from(args, cls.Settings, prefix)[0]
+            idle += [flag for flag, item in flags_of(cls.Settings, prefix) if _differs(given[item.name], item.default)]
+    if args.ns_warm_start and NullspaceAugmentation.prefix not in in_use:
+        idle.append("ns-warm-start")
+    if idle:
+        _logger.warning("--%s does nothing with --aug %s", idle[0], args.aug)
+
+
+def _differs(value: Any, default: Any) -> bool:
+    return (tuple(value) if isinstance(value, list) else value) != default

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import argparse
+import csv
+import io
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ... import data, nullspace
 from ...errors import DataError, NoiseError, OptionError
 from ...models import encoder_noise, find_patch_embed, output_of, reference_tensor
 from ...nullspace import Noise, NoiseConfig
-from ...utils import broadcast, derive_seed, draw_seed, fork_rng, nn, rank, torch, world_size
+from ...utils import derive_seed, fork_rng, nn, rank, torch, world_size, write_text
+from .base import Augmentation
 from .registry import register_augmentation
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from ...data import CountingIterator
     from ...nullspace import OnStep
 
 _logger = logging.getLogger(__name__)
 _MAX_HELD_OUT = 256  # training images kept out of synthesis to measure influence on; at most a tenth of them
-_STREAM, _SYNTHESIS, _FORWARD, _PERMUTE = range(4)  # uses of randomness, each with its own seeds
+_STREAM, _SYNTHESIS, _, _PERMUTE = range(4)  # uses of randomness, each with its own seeds; the third is of calls
 
 
 @register_augmentation("nullspace")
-class NullspaceAugmentation:
+class NullspaceAugmentation(Augmentation):
     """The companion loss of Algorithm 1, lines 17-19: the loss under nullspace noise on the encoder's input.
 
     In a training loop it takes one line::
@@ -66,6 +73,9 @@ class NullspaceAugmentation:
         [0, 2, 4]
     """
 
+    Settings = NoiseConfig
+    prefix = "ns-"
+    loss_name = "noisy_loss"
     solver: ClassVar[str | None] = None  # overrides config.solver
 
     def __init__(
@@ -81,8 +91,8 @@ class NullspaceAugmentation:
         on_step: OnStep | None = None,
     ) -> None:
         config = config or NoiseConfig()
-        self.config = config if self.solver is None else replace(config, solver=self.solver)
-        check_augmentation(interval, warm_start, self.config.solver)
+        config = config if self.solver is None else replace(config, solver=self.solver)
+        _check(interval, warm_start, config.solver)
         find_patch_embed(model)  # refuse an unsuitable model now, not at the first step
         if isinstance(batches, torch.utils.data.DataLoader):
             if (ignored := data.inspect_loader(batches).ignored) is not None:
@@ -92,18 +102,52 @@ class NullspaceAugmentation:
                 f"{type(batches).__name__} wraps a loader and normalises its batches: expected a DataLoader, whose "
                 "dataset can be read apart. Build it with use_prefetcher=False, or pass a list of batches."
             )
-        self.model, self.batches, self.interval, self.on_step = model, batches, interval, on_step
-        self.warm_start = warm_start
-        generator = generator if generator is not None else torch.Generator().manual_seed(0)
+        super().__init__(model, batches, config, generator=generator)
+        self.batches: Iterable[Any] = batches
+        self.config: NoiseConfig = config
+        self.interval, self.warm_start, self.on_step = interval, warm_start, on_step
         self.noise: Noise | None = None
         self.history: list[dict[str, Any]] = []
-        self._seed = int(broadcast(torch.tensor(draw_seed(generator), device=self._device())))
-        self._steps = self._calls = self._position = 0  # steps and calls of loss(); batches used by syntheses
+        self._steps = self._position = 0  # steps of loss(); batches used by syntheses
         self._held_out = held_out  # the caller's, or chosen by _open_stream
         self._chooses_held_out = held_out is None and isinstance(batches, torch.utils.data.DataLoader)
         self._stream: CountingIterator | None = None
         self._value: torch.Tensor | None = None  # self.noise.value on the model's device
         self._start: torch.Tensor | None = None  # where the next synthesis starts, with warm_start
+
+    @classmethod
+    def from_args(
+        cls,
+        args: argparse.Namespace,
+        model: nn.Module,
+        batches: Iterable[Any],
+        *,
+        generator: torch.Generator | None = None,
+        on_step: OnStep | None = None,
+    ) -> Self:
+        """The companion that parsed flags ask for; ``on_step`` is called with each step of a synthesis."""
+        options: dict[str, Any] = {"interval": args.ns_interval, "warm_start": args.ns_warm_start}
+        return cls(model, batches, cls.config_from(args), **options, generator=generator, on_step=on_step)
+
+    @classmethod
+    def check(cls, args: argparse.Namespace) -> None:
+        """Raise OptionError for flags that are out of range or exclude each other, before anything is built."""
+        _check(args.ns_interval, args.ns_warm_start, cls.solver or cls.config_from(args).solver)
+
+    @classmethod
+    def cost(cls, config: NoiseConfig, interval: int = 40) -> float:
+        """At most: the noisy branch's 3, and a synthesis of all its steps an ``interval``.
+
+        A step of synthesis costs 3: the clean forward, the noisy one, and its backward to the noise. (Where the
+        clean logits are kept, or the search stops earlier, it costs less.)
+        """
+        steps = 0 if (cls.solver or config.solver) == "random" else config.max_steps
+        return 3 + 3 * steps / interval
+
+    @classmethod
+    def cost_from(cls, args: argparse.Namespace) -> float:
+        """:meth:`cost` with the settings in parsed flags."""
+        return cls.cost(cls.config_from(args), args.ns_interval)
 
     def _device(self) -> torch.device:
         return reference_tensor(self.model).device
@@ -230,8 +274,7 @@ class NullspaceAugmentation:
                 self.refresh()
             self._steps += 1
         assert self.noise is not None
-        seed = derive_seed(self._seed_for(_FORWARD, self._calls), rank())
-        self._calls += 1
+        seed = self.next_seed()
         if self._value is None:
             self._value = self.noise.value.to(self._device())
         with encoder_noise(self.model, self._value) as inner, fork_rng(seed, input.device):
@@ -239,10 +282,8 @@ class NullspaceAugmentation:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that :meth:`load_state_dict` needs for training to go on as if never interrupted."""
-        return {
-            "seed": self._seed,
+        return super().state_dict() | {
             "steps": self._steps,
-            "calls": self._calls,
             "position": self._position,
             "noise": None if self.noise is None else self.noise.state_dict(),
             "start": self._start,
@@ -251,8 +292,8 @@ class NullspaceAugmentation:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned; batches and settings must be the same."""
-        self._seed, self._position = state["seed"], state["position"]
-        self._steps, self._calls = state["steps"], state["calls"]
+        super().load_state_dict(state)
+        self._steps, self._position = state["steps"], state["position"]
         self.noise = None if state["noise"] is None else Noise.from_state_dict(state["noise"])
         self.history = [dict(entry) for entry in state["history"]]
         self._start = state["start"] if self.warm_start else None
@@ -260,13 +301,32 @@ class NullspaceAugmentation:
         if self._chooses_held_out:
             self._held_out = None  # chosen with the old seed; _open_stream chooses anew
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Norm and mse_probability of the noise in use; empty before the first."""
+        if not self.history:
+            return {}
+        latest = self.history[-1]
+        return {"noise_norm": latest["norm"], "noise_mse_probability": latest["mse_probability"]}
+
+    def write(self, folder: Path) -> None:
+        """Write ``noise.csv``, the numbers of all noises, and ``noise.pt``, the newest."""
+        if self.noise is None:
+            return
+        table = io.StringIO()
+        writer = csv.DictWriter(table, fieldnames=list(self.history[0]))
+        writer.writeheader()
+        writer.writerows(self.history)
+        write_text(folder / f"{self.file_prefix}noise.csv", table.getvalue())
+        self.noise.save(folder / f"{self.file_prefix}noise.pt")
+
 
 def _cosine(a: torch.Tensor, b: torch.Tensor) -> float:
     """Cosine similarity of two noises: near 0 if they are unrelated, near 1 if they are nearly the same."""
     return float(nn.functional.cosine_similarity(a.double().flatten(), b.double().flatten(), dim=0))
 
 
-def check_augmentation(interval: int, warm_start: bool, solver: str) -> None:
+def _check(interval: int, warm_start: bool, solver: str) -> None:
     """Raise OptionError for ``interval`` < 1, or for a warm start of the random baseline."""
     if interval < 1:
         raise OptionError(f"interval: expected a number of steps >= 1, found {interval}.")

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from ...utils import Registry
 
 if TYPE_CHECKING:
-    from .nullspace import NullspaceAugmentation
+    from .base import Augmentation
 
-AUGMENTATIONS: Registry[type[NullspaceAugmentation]] = Registry("augmentation", __package__)
+AUGMENTATIONS: Registry[type[Augmentation]] = Registry("augmentation", __package__)
 
 
-def register_augmentation(name: str) -> Callable[[type[NullspaceAugmentation]], type[NullspaceAugmentation]]:
+def register_augmentation(name: str) -> Callable[[type[Augmentation]], type[Augmentation]]:
     """Class decorator: make an augmentation available as ``--aug NAME``.
 
     Raises:
@@ -33,14 +33,15 @@ def register_augmentation(name: str) -> Callable[[type[NullspaceAugmentation]], 
     """
     AUGMENTATIONS.require_name(name)
 
-    def register(cls: type[NullspaceAugmentation]) -> type[NullspaceAugmentation]:
+    def register(cls: type[Augmentation]) -> type[Augmentation]:
+        cls.name, cls.prefix = name, cls.prefix or f"{name}-"
         AUGMENTATIONS.add(name, cls, f"{cls.__module__}.{cls.__qualname__}")
         return cls
 
     return register
 
 
-def augmentations() -> dict[str, type[NullspaceAugmentation]]:
+def augmentations() -> dict[str, type[Augmentation]]:
     """Every augmentation by name: those of this folder's files, and others that were registered."""
     return AUGMENTATIONS.complete()
 
