@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import ModelError, OptionError
 from ..utils import nn, timm, torch
 from .hooks import replaced_forward
-from .vit import find_patch_embed, unwrap
+from .vit import find_encoder, unwrap
 
 _TOLERANCE = 0.05  # of a sum of weights; bfloat16 has eight bits
 _SUPPORTED = "attention is read from ViT, DeiT, BEiT and their like: 'blocks' with one 'attn.attn_drop' each"
@@ -53,7 +53,7 @@ def attention_blocks(model: nn.Module) -> list[nn.Module]:
     Raises:
         ModelError: no patch embedding, or no such blocks (Swin's windows, a ResNet).
     """
-    encoder = _encoder(model)
+    encoder = find_encoder(model)
     blocks = list(getattr(encoder, "blocks", None) or [])
     name = type(encoder).__name__
     if not blocks:
@@ -68,17 +68,11 @@ def attention_blocks(model: nn.Module) -> list[nn.Module]:
 
 def prefix_tokens(model: nn.Module) -> int:
     """Number of tokens before the patch tokens: the class token, DeiT's distillation token, registers."""
-    encoder = _encoder(model)
+    encoder = find_encoder(model)
     for name in ("num_prefix_tokens", "num_tokens"):  # timm 1.x's name, timm 0.5.4's
         if isinstance(number := getattr(encoder, name, None), int):
             return number
     return sum(getattr(encoder, name, None) is not None for name in ("cls_token", "dist_token"))
-
-
-def _encoder(model: nn.Module) -> nn.Module:
-    """The module that has the patch embedding as a direct child."""
-    patch_embed = find_patch_embed(model)
-    return next(module for module in unwrap(model).modules() if patch_embed in module.children())
 
 
 @contextmanager

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .leaderboards import LEADERBOARDS, easyrobust_form, read_about, robustbench_form
     from .published import PUBLISHED_TABLES, Published
     from .sheet import as_text
-    from .study_figure import study_figure
+    from .study_picture import study_figure
     from .study_runs import MethodRuns, SeedRun
     from .study_table import StudyTable
     from .table import ResultsTable

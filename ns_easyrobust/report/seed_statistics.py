@@ -7,7 +7,7 @@ what is claimed has to survive both.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import OptionError
@@ -98,9 +98,7 @@ def over_images(
     return Finding(max(-most, found.low), min(most, found.high), found.p, found.df)
 
 
-def over_seeds(
-    own: Mapping[Hashable, float], base: Mapping[Hashable, float], confidence: float = 0.95
-) -> Finding | None:
+def over_seeds(own: Mapping[str, float], base: Mapping[str, float], confidence: float = 0.95) -> Finding | None:
     """Student's t interval of the difference of means over seeds; None where neither has two.
 
     Paired by seed where both have the same ones (n - 1 degrees of freedom); against one single checkpoint, which then
@@ -110,7 +108,7 @@ def over_seeds(
     'Student's' problem when several different population variances are involved", Biometrika 34 (1947).
 
     Args:
-        own, base: the value of each seed's run.
+        own, base: the value of each run, by a name that tells its seed.
 
     Raises:
         OptionError: one of them is empty, or confidence not in (0, 1).

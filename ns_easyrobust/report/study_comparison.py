@@ -114,6 +114,11 @@ class StudyComparison:
         terms = tuple((sign / count, column) for sign, column in zip(signs, self.robust, strict=True))
         return Measure("mean robustness", "%", terms, 100 * signs.count(-1) / count)
 
+    @property
+    def robust_names(self) -> str:
+        """The columns of :attr:`robustness` in words."""
+        return ", ".join(f"100 - {c.title}" if c.lower_is_better else c.title for c in self.robust)
+
     def values(self, label: str, measure: Measure) -> dict[str, float]:
         """The value of each run that has all of ``measure``, by the run's name."""
         return {run.name: self._value(run, measure) for run in self._runs(label, measure)}

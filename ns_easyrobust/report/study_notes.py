@@ -40,10 +40,9 @@ def _robustness_notes(study: StudyComparison) -> list[str]:
     measure = study.robustness
     if measure is None or measure not in study.measures:
         return []
-    names = [f"100 - {c.title}" if c.lower_is_better else c.title for c in study.robust]
     return [
-        f"{measure.title}: plain mean of {', '.join(names)}. Of images that several of these share, all verdicts count "
-        "together; sets that differ count as drawn independently."
+        f"{measure.title}: plain mean of {study.robust_names}. Of images that several of these share, all verdicts "
+        "count together; sets that differ count as drawn independently."
     ]
 
 
@@ -56,7 +55,8 @@ def _difference_notes(study: StudyComparison) -> list[str]:
     notes.append(
         f"(+x [low, high], p): with the wider of two {percent} intervals and the larger of two p, not corrected. Over "
         "images: paired t of each image's mean over seeds, with one more image that either wins (Bonett and Price "
-        "2012); between two single checkpoints the score interval (Newcombe 1998, method 10) and McNemar's exact p. "
+        "2012); of one accuracy of two single checkpoints, the score interval (Newcombe 1998, method 10) and McNemar's "
+        "exact p. "
         "Over seeds: Student's t, paired by seed where both have the same ones, Welch's where they have others; a "
         "single checkpoint counts as given."
     )

@@ -12,6 +12,7 @@ from ..utils import (
     FlagParser,
     add_machine_arguments,
     add_model_arguments,
+    add_settings,
     file_or_folder,
     float_in,
     int_from,
@@ -21,6 +22,7 @@ from ..utils import (
 from .augmentations.flags import add_nullspace_args
 from .dataset_flags import add_dataset_args, check_dataset_args
 from .recipes import recipe_names, recipe_path
+from .sam import SAM_PREFIX, SamSettings
 
 _SWITCH: Any = {"action": argparse.BooleanOptionalAction, "default": False}  # --flag and --no-flag
 SELECTIONS = ("train-holdout", "val", "last")
@@ -64,11 +66,7 @@ def build_parser(parser: argparse.ArgumentParser | None = None) -> argparse.Argu
         choices=("stop", "replace"),
         help="training images that cannot be decoded: stop, or take the next one and count (default: stop)",
     )
-    data.add_argument(
-        "--pin-mem",
-        **_SWITCH,
-        help="pin host memory for the copy to the GPU",
-    )
+    data.add_argument("--pin-mem", **_SWITCH, help="pin host memory for the copy to the GPU")
 
     start = parser.add_argument_group("start")
     start.add_argument(
@@ -82,13 +80,16 @@ def build_parser(parser: argparse.ArgumentParser | None = None) -> argparse.Argu
     optim.add_argument("--opt-betas", type=float_in(0, 1), nargs="+", metavar="F")
     optim.add_argument("--momentum", type=float_in(0, 1), default=0.9, metavar="F")
     optim.add_argument("--weight-decay", type=float_in(0, 100), default=0.05, metavar="F")
-    optim.add_argument(
-        "--decay-tokens",
-        **_SWITCH,
-        help="decay class token and position embedding too",
-    )
+    optim.add_argument("--decay-tokens", **_SWITCH, help="decay class token and position embedding too")
     optim.add_argument("--clip-grad", type=float_in(0), metavar="NORM")
     optim.add_argument("--clip-mode", default="norm", choices=("norm", "value", "agc"))
+    optim.add_argument(
+        "--grad-accum-steps",
+        type=int_from(1, _MOST),
+        default=1,
+        metavar="N",
+        help="batches a step: the gradients of N batches make one update (default: 1)",
+    )
     optim.add_argument("--sched", default="cosine", choices=("cosine", "tanh", "step", "poly"))
     optim.add_argument("--lr", type=float_in(0, _GREATEST_LR), default=1e-5, metavar="F")
     optim.add_argument("--min-lr", type=float_in(0, _GREATEST_LR), default=1e-6, metavar="F")
@@ -104,6 +105,7 @@ def build_parser(parser: argparse.ArgumentParser | None = None) -> argparse.Argu
     optim.add_argument(
         "--max-steps", type=int_from(0, _MOST), default=0, metavar="N", help="end after N; 0: after --epochs"
     )
+    add_settings(parser.add_argument_group("sharpness-aware minimisation"), SamSettings, SAM_PREFIX)
 
     aug = parser.add_argument_group("image augmentation (timm's)")
     aug.add_argument("--no-aug", action="store_true", help="no image augmentation at all")

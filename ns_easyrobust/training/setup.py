@@ -256,7 +256,7 @@ def build_data(args: argparse.Namespace, model: NormalizedModel, start: int = 0)
         train=loader,
         val=FolderView(val, range(len(val)), val_transform),
         holdout=FolderView(train, holdout_indices, val_transform, replace_bad=replace_bad) if holdout_indices else None,
-        steps_per_epoch=args.epoch_steps or batch_sampler.batches_per_epoch,
+        steps_per_epoch=args.epoch_steps or max(1, batch_sampler.batches_per_epoch // args.grad_accum_steps),
         replaced=samples.replaced,
         digest=digest,
     )

@@ -25,6 +25,12 @@ METHODS = {
     "nullspace": f"--aug nullspace {NOISE} {MIXED}",
     "random": f"--aug random {NOISE} {MIXED}",
     "permuted": f"--aug permuted {NOISE} {MIXED}",
+    "madry": f"--aug madry --madry-steps 2 {MIXED}",
+    "madry-alone": "--aug madry --madry-steps 2 --madry-alone --madry-best",
+    "trades": f"--aug trades --trades-steps 2 {MIXED}",
+    "trades-original": "--aug nullspace,trades --ns-max-steps 2 --trades-steps 2 --trades-form original",
+    "negative-patches": f"--aug negative-patches --negative-transform rotate --negative-loss l2 {MIXED}",
+    "negative-patches-contrastive": "--aug negative-patches --negative-loss contrastive",
 }
 
 
