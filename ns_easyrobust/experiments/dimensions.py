@@ -111,7 +111,9 @@ def checkpoint_row(path: str | Path, *, ema: bool = False, space: str = "normali
             f"{path}: expected a normalisation in the checkpoint for pixel space, found none. "
             "Use the space normalised, or export it with mean and std first."
         )
-    return _row(Path(checkpoint.source).name, entry, nullspace.patch_spectrum(weight, space=space, rtol=rtol, std=std), None)
+    return _row(
+        Path(checkpoint.source).name, entry, nullspace.patch_spectrum(weight, space=space, rtol=rtol, std=std), None
+    )
 
 
 def _projection(state: dict[str, torch.Tensor], source: str) -> torch.Tensor:

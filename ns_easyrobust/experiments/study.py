@@ -39,7 +39,9 @@ class Study(Experiment):
         parser.add_argument("--dry-run", action="store_true", help="print the commands and costs, and do nothing")
         parser.add_argument("--start", type=file_or_folder, metavar="PATH", help="instead of the file's")
         parser.add_argument("--data-dir", type=file_or_folder, metavar="DIR", help="instead of the file's")
-        parser.add_argument("--seeds", type=int_from(0, 2**32 - 1), nargs="+", metavar="S", help="instead of the file's")
+        parser.add_argument(
+            "--seeds", type=int_from(0, 2**32 - 1), nargs="+", metavar="S", help="instead of the file's"
+        )
         parser.add_argument(
             "--devices",
             nargs="+",
@@ -80,8 +82,8 @@ class Study(Experiment):
         if failed:
             reasons = " ".join(f"{name}: {reason}" for name, reason in failed.items())
             raise TrainingError(
-                f"{len(failed)} of {len(runs)} runs failed, with their methods' later seeds; the others are done, and the "
-                f"same command tries these again. {reasons}"
+                f"{len(failed)} of {len(runs)} runs failed, with their methods' later seeds; the others are done, and "
+                f"the same command tries these again. {reasons}"
             )
 
 
@@ -105,5 +107,5 @@ def _dry_lines(study: StudyFile, runs: Sequence[Run]) -> Iterator[str]:
     for label in study.methods:
         run = next(run for run in runs if run.label == label)
         if run.cost is not None:
-            total = replace(run.cost, forwards=run.cost.forwards * run.updates)
-            yield f"{label:{width}}  {run.updates} updates, {run.cost} forward-equivalents each, {total} in all"
+            total = f"{'at most ' * bool(run.cost.synthesis)}{run.cost.of(run.updates):g}"
+            yield f"{label:{width}}  {run.updates} updates; forward-equivalents: {run.cost} an update, {total} in all"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,7 +49,7 @@ class Run:
     folder: Path
     flags: Mapping[str, Any]
     updates: int
-    cost: training.UpdateCost | None
+    cost: training.TrainingCost | None
     train: Step | None
     measuring: Mapping[str, Step]
 
@@ -94,7 +93,9 @@ def _require_distinct_folders(study: StudyFile) -> None:
     for label in (*study.methods, *study.checkpoints):
         first = labels.setdefault(slug(label), label)
         if first != label or not slug(label):
-            raise OptionError(f"{study.path}: {label!r}: expected names that differ in letters and digits, found {first!r}.")
+            raise OptionError(
+                f"{study.path}: {label!r}: expected names that differ in letters and digits, found {first!r}."
+            )
 
 
 @contextmanager
@@ -135,40 +136,38 @@ class _Method:
             self.args = command.parse([*self.words, "--max-steps=1"])
             if study.start is None and not self.args.pretrained:
                 raise OptionError("expected a start (or pretrained: true below train), found none.")
-            if not (self.args.dataset or os.path.isdir(self.args.data_dir)):
+            if not (self.args.dataset or os.path.isdir(self.args.data_dir or "")):
                 raise DataError(f"data_dir: expected a folder, found none at {self.args.data_dir}.")
-            self.cost = training.update_cost(self.args)
+            self.cost = training.training_cost(self.args)
         self.updates = self._updates(where)
 
     def _updates(self, where: str) -> int:
         if self.study.budget_unit == "updates":
             return int(self.study.budget)
-        updates = math.floor(self.study.budget / self.cost.forwards)
+        updates = self.cost.updates_within(self.study.budget)
         if not updates:
             raise OptionError(
-                f"{where}: expected a budget of {self.cost.forwards:g} forward-equivalents, which an update costs, found "
-                f"{self.study.budget:g}. Raise the budget."
+                f"{where}: expected a budget of {self.cost.of(1):g} forward-equivalents, the cost of an update, "
+                f"found {self.study.budget:g}. Raise it."
             )
         return updates
 
     def run(self, seed: int, folder: Path, evaluation: Sequence[str]) -> Run:
-        study, own = self.study, folder / slug(self.label) / f"seed{seed}"
+        study, own = self.study, folder / "methods" / slug(self.label) / f"seed{seed}"
         words = [*self.words, f"--max-steps={self.updates}", f"--seed={seed}"]
         if study.start is not None:
             words.append(f"--initial-checkpoint={study.start.replace('{seed}', str(seed))}")
         flags = _deciding(self.command.parse(words))
         words += [f"--output={own.parent}", f"--experiment={own.name}", "--resume=auto"]
         name = f"{self.label}, seed {seed}"
-        labels = {name: []} | ({f"{self.label} (EMA), seed {seed}": ["--use-ema"]} if self._keeps_ema else {})
+        labels: dict[str, list[str]] = {name: []}
+        if study.ema and self.args.model_ema:
+            labels[f"{self.label} (EMA), seed {seed}"] = ["--use-ema"]
         measuring = {
             label: Step("benchmark", (f"--ckpt-path={own / LAST}", *evaluation, *more, *_into(own, label)))
             for label, more in labels.items()
         }
         return Run(self.label, seed, own, flags, self.updates, self.cost, Step("train", tuple(words)), measuring)
-
-    @property
-    def _keeps_ema(self) -> bool:
-        return self.study.ema and self.args.model_ema
 
 
 def _deciding(args: argparse.Namespace) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, OptionError
@@ -22,8 +21,7 @@ class RunRecord:
 
     Attributes:
         flags: that decide its weights.
-        updates, forward_equivalents: of the whole training; the latter for each image of a batch.
-        is_bound: whether these are the most that it can have been.
+        updates, forward_equivalents: of the whole training; the latter at most, for each image of a batch.
         seconds: of the training, once the model was built, with those whose work was lost in a kill.
         trained: whether the training has ended.
         measured: the words of the evaluations that have ended.
@@ -32,7 +30,6 @@ class RunRecord:
     flags: dict[str, Any] = field(default_factory=dict)
     updates: int = 0
     forward_equivalents: float = 0.0
-    is_bound: bool = False
     seconds: float = 0.0
     trained: bool = False
     measured: list[list[str]] = field(default_factory=list)

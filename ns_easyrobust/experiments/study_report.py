@@ -58,12 +58,11 @@ def _rows(runs: Sequence[Run]) -> dict[str, list[SeedRun]]:
             if record is None or not own:
                 rows.setdefault(row, []).append(None)
                 continue
-            costs = {} if run.train is None else {
-                "updates": record.updates,
-                "forward_equivalents": record.forward_equivalents,
-                "seconds": record.seconds,
-            }
-            rows.setdefault(row, []).append(report.SeedRun(run.seed, own, **costs))
+            found_run = report.SeedRun(run.seed, own)
+            if run.train is not None:
+                costs = (record.updates, record.forward_equivalents, record.seconds)
+                found_run = report.SeedRun(run.seed, own, *costs)
+            rows.setdefault(row, []).append(found_run)
     whole = {row: [one for one in seeds if one is not None] for row, seeds in rows.items()}
     if left_out := [row for row, seeds in rows.items() if None in seeds]:
         _logger.warning("left out of the table, as not all of it is done: %s", ", ".join(left_out))
@@ -82,9 +81,10 @@ def _costs(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 "method": run.label,
                 "seed": run.seed,
                 "updates": run.updates,
-                "forward_equivalents_an_update": run.cost.forwards,
-                "forward_equivalents": run.cost.forwards * run.updates,
-                "upper_bound": run.cost.is_bound,
+                "forward_equivalents_an_update": run.cost.update,
+                "forward_equivalents_a_synthesis_at_most": run.cost.synthesis,
+                "updates_a_synthesis": run.cost.interval,
+                "forward_equivalents_at_most": run.cost.of(run.updates),
                 "seconds": None if record is None or not record.trained else round(record.seconds, 1),
                 "flags": list(run.train.words),
             }

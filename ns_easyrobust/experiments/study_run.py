@@ -133,9 +133,8 @@ def _begun(run: Run) -> RunRecord:
     if record is None:
         with os_errors_as_output_errors(run.folder):
             run.folder.mkdir(parents=True, exist_ok=True)
-        forwards = 0.0 if run.cost is None else run.cost.forwards * run.updates
-        is_bound = run.cost is not None and run.cost.is_bound
-        record = RunRecord(dict(run.flags), run.updates, forwards, is_bound)
+        forwards = 0.0 if run.cost is None else run.cost.of(run.updates)
+        record = RunRecord(dict(run.flags), run.updates, forwards)
         record.write(run)
     return record
 
@@ -214,7 +213,8 @@ class _Process:
 def _environment(slot: Slot) -> dict[str, str]:
     """Of a command: the slot's, with this very package in front of any other."""
     package = str(Path(__file__).parents[2])
-    return {**os.environ, **slot.environment, "PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
+    paths = filter(None, (package, os.environ.get("PYTHONPATH")))
+    return {**os.environ, **slot.environment, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _end_with_parent() -> Any:

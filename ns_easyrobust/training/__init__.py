@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .augmentations.joined import part_loss
     from .augmentations.nullspace import NullspaceAugmentation
     from .augmentations.registry import augmentation_names, register_augmentation
-    from .costs import UpdateCost, update_cost
+    from .costs import TrainingCost, training_cost
     from .options import build_parser, defaults, parse_with
     from .recipes import recipe_path
     from .resume import MAY_CHANGE_ON_RESUME
@@ -25,7 +25,7 @@ __all__ = [
     "MAY_CHANGE_ON_RESUME",
     "Augmentation",
     "NullspaceAugmentation",
-    "UpdateCost",
+    "TrainingCost",
     "add_noise_args",
     "add_nullspace_args",
     "augmentation_from_args",
@@ -40,7 +40,7 @@ __all__ = [
     "recipe_path",
     "register_augmentation",
     "train",
-    "update_cost",
+    "training_cost",
 ]
 
 if not TYPE_CHECKING:

@@ -1,8 +1,9 @@
-"""What an update costs, from the flags of a run: in forward-equivalents, before anything is built."""
+"""What a training costs, from its flags: in forward-equivalents, before anything is built."""
 
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass
 
 from .augmentations.flags import check_augmentation_args, chosen_names, forward_equivalents
@@ -13,34 +14,61 @@ _CLEAN = 3.0  # a forward, and a backward to the weights, which counts 2
 
 
 @dataclass(frozen=True)
-class UpdateCost:
-    """The forward passes that an update is worth, for each image of its batch.
+class TrainingCost:
+    """Forward passes for each image of a batch: a backward to the weights counts 2, one to the input alone 1.
 
     Attributes:
-        forwards: a forward of the model counts 1, a backward to the weights 2, one to the input alone 1.
-        is_bound: they are the most that it can be: a synthesis of noise may end before its last step.
+        update: of an update.
+        synthesis: of what precedes the first of every ``interval`` updates, at most: a search may end sooner.
+
+    Example:
+        >>> cost = TrainingCost(6, synthesis=300, interval=40)
+        >>> cost.of(41), cost.updates_within(cost.of(41) - 1)
+        (846, 40)
     """
 
-    forwards: float
-    is_bound: bool = False
+    update: float
+    synthesis: float = 0.0
+    interval: int = 1
+
+    def of(self, updates: int) -> float:
+        """The cost of so many updates, with the syntheses that they need at most."""
+        return self.update * updates + self.synthesis * math.ceil(updates / self.interval)
+
+    def updates_within(self, budget: float) -> int:
+        """The most updates whose cost is within ``budget``."""
+        interval = self.update * self.interval + self.synthesis
+        whole = math.floor(budget / interval + 1e-9)
+        rest = math.floor((budget - whole * interval - self.synthesis) / self.update + 1e-9)
+        return whole * self.interval + max(0, rest)
 
     def __str__(self) -> str:
-        return f"{'at most ' * self.is_bound}{self.forwards:g}"
+        synthesis = f" + at most {self.synthesis:g} every {self.interval}" if self.synthesis else ""
+        return f"{self.update:g}{synthesis}"
 
 
-def update_cost(args: argparse.Namespace) -> UpdateCost:
-    """The cost of an update of ``train`` with the parsed flags ``args``.
+def training_cost(args: argparse.Namespace) -> TrainingCost:
+    """The cost of ``train`` with the parsed flags ``args``.
 
-    The clean loss 3, once for each of AugMix's splits; the companions' own, less 3 where one replaces the clean loss;
-    all twice with SAM, and as often as ``--grad-accum-steps`` says. A noise's synthesis is shared by ``--ns-interval``
-    updates and counts as if it took all its steps.
+    An update is the clean loss, 3, once for each of AugMix's views; and the companions' own, less 3 where one replaces
+    the clean loss; all twice with SAM, and as often as ``--grad-accum-steps`` says.
 
     Raises:
         OptionError: a companion's setting is out of range.
     """
     check_augmentation_args(args)
     flags = vars(args)
+    synthesis = sum(_synthesis(args, name) for name in chosen_names(args.aug))
     clean = _CLEAN * max(1, flags.get("aug_splits", 0))
     passes = (2 if flags.get("sam_rho") is not None else 1) * flags.get("grad_accum_steps", 1)
-    is_bound = any(issubclass(augmentations()[name], NullspaceAugmentation) for name in chosen_names(args.aug))
-    return UpdateCost(passes * (clean + forward_equivalents(args)), is_bound)
+    update = passes * (clean + forward_equivalents(args) - synthesis / args.ns_interval)
+    return TrainingCost(update, synthesis, args.ns_interval if synthesis else 1)
+
+
+def _synthesis(args: argparse.Namespace, name: str) -> float:
+    """What a companion's noise costs each ``--ns-interval``: the part of its cost that depends on the interval."""
+    cls = augmentations()[name]
+    if not issubclass(cls, NullspaceAugmentation):
+        return 0.0
+    config = cls.config_from(args)
+    return 2 * (cls.cost(config, 1) - cls.cost(config, 2))
