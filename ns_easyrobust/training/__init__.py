@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .augmentations.nullspace import NullspaceAugmentation
     from .augmentations.registry import augmentation_names, register_augmentation
     from .costs import TrainingCost, training_cost
+    from .image_flags import clean_forward_equivalents
     from .options import build_parser, defaults, parse_with
     from .recipes import recipe_path
     from .resume import MAY_CHANGE_ON_RESUME
@@ -32,6 +33,7 @@ __all__ = [
     "augmentation_names",
     "build_parser",
     "chosen_names",
+    "clean_forward_equivalents",
     "config_from_args",
     "defaults",
     "forward_equivalents",

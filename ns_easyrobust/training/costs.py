@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from .augmentations.flags import check_augmentation_args, chosen_names, forward_equivalents
 from .augmentations.nullspace import NullspaceAugmentation
 from .augmentations.registry import augmentations
-
-_CLEAN = 3.0  # a forward, and a backward to the weights, which counts 2
+from .image_flags import clean_forward_equivalents
 
 
 @dataclass(frozen=True)
@@ -57,11 +56,9 @@ def training_cost(args: argparse.Namespace) -> TrainingCost:
         OptionError: a companion's setting is out of range.
     """
     check_augmentation_args(args)
-    flags = vars(args)
     synthesis = sum(_synthesis(args, name) for name in chosen_names(args.aug))
-    clean = _CLEAN * max(1, flags.get("aug_splits", 0))
-    passes = (2 if flags.get("sam_rho") is not None else 1) * flags.get("grad_accum_steps", 1)
-    update = passes * (clean + forward_equivalents(args) - synthesis / args.ns_interval)
+    each = clean_forward_equivalents(args) + forward_equivalents(args) - synthesis / args.ns_interval
+    update = each * (1 if args.sam_rho is None else 2) * args.grad_accum_steps
     return TrainingCost(update, synthesis, args.ns_interval if synthesis else 1)
 
 

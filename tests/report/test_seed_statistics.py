@@ -164,7 +164,7 @@ def test_bad_calls_are_refused() -> None:
     for groups, reaches in (([], None), ([np.zeros(0)], None), ([np.zeros(3)], [1.0, 1.0])):
         with pytest.raises(OptionError, match="expected groups with images and a reach each"):
             over_images(groups, reaches)
-    with pytest.raises(OptionError, match="expected differences of at most 1, found 1.5"):
+    with pytest.raises(OptionError, match=r"expected differences of at most 1, found 1\.5"):
         over_images([np.array([1.5])])
     with pytest.raises(OptionError, match="expected a value of each method"):
         over_seeds({}, {"0": 1.0})

@@ -70,7 +70,7 @@ def test_the_loss_is_the_mean_divergence_with_or_without_gradients_to_the_clean_
     loss = trades.loss(images, labels, cross_entropy, output=output)
     handle.remove()
     divergence, gradient = numpy_kl(output, logits[-1])
-    assert float(loss) == pytest.approx(2 * divergence.sum() / 3, rel=1e-4)
+    assert loss.item() == pytest.approx(2 * divergence.sum() / 3, rel=1e-4)
     loss.backward()
     if detach:
         assert output.grad is None
