@@ -1,6 +1,6 @@
 """CIFAR-10, one folder a class under train/ and val/, in EasyRobust's layout: what studies evaluate on.
 
-    python benchmarks/cifar_tree.py CIFAR_FOLDER OUT
+python benchmarks/cifar_tree.py CIFAR_FOLDER OUT
 """
 
 from __future__ import annotations

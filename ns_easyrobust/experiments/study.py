@@ -108,4 +108,4 @@ def _dry_lines(study: StudyFile, runs: Sequence[Run]) -> Iterator[str]:
         run = next(run for run in runs if run.label == label)
         if run.cost is not None:
             total = f"{'at most ' * bool(run.cost.synthesis)}{run.cost.of(run.updates):g}"
-            yield f"{label:{width}}  {run.updates} updates; forward-equivalents: {run.cost} an update, {total} in all"
+            yield f"{label:{width}}  {run.updates} updates; forward-equivalents: {run.cost}, {total} in all"

@@ -112,7 +112,7 @@ def _methods(study: StudyFile, runs: Sequence[Run]) -> str:
         f"Of every method: {common or 'the defaults of train'}. An update's forward-equivalents, for each image: a "
         "forward counts 1, a backward to the weights 2, one to the input alone 1; a noise's synthesis counts as if it "
         "took all its steps.\n",
-        "| method | flags | updates | forward-equivalents an update |",
+        "| method | flags | updates | forward-equivalents |",
         "|:--|:--|--:|--:|",
     ]
     for label, flags in study.methods.items():

@@ -42,8 +42,8 @@ class TrainingCost:
         return whole * self.interval + max(0, rest)
 
     def __str__(self) -> str:
-        synthesis = f" + at most {self.synthesis:g} every {self.interval}" if self.synthesis else ""
-        return f"{self.update:g}{synthesis}"
+        synthesis = f" and at most {self.synthesis:g} every {self.interval}" if self.synthesis else ""
+        return f"{self.update:g} an update{synthesis}"
 
 
 def training_cost(args: argparse.Namespace) -> TrainingCost:
