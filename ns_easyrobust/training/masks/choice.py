@@ -14,6 +14,7 @@ from ...utils import derive_seed, torch
 from .mask_files import flaw
 from .masked_images import MaskedImage, read_pair
 
+_MOST_TRIES = 10  # times the images that are wanted of a class: where so many have no mask, the others have none
 _logger = logging.getLogger(__name__)
 
 
@@ -75,6 +76,7 @@ def choose(
     are all background, all foreground, or of several classes are passed over, and their numbers logged.
 
     Args:
+        per_class: at most ten times as many are looked at.
         most_classes: take so many classes, by ``seed``; None: all.
         prepare: called before the mask of an item is read, to make it.
         advance: called after each item that is taken.
@@ -89,7 +91,7 @@ def choose(
     chosen, left_out = list[MaskedImage](), Counter[str]()
     for label in sorted(labels):
         taken = 0
-        for place in _order(len(by_label[label]), seed, 1, label):
+        for place in _order(len(by_label[label]), seed, 1, label)[: _MOST_TRIES * per_class]:
             if taken == per_class:
                 break
             item = by_label[label][place]
@@ -100,13 +102,13 @@ def choose(
             chosen.append(item)
             taken += 1
             advance()
+    told = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
     if left_out:
-        told = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
         _logger.warning("masks passed over: %s", told)
     if not chosen:
         raise DataError(
             f"{Path(items[0].mask).parent.parent}: expected masks with a foreground and a background, found none: "
-            f"{sum(left_out.values())} were looked at. Give others."
+            f"{told}. Give others; or, for TokenCut, another tau."
         )
     _logger.info("masks: %d images of %d classes", len(chosen), len({item.label for item in chosen}))
     return chosen

@@ -26,11 +26,11 @@ class TokenCutFolder:
     """The masks of a model's images by TokenCut on the keys of its last block.
 
     Args:
-        folder: new, empty, or made by this class with the same model, images, size and tau, and then completed.
+        folder: new, empty, or made by this class with the same model, images and settings, and then completed.
         images: of all classes.
         model: whose keys are cut, as it is now.
         size: side of the square to which images are resized for the model.
-        tau: of :func:`~ns_easyrobust.training.masks.token_cut.token_cut`.
+        tau, centred: of :func:`~ns_easyrobust.training.masks.token_cut.token_cut`.
 
     Attributes:
         made: masks that this object has made.
@@ -39,16 +39,20 @@ class TokenCutFolder:
         OutputError: the folder is not as above.
     """
 
-    def __init__(self, folder: Path, images: ClassFolders, model: nn.Module, size: int, tau: float) -> None:
+    def __init__(
+        self, folder: Path, images: ClassFolders, model: nn.Module, size: int, tau: float, centred: bool
+    ) -> None:
         from ..resume import dataset_digest  # which needs torch
 
-        self.folder, self.model, self.size, self.tau, self.made = folder, model, size, tau, 0
+        self.folder, self.model, self.size, self.made = folder, model, size, 0
+        self.tau, self.centred = tau, centred
         self.contents = {
             "made_by": "ns-easyrobust, TokenCut",
             "revision": REVISION,
             "model_sha256": state_digest(model),
             "size": size,
             "tau": tau,
+            "centred": centred,
             "images_sha256": dataset_digest(images.samples, images.root),
         }
         self._is_new()
@@ -111,14 +115,14 @@ class TokenCutFolder:
         if path.is_file() and path.stat().st_size:
             return
         image = read_image(item.image)
-        foreground = mask_of(self.model, image, self.size, self.tau)
+        foreground = mask_of(self.model, image, self.size, self.tau, self.centred)
         if foreground.sum() < _LEAST_PATCHES:
             foreground[:] = False
         write_mask(path, foreground, image.size)
         self.made += 1
 
 
-def mask_of(model: nn.Module, image: Image.Image, size: int, tau: float) -> Any:
+def mask_of(model: nn.Module, image: Image.Image, size: int, tau: float, centred: bool) -> Any:
     """The patches (height, width) bool that TokenCut takes for the object of ``image``, on the model's own keys.
 
     Raises:
@@ -127,4 +131,4 @@ def mask_of(model: nn.Module, image: Image.Image, size: int, tau: float) -> Any:
     resized = image.resize((size, size), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.asarray(resized, np.float32) / 255).permute(2, 0, 1)[None]
     keys, grid = last_keys(model, pixels.to(reference_tensor(model)))
-    return token_cut(keys[0].double().cpu().numpy(), grid, tau)
+    return token_cut(keys[0].double().cpu().numpy(), grid, tau, centred=centred)
