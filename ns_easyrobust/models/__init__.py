@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .download import is_url
     from .ema import Ema
     from .factories import is_factory
+    from .features import features_of
     from .fitting import load_into
     from .hooks import (
         capture_patch_embed,
@@ -27,7 +28,15 @@ if TYPE_CHECKING:
     from .outputs import logits_of, mean_logits, output_of
     from .relevance import relevance_maps
     from .safe_load import ALLOWED_GLOBALS, read_file, read_without_objects
-    from .vit import bare_vit, find_normalize, find_patch_embed, reference_tensor, required_image_size, unwrap
+    from .vit import (
+        bare_vit,
+        find_normalize,
+        find_patch_embed,
+        find_patch_size,
+        reference_tensor,
+        required_image_size,
+        unwrap,
+    )
     from .weights import LAYOUTS
 
 __all__ = [
@@ -45,8 +54,10 @@ __all__ = [
     "depends_on_embedding_alone",
     "encoder_noise",
     "export_checkpoint",
+    "features_of",
     "find_normalize",
     "find_patch_embed",
+    "find_patch_size",
     "frozen",
     "fused_attention",
     "is_factory",

@@ -25,10 +25,15 @@ def build_optimizer(args: argparse.Namespace, model: nn.Sequential, device: torc
 
     Raises:
         OptionError: timm has no such optimizer, or not with these settings, or it cannot step under the installed
-            PyTorch (Lookahead of timm 0.5.4).
+            PyTorch (Lookahead of timm 0.5.4), or it is of second order, with ``--sam-rho``.
     """
     # A plain Sequential hides no_weight_decay() from timm, as in the paper's code.
     optimizer = _created(args, nn.Sequential(*model) if args.decay_tokens else model)
+    if args.sam_rho is not None and is_second_order(optimizer):
+        raise OptionError(
+            f"--sam-rho: expected an optimizer of first order, found --opt {args.opt}, whose step differentiates the "
+            "gradients again, of weights that SAM has moved back by then. Choose another, such as adamw."
+        )
     try:
         with fork_rng(0, device):
             _try_out(args, device)

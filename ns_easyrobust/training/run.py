@@ -21,6 +21,7 @@ from ..models import save_model, unwrap
 from ..utils import Interval, gather_objects, is_plain, on_first_rank, rank, shown_flags, world_size, write_text
 from .augmentations.base import Augmentation
 from .resume import MAY_CHANGE_ON_RESUME, StopSignal, random_state, save_state, set_random_state
+from .sam import SamSettings
 from .setup import Data
 from .trackers import Trackers
 
@@ -78,6 +79,7 @@ class Run:
     mixup: Mixup | None
     loss_fn: nn.Module
     augmentation: Augmentation | None
+    sam: SamSettings
     data: Data
     folder: Path
     last_step: int

@@ -1,7 +1,7 @@
 """An EasyRobust-style training script with ``--aug``, built on timm.
 
-Its one addition to an ordinary script is the companion loss, in :func:`_losses`. One process per device; torchrun
-starts several.
+Its additions to an ordinary script are the companion loss and sharpness-aware minimisation, both in
+:func:`~ns_easyrobust.training.gradients.set_gradients`. One process per device; torchrun starts several.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,6 @@ from ..models import logits_of, unwrap
 from ..nullspace import Step
 from ..utils import (
     Interval,
-    mean_over_ranks,
     on_first_rank,
     pick_device,
     process_group,
@@ -42,13 +41,15 @@ from ..utils import (
     write_text,
 )
 from .augmentations.flags import augmentation_from_args, check_augmentation_args
-from .augmentations.joined import part_loss
-from .optimizer import average_gradients, build_optimizer, clip_gradients, differentiable_attention, is_second_order
+from .gradients import Batch, set_gradients
+from .losses import build_mixup_and_loss
+from .optimizer import build_optimizer, clip_gradients
 from .options import defaults
 from .resume import PREVIOUS_STATE, StopSignal, require_same_run
 from .run import Run, identity
 from .run_folder import held_run_folder
-from .setup import build_data, build_mixup_and_loss, build_model, read_start
+from .sam import sam_from_args
+from .setup import build_data, build_model, read_start
 from .trackers import Trackers, require_trackers
 
 _logger = logging.getLogger(__name__)
@@ -81,49 +82,12 @@ def _evaluate(run: Run, dataset: Any) -> dict[str, float]:
     return {"loss": loss_sum / n, "top1": 100 * correct_sum / n}
 
 
-def _losses(run: Run, images: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The clean loss and the companion loss, either of which is 0 where there is none."""
-    output, clean = None, torch.zeros((), device=run.device)
-    if not run.replaces_clean:
-        output = run.model(images)
-        clean = run.loss_fn(output, target)
-    companion = torch.zeros_like(clean)
-    if run.augmentation is not None:
-        companion = part_loss(run.augmentation, images, target, run.loss_fn, output)  # Algorithm 1, lines 17-19
-    return clean, companion
-
-
-def _backward(run: Run, images: torch.Tensor, target: torch.Tensor) -> tuple[float, float]:
-    """Set the gradients and ``run.stop.agreed``; returns the clean and the companion loss, averaged over ranks."""
-    with run.autocast(), differentiable_attention(run.optimizer):
-        clean, companion = _losses(run, images, target)
-    run.optimizer.zero_grad()
-    run.scaler.scale(clean + companion).backward(create_graph=is_second_order(run.optimizer))
-    if run.replaces_clean:  # DDP averages the gradients of its own forwards only, and there was none
-        average_gradients(run.model)
-    # Read once the backward is queued, so that a GPU is never idle, and before a non-finite loss changes the weights.
-    stop_asked = companion.detach().new_tensor(float(run.stop.asked))
-    numbers = torch.stack([clean.detach().float(), companion.detach().float(), stop_asked.float()])
-    clean_value, companion_value, stop_agreed = mean_over_ranks(numbers).tolist()
-    run.stop.agreed = stop_agreed > 0
-    if not math.isfinite(clean_value + companion_value):
-        losses = f"clean {clean_value}, companion {companion_value}"
-        raise run.diverged(f"step {run.at.step}: expected a finite loss, found {losses}")
-    return clean_value, companion_value
-
-
-def _train_step(run: Run, images: torch.Tensor, target: torch.Tensor) -> tuple[float, float]:
-    """Make one update; returns the clean and the companion loss, averaged over ranks."""
-    args = run.args
-    images, target = images.to(run.device, non_blocking=True), target.to(run.device, non_blocking=True)
-    if run.mixup is not None:
-        images, target = run.mixup(images, target)
-    if args.channels_last:
-        images = images.contiguous(memory_format=torch.channels_last)
-    losses = _backward(run, images, target)
-    if args.clip_grad is not None:
+def _train_step(run: Run, batches: Sequence[Batch]) -> tuple[float, float]:
+    """Make one update with ``batches`` of the loader; returns the clean and the companion loss, averaged over ranks."""
+    losses = set_gradients(run, batches)
+    if run.args.clip_grad is not None:
         run.scaler.unscale_(run.optimizer)
-        clip_gradients(args, run.model)
+        clip_gradients(run.args, run.model)
     run.scaler.step(run.optimizer)
     run.scaler.update()
     if run.ema is not None:
@@ -146,11 +110,11 @@ def _train_epoch(run: Run, stream: Iterator[Any], steps: int, bar: Any) -> dict[
         if run.augmentation is not None and run.augmentation.due and run.stop.saved != at.step:
             run.save_state()  # the synthesis takes long, and nothing can be saved during it
         try:
-            clean, companion = _train_step(run, *next(stream))
+            clean, companion = _train_step(run, [next(stream) for _ in range(args.grad_accum_steps)])
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"training at step {at.step}: expected a step to fit into the GPU's memory, found it full. Lower "
-                f"--batch-size (now {args.batch_size}), or give --amp. {run.saved_so_far}."
+                f"--batch-size (now {args.batch_size}) and raise --grad-accum-steps, or give --amp. {run.saved_so_far}."
             ) from error
         at.clean, at.companion = at.clean + clean, at.companion + companion
         at.step, at.epoch_step = at.step + 1, at.epoch_step + 1
@@ -229,6 +193,7 @@ def train(args: argparse.Namespace) -> Path:
     """
     torch.backends.cudnn.benchmark = True
     check_augmentation_args(args)
+    sam = sam_from_args(args)
     with StopSignal() as stop, process_group(pick_device(args.device)) as device, ExitStack() as exit_stack:
         on_first_rank(lambda: require_trackers(args.log_tensorboard, args.log_wandb), device)
         checkpoint = read_start(args)
@@ -236,7 +201,7 @@ def train(args: argparse.Namespace) -> Path:
         if state is not None and checkpoint is not None and "model_kwargs" not in state["identity"]["args"]:
             checkpoint = checkpoint.without_args  # begun by a version that read nothing else
         model, ema = build_model(args, device, checkpoint)
-        data = build_data(args, model, start=0 if state is None else state["at"]["step"])
+        data = build_data(args, model, start=0 if state is None else state["at"]["step"] * args.grad_accum_steps)
         optimizer = build_optimizer(args, model, device)
         if args.max_steps:
             args.epochs = math.ceil(args.max_steps / data.steps_per_epoch)
@@ -280,6 +245,7 @@ def train(args: argparse.Namespace) -> Path:
             mixup=mixup,
             loss_fn=loss_fn,
             augmentation=augmentation,
+            sam=sam,
             data=data,
             folder=folder,
             last_step=last_step,

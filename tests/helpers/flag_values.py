@@ -53,6 +53,20 @@ TRAIN: list[Group] = [
         "--select": "val",
         "--output": "{out}",
         "--experiment": "walk",
+        "--aug": "madry,trades",
+        "--madry-epsilon": ("4/255", 4 / 255),
+        "--madry-steps": "2",
+        "--madry-step-size": "0.01",
+        "--madry-beta": "0.5",
+        "--madry-random-start": ("", True),
+        "--madry-best": ("", True),
+        "--trades-epsilon": "0.031",
+        "--trades-steps": "2",
+        "--trades-step-size": "0.007",
+        "--trades-beta": "6.0",
+        "--trades-form": "original",
+        "--trades-noise": "0.002",
+        "--trades-detach": ("", True),
     },
     {
         "--aug": "nullspace",
@@ -114,12 +128,30 @@ TRAIN: list[Group] = [
     },
     {
         "--no-aug": ("", True),
+        "--aug": "madry",
+        "--madry-alone": ("", True),
         "--cutmix-minmax": "0.2 0.8",
         "--dataset": "torch/image_folder",
         "--dataset-download": ("", True),  # that set has nothing to download
         "--input-key": None,  # of a set that needs timm 1.x and Hugging Face's datasets
         "--target-key": None,
         "--model-kwargs": ("depth=2 mlp_ratio=2.0", {"depth": 2, "mlp_ratio": 2.0}),
+    },
+    {
+        "--aug": "relevance",
+        "--relevance-images": ("{few}/train", "{few}/train"),
+        "--relevance-masks": None,  # of these images there are none; a test of the method's own reads some
+        "--relevance-cache": ("{out}/cut", "{out}/cut"),
+        "--relevance-tau": "0.1",
+        "--relevance-per-class": "1",
+        "--relevance-classes": "2",
+        "--relevance-lambda-seg": "0.7",
+        "--relevance-lambda-acc": "0.3",
+        "--relevance-lambda-background": "1.5",
+        "--relevance-lambda-foreground": "0.4",
+        "--relevance-temperature": "0.65",
+        "--relevance-true-labels": ("", True),
+        "--relevance-keep-clean": ("", True),
     },
 ]
 

@@ -1,4 +1,4 @@
-"""What torchrun starts in test_methods: a short run of each method, and a file of what the ranks ended with."""
+"""What torchrun starts in test_trainer_methods: a short run of each method, and a file of what the ranks ended with."""
 
 import sys
 from pathlib import Path

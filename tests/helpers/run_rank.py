@@ -15,9 +15,9 @@ def main(notes: str, argv: list[str]) -> None:
     torch.set_num_threads(1)
     step, fit, seen = module._train_step, module._fit, []
 
-    def watched_step(run, images, target):
-        seen.append(images.clone())
-        return step(run, images, target)
+    def watched_step(run, batches):
+        seen.append(torch.cat([images for images, _ in batches]))
+        return step(run, batches)
 
     def watched_fit(run, *more):
         fit(run, *more)

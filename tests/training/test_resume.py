@@ -189,11 +189,11 @@ def test_a_run_has_a_state_from_the_start(words, tmp_path, monkeypatch):
 def test_weights_that_are_not_finite_are_not_saved(words, tmp_path, monkeypatch):
     real = module._train_step
 
-    def poisoned(run, images, target):
+    def poisoned(run, batches):
         if run.at.step == 2:
             next(iter(run.model.parameters())).data.fill_(float("nan"))
             return 1.0, 0.0
-        return real(run, images, target)
+        return real(run, batches)
 
     monkeypatch.setattr(module, "_train_step", poisoned)
     flags = [*words[1:], "--experiment", "cut", "-j", "0", "--recovery-interval", "1", "--aug", "none"]
@@ -243,10 +243,10 @@ def test_an_optimizer_with_random_numbers_of_its_own_goes_on_exactly(words, monk
     train(parse_args([*flags, "--experiment", "whole"]))
     real = module._train_step
 
-    def cut(run, images, target):
+    def cut(run, batches):
         if run.at.step == 3:
             raise KeyboardInterrupt
-        return real(run, images, target)
+        return real(run, batches)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(module, "_train_step", cut)

@@ -144,9 +144,9 @@ def test_adaptive_clipping_does_not_reach_the_classifier(flags):
 def test_mixed_precision_reaches_both_branches_and_the_scaler(flags, dtype, monkeypatch):
     seen, scales = [], []
 
-    def watched(run, images, target):
+    def watched(run, batches):
         handle = unwrap(run.model)[1].head.register_forward_hook(lambda m, args, output: seen.append(output.dtype))
-        result = original(run, images, target)
+        result = original(run, batches)
         handle.remove()
         scales.append(run.scaler.is_enabled())
         return result
@@ -171,10 +171,10 @@ def test_looking_does_not_change_the_run(flags):
 
 
 def test_every_epoch_saves_its_weights_and_noise(flags, monkeypatch):
-    def stopped(run, images, target):
+    def stopped(run, batches):
         if run.at.step == 4:
             raise KeyboardInterrupt
-        return original(run, images, target)
+        return original(run, batches)
 
     original = module._train_step
     monkeypatch.setattr(module, "_train_step", stopped)
@@ -208,11 +208,11 @@ def test_saved_checkpoints_load_in_easyrobusts_benchmark(flags, digits_dir):
 def test_nan_stops_with_the_step_and_the_last_good_weights(flags, monkeypatch):
     steps = []
 
-    def poisoned(run, images, target):
+    def poisoned(run, batches):
         steps.append(len(steps))
         if len(steps) == 6:
-            images = images * math.nan
-        return original(run, images, target)
+            batches = [(images * math.nan, target) for images, target in batches]
+        return original(run, batches)
 
     original = module._train_step
     monkeypatch.setattr(module, "_train_step", poisoned)

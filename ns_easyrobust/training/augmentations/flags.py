@@ -123,6 +123,11 @@ def check_augmentation_args(args: argparse.Namespace) -> None:
             f"aug: expected at most one method that replaces the clean loss, found {' and '.join(replacing)}. "
             "Leave one out, or let it keep the clean loss."
         )
+    if replacing and getattr(args, "jsd_loss", False):
+        raise OptionError(
+            f"--jsd-loss: expected a companion that keeps the clean loss, found {replacing[0]}, which stands in its "
+            "place. Leave one out."
+        )
 
 
 def forward_equivalents(args: argparse.Namespace) -> float:

@@ -25,6 +25,17 @@ METHODS = {
     "nullspace": f"--aug nullspace {NOISE} {MIXED}",
     "random": f"--aug random {NOISE} {MIXED}",
     "permuted": f"--aug permuted {NOISE} {MIXED}",
+    "madry": f"--aug madry --madry-steps 2 {MIXED}",
+    "madry-alone": "--aug madry --madry-steps 2 --madry-alone --madry-best",
+    "trades": f"--aug trades --trades-steps 2 {MIXED}",
+    "trades-original": "--aug nullspace,trades --ns-max-steps 2 --trades-steps 2 --trades-form original",
+    "negative-patches": f"--aug negative-patches --negative-transform rotate --negative-loss l2 {MIXED}",
+    "sam": f"--aug random,trades --ns-max-steps 2 --trades-steps 2 --sam-rho 0.05 {MIXED}",
+    "asam-accumulated": f"--sam-rho 0.5 --sam-adaptive --grad-accum-steps 2 {MIXED}",
+    "augmix": "--aug nullspace --ns-max-steps 2 --aa augmix-m3-w3 --aug-splits 3 --jsd-loss --smoothing 0.1",
+    "trivialaugment": "--aa trivial --model-ema --grad-accum-steps 2",
+    "negative-patches-contrastive": "--aug negative-patches --negative-loss contrastive",
+    "relevance": f"--aug relevance --relevance-per-class 1 {MIXED}",
 }
 
 
