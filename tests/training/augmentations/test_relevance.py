@@ -358,5 +358,5 @@ def test_relevance_moves_into_the_masks_at_no_cost_of_accuracy(digits):
     after = measured()
     print(f"inside the masks {before[0]:.1f}% -> {after[0]:.1f}%, accuracy {before[1]:.1f}% -> {after[1]:.1f}%")
     assert before[1] > 70
-    assert after[0] > before[0] + 5
+    assert after[0] > before[0] + 3
     assert after[1] > before[1] - 2
