@@ -137,6 +137,22 @@ TRAIN: list[Group] = [
         "--target-key": None,
         "--model-kwargs": ("depth=2 mlp_ratio=2.0", {"depth": 2, "mlp_ratio": 2.0}),
     },
+    {
+        "--aug": "relevance",
+        "--relevance-images": ("{few}/train", "{few}/train"),
+        "--relevance-masks": None,  # of these images there are none; a test of the method's own reads some
+        "--relevance-cache": ("{out}/cut", "{out}/cut"),
+        "--relevance-tau": "0.1",
+        "--relevance-per-class": "1",
+        "--relevance-classes": "2",
+        "--relevance-lambda-seg": "0.7",
+        "--relevance-lambda-acc": "0.3",
+        "--relevance-lambda-background": "1.5",
+        "--relevance-lambda-foreground": "0.4",
+        "--relevance-temperature": "0.65",
+        "--relevance-true-labels": ("", True),
+        "--relevance-keep-clean": ("", True),
+    },
 ]
 
 BENCHMARK: list[Group] = [

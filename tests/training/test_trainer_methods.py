@@ -35,6 +35,7 @@ METHODS = {
     "augmix": "--aug nullspace --ns-max-steps 2 --aa augmix-m3-w3 --aug-splits 3 --jsd-loss --smoothing 0.1",
     "trivialaugment": "--aa trivial --model-ema --grad-accum-steps 2",
     "negative-patches-contrastive": "--aug negative-patches --negative-loss contrastive",
+    "relevance": f"--aug relevance --relevance-per-class 1 {MIXED}",
 }
 
 
