@@ -121,6 +121,14 @@ TRAIN: list[Group] = [
         "--target-key": None,
         "--model-kwargs": ("depth=2 mlp_ratio=2.0", {"depth": 2, "mlp_ratio": 2.0}),
     },
+    {
+        "--aa": "augmix-m1-w2",
+        "--augmix-ops": "published",
+        "--aug-splits": "3",
+        "--jsd-loss": ("", True),
+        "--reprob": "0.5",
+        "--resplit": ("", True),
+    },
 ]
 
 BENCHMARK: list[Group] = [
