@@ -153,6 +153,14 @@ TRAIN: list[Group] = [
         "--relevance-true-labels": ("", True),
         "--relevance-keep-clean": ("", True),
     },
+    {
+        "--aa": "augmix-m1-w2",
+        "--augmix-ops": "published",
+        "--aug-splits": "3",
+        "--jsd-loss": ("", True),
+        "--reprob": "0.5",
+        "--resplit": ("", True),
+    },
 ]
 
 BENCHMARK: list[Group] = [

@@ -22,6 +22,8 @@ NOISE = "--ns-max-steps 2 --ns-interval 2"
 MIXED = "--mixup 0.8 --cutmix 1 --smoothing 0.1 --model-ema --model-ema-decay 0.9"
 METHODS = {
     "none": MIXED,
+    "augmix": f"--aa augmix-m3 --aug-splits 3 --jsd-loss --augmix-ops published --reprob 0.3 --aug random {NOISE}",
+    "trivial": "--aa trivial",
     "nullspace": f"--aug nullspace {NOISE} {MIXED}",
     "random": f"--aug random {NOISE} {MIXED}",
     "permuted": f"--aug permuted {NOISE} {MIXED}",
