@@ -118,12 +118,13 @@ class _LogitsCheck:
         if self.is_first and not bool((logits < math.inf).all()):  # once, as a GPU must wait; -inf masks a class
             raise ModelError(f"{self.who}: expected logits that are numbers, found nan or inf. Check the checkpoint.")
         if torch.is_grad_enabled() and args and args[0].requires_grad and not logits.requires_grad:
-            raise _gradient_error(self.who)
+            raise gradient_error(self.who)
         self.is_first = False
         return logits
 
 
-def _gradient_error(who: str) -> ModelError:
+def gradient_error(who: str) -> ModelError:
+    """The error for a model whose logits have no gradient to the pixels."""
     return ModelError(
         f"{who}: expected logits with a gradient to the pixels, found none. "
         "Let the model's forward not detach, round or run under torch.no_grad()."
@@ -165,7 +166,7 @@ def attack_images(
             except RuntimeError as error:
                 if "does not require grad" not in str(error):
                     raise
-                raise _gradient_error(who) from error
+                raise gradient_error(who) from error
             finally:
                 handle.remove()
     require_adversarial(attacked, images.shape, who)

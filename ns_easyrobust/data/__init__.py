@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .augmix import AugMix
     from .batches import CountingIterator, cycle, images_of
     from .benchmarks import (
         ALEXNET_ERROR,
@@ -61,6 +62,7 @@ __all__ = [
     "ROBUSTBENCH",
     "SEVERITIES",
     "SUITE_GROUPS",
+    "AugMix",
     "Benchmark",
     "ClassFolders",
     "CorruptSettings",

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ..errors import OptionError
 from ..utils import replaced_attributes, torch, transforms
+from .augmix import AugMix
 
 if TYPE_CHECKING:
     from timm.data.random_erasing import RandomErasing
@@ -108,6 +109,43 @@ def _posterize(image: Image.Image, bits: int, **options: Any) -> Image.Image:
     return posterized
 
 
+class Views:
+    """An image -> ``splits`` views (3, H, W): the first with the crop and flip alone, the others augmented too.
+
+    As timm's ``AugMixDataset`` (0.5.4: data/dataset.py:143-149): a loader's batch is [clean, augmented, ...].
+
+    Args:
+        shared: crop and flips, which all views of an image share.
+        augment: drawn anew for each view but the first.
+        clean, finish: the last steps of the first view, and of the others.
+    """
+
+    def __init__(self, splits: int, shared: Any, augment: Any, clean: Any, finish: Any) -> None:
+        self.splits, self.shared, self.augment, self.clean, self.finish = splits, shared, augment, clean, finish
+
+    def __call__(self, image: Image.Image) -> tuple[torch.Tensor, ...]:
+        base = self.shared(image)
+        augmented = [self.finish(self.augment(base)) for _ in range(self.splits - 1)]
+        return (self.clean(base), *augmented)
+
+
+def _to_pixels(image: Image.Image | torch.Tensor) -> torch.Tensor:
+    """Pixels in [0, 1] of an image; of AugMix, which makes pixels, themselves."""
+    return image if isinstance(image, torch.Tensor) else transforms.functional.to_tensor(image)
+
+
+def _own_policy(auto_augment: str | None, augmix_ops: str, mean: Sequence[float], interpolation: str) -> Any:
+    """The augmentation that ``auto_augment`` names if it is none of timm's, else None."""
+    if auto_augment == "trivial":
+        # As timm's policies, it fills with the mean, where the published code leaves black.
+        fill = [min(255, round(255 * value)) for value in mean]
+        mode = transforms.InterpolationMode("nearest" if interpolation == "random" else interpolation)
+        return transforms.TrivialAugmentWide(interpolation=mode, fill=fill)
+    if auto_augment is not None and auto_augment.startswith("augmix") and augmix_ops == "published":
+        return AugMix.from_policy(auto_augment)
+    return None
+
+
 def training_transform(
     size: int,
     mean: Sequence[float],
@@ -117,24 +155,56 @@ def training_transform(
     erase_mode: str = "pixel",
     erase_count: int = 1,
     erase_outside: bool = False,
+    erase_clean: bool = True,
+    splits: int = 0,
+    auto_augment: str | None = None,
+    augmix_ops: str = "timm",
+    no_aug: bool = False,
+    interpolation: str = "bilinear",
     **augmentation: Any,
-) -> transforms.Compose:
+) -> transforms.Compose | Views:
     """timm's training augmentation, ending in pixels (3, size, size) in [0, 1].
 
     Args:
         mean, std: of the model's normalisation; they determine the colours that augmentation fills in.
         erase_outside: fill erased rectangles with unconverted N(0, 1) values, which leave [0, 1], as
             the paper's code does.
+        erase_clean: with ``splits``, erase from the first view too.
+        splits: make this many views of an image, see :class:`Views`; 0: the image alone.
+        auto_augment: a policy of timm's; ``trivial``, torchvision's TrivialAugmentWide (Mueller and Hutter 2021,
+            arXiv:2103.10158) in its place; or ``augmix...``.
+        augmix_ops: of ``augmix...``: ``timm``'s operations, or the ``published`` ones (:class:`~.augmix.AugMix`).
+        interpolation: of the crop and of what policies turn and shift; ``random``: bilinear or bicubic, drawn anew each
+            time, but the nearest pixel for ``trivial``, as published.
         augmentation: further arguments of timm's ``create_transform``.
+
+    Raises:
+        OptionError: a policy of this package's cannot be read. timm asserts that its own can.
     """
-    from timm.data import auto_augment, create_transform
+    from timm.data import auto_augment as policies
+    from timm.data import create_transform
     from timm.data.random_erasing import RandomErasing
 
-    posterizing = {name: _posterize for name in auto_augment.NAME_TO_OP if name.startswith("Posterize")}
-    with replaced_attributes(auto_augment, NAME_TO_OP=auto_augment.NAME_TO_OP | posterizing):
-        steps = create_transform((3, size, size), is_training=True, mean=mean, std=std, **augmentation).transforms
-    steps = [step for step in steps if not isinstance(step, transforms.Normalize)]
+    options: dict[str, Any] = {"is_training": True, "mean": mean, "std": std, "interpolation": interpolation}
+    erase: list[Any] = []
     if erase_prob > 0:
-        erase = RandomErasing(erase_prob, mode=erase_mode, max_count=erase_count, device="cpu")
-        steps.append(erase if erase_outside else PixelErasing(erase, mean, std))
-    return transforms.Compose(steps)
+        erasing = RandomErasing(erase_prob, mode=erase_mode, max_count=erase_count, device="cpu")
+        erase = [erasing if erase_outside else PixelErasing(erasing, mean, std)]
+    if no_aug:
+        steps = create_transform((3, size, size), no_aug=True, **options).transforms
+        return transforms.Compose([*(step for step in steps if not isinstance(step, transforms.Normalize)), *erase])
+    own = _own_policy(auto_augment, augmix_ops, mean, interpolation)
+    if own is not None:  # in the place of timm's, which jitters colours only where there is no policy
+        augmentation |= {"color_jitter": None}
+        auto_augment = None
+    posterizing = {name: _posterize for name in policies.NAME_TO_OP if name.startswith("Posterize")}
+    with replaced_attributes(policies, NAME_TO_OP=policies.NAME_TO_OP | posterizing):
+        shared, timms, _ = create_transform(
+            (3, size, size), separate=True, auto_augment=auto_augment, **options, **augmentation
+        )
+    augment = timms.transforms if own is None else [own]
+    finish = [_to_pixels, *erase]
+    if not splits:
+        return transforms.Compose([*shared.transforms, *augment, *finish])
+    clean = finish if erase_clean else finish[:1]
+    return Views(splits, shared, *(transforms.Compose(part) for part in (augment, clean, finish)))

@@ -7,9 +7,11 @@ if TYPE_CHECKING:
     from .attention import attention_blocks, attention_maps, fused_attention, prefix_tokens
     from .checkpoint_save import export_checkpoint, save_model
     from .checkpoints import Checkpoint, load_model, read_checkpoint
+    from .digest import state_digest
     from .download import is_url
     from .ema import Ema
     from .factories import is_factory
+    from .features import features_of
     from .fitting import load_into
     from .hooks import (
         capture_patch_embed,
@@ -21,10 +23,20 @@ if TYPE_CHECKING:
         token_shape,
     )
     from .hub import is_hub_name, required_arch
+    from .keys import PatchKeys, last_keys
     from .normalization import NormalizedModel, resolve_normalization
-    from .outputs import logits_of, output_of
+    from .outputs import logits_of, mean_logits, output_of
+    from .relevance import relevance_maps
     from .safe_load import ALLOWED_GLOBALS, read_file, read_without_objects
-    from .vit import bare_vit, find_normalize, find_patch_embed, reference_tensor, required_image_size, unwrap
+    from .vit import (
+        bare_vit,
+        find_normalize,
+        find_patch_embed,
+        find_patch_size,
+        reference_tensor,
+        required_image_size,
+        unwrap,
+    )
     from .weights import LAYOUTS
 
 __all__ = [
@@ -33,6 +45,7 @@ __all__ = [
     "Checkpoint",
     "Ema",
     "NormalizedModel",
+    "PatchKeys",
     "attention_blocks",
     "attention_maps",
     "bare_vit",
@@ -41,16 +54,20 @@ __all__ = [
     "depends_on_embedding_alone",
     "encoder_noise",
     "export_checkpoint",
+    "features_of",
     "find_normalize",
     "find_patch_embed",
+    "find_patch_size",
     "frozen",
     "fused_attention",
     "is_factory",
     "is_hub_name",
     "is_url",
+    "last_keys",
     "load_into",
     "load_model",
     "logits_of",
+    "mean_logits",
     "output_of",
     "prefix_tokens",
     "read_checkpoint",
@@ -58,12 +75,14 @@ __all__ = [
     "read_without_objects",
     "reference_tensor",
     "register_small_models",
+    "relevance_maps",
     "replaced_forward",
     "require_named",
     "required_arch",
     "required_image_size",
     "resolve_normalization",
     "save_model",
+    "state_digest",
     "storage_free_zeros",
     "token_shape",
     "unwrap",

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import ModelError, OptionError
 from ..utils import nn, timm, torch
 from .hooks import replaced_forward
-from .vit import find_patch_embed, unwrap
+from .vit import find_encoder, unwrap
 
 _TOLERANCE = 0.05  # of a sum of weights; bfloat16 has eight bits
 _SUPPORTED = "attention is read from ViT, DeiT, BEiT and their like: 'blocks' with one 'attn.attn_drop' each"
@@ -53,7 +53,7 @@ def attention_blocks(model: nn.Module) -> list[nn.Module]:
     Raises:
         ModelError: no patch embedding, or no such blocks (Swin's windows, a ResNet).
     """
-    encoder = _encoder(model)
+    encoder = find_encoder(model)
     blocks = list(getattr(encoder, "blocks", None) or [])
     name = type(encoder).__name__
     if not blocks:
@@ -68,17 +68,25 @@ def attention_blocks(model: nn.Module) -> list[nn.Module]:
 
 def prefix_tokens(model: nn.Module) -> int:
     """Number of tokens before the patch tokens: the class token, DeiT's distillation token, registers."""
-    encoder = _encoder(model)
+    encoder = find_encoder(model)
     for name in ("num_prefix_tokens", "num_tokens"):  # timm 1.x's name, timm 0.5.4's
         if isinstance(number := getattr(encoder, name, None), int):
             return number
     return sum(getattr(encoder, name, None) is not None for name in ("cls_token", "dist_token"))
 
 
-def _encoder(model: nn.Module) -> nn.Module:
-    """The module that has the patch embedding as a direct child."""
-    patch_embed = find_patch_embed(model)
-    return next(module for module in unwrap(model).modules() if patch_embed in module.children())
+def tokens_read(model: nn.Module) -> slice:
+    """The tokens that the head reads after the last block.
+
+    The class token; with a distilled DeiT's second head, also the distillation token. Where the head pools the patch
+    tokens (no class token; BEiT's ``fc_norm``; timm 1.x's ``global_pool`` other than ``token``): all of these.
+    """
+    encoder, prefix = _encoder(model), prefix_tokens(model)
+    pool = getattr(encoder, "global_pool", None)  # timm 1.x; under 0.5.4 only BEiT pools, by its fc_norm
+    pools = pool not in ("token", "") if isinstance(pool, str) else getattr(encoder, "fc_norm", None) is not None
+    if pools or not prefix:
+        return slice(prefix, None)
+    return slice(0, 1 if getattr(encoder, "head_dist", None) is None else 2)
 
 
 @contextmanager

@@ -97,6 +97,37 @@ def find_patch_embed(model: nn.Module) -> nn.Module:
     return inner.get_submodule(paths[0])
 
 
+def find_encoder(model: nn.Module) -> nn.Module:
+    """The module that has the patch embedding as a direct child."""
+    patch_embed = find_patch_embed(model)
+    return next(module for module in unwrap(model).modules() if patch_embed in module.children())
+
+
+def find_patch_size(model: nn.Module) -> int:
+    """Side in pixels of the square patches that a plain ViT's tokens stand for from the first block to the last.
+
+    Raises:
+        ModelError: there is no such size: no patch embedding, patches that are not square, a CNN in front, or stages
+            that merge tokens (Swin).
+    """
+    hint = "Give the patch size in pixels, such as 16 for images of 224."
+    try:
+        patch_embed, encoder = find_patch_embed(model), find_encoder(model)
+    except ModelError as error:
+        raise ModelError(f"{error.line} {hint}") from error
+    size = getattr(patch_embed, "patch_size", None)
+    height, width = size if isinstance(size, tuple) and len(size) == 2 else (size, size)
+    if not hasattr(encoder, "blocks"):
+        found = f"stages that merge tokens (of {height} pixels at first)" if hasattr(encoder, "layers") else "no blocks"
+    elif height == width and isinstance(height, int) and height > 1:
+        return height
+    else:
+        found = f"{type(patch_embed).__name__} with patch_size {size}"
+    raise ModelError(
+        f"{type(encoder).__name__}: expected a plain ViT with square patches of one size, found {found}. {hint}"
+    )
+
+
 def bare_vit(model: nn.Module) -> nn.Module:
     """The transformer without the normalisation in front; the unwrapped ``model`` if it has none."""
     inner = unwrap(model)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .config import NoiseConfig
     from .exact import SPACES, PatchSpectrum, find_projection, patch_nullspace, patch_spectrum
-    from .exact_noise import valid_nullspace_noise
+    from .exact_noise import patchify, unpatchify, valid_nullspace_noise
     from .noise import Influence, Noise, Step
     from .objective import OnStep
     from .solvers import SolverResult, centred, known_solvers, register_solver
@@ -26,8 +26,10 @@ __all__ = [
     "measure",
     "patch_nullspace",
     "patch_spectrum",
+    "patchify",
     "register_solver",
     "synthesize",
+    "unpatchify",
     "valid_nullspace_noise",
 ]
 

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from .leaderboards import LEADERBOARDS, easyrobust_form, read_about, robustbench_form
     from .published import PUBLISHED_TABLES, Published
     from .sheet import as_text
+    from .study_picture import study_figure
+    from .study_runs import MethodRuns, SeedRun
+    from .study_table import StudyTable
     from .table import ResultsTable
     from .table2 import Table2
     from .table2_view import table2_sheet
@@ -17,8 +20,11 @@ if TYPE_CHECKING:
 __all__ = [
     "LEADERBOARDS",
     "PUBLISHED_TABLES",
+    "MethodRuns",
     "Published",
     "ResultsTable",
+    "SeedRun",
+    "StudyTable",
     "Table2",
     "as_text",
     "colour",
@@ -30,6 +36,7 @@ __all__ = [
     "open_canvas",
     "read_about",
     "robustbench_form",
+    "study_figure",
     "table2_sheet",
     "write_report",
     "write_tables",

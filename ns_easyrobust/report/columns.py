@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import OptionError
-from ..evaluation import Record, column_settings, table2_suites
+from ..evaluation import RUN_SETTINGS, Record, column_settings, table2_suites
 from ..evaluation import suites as suites_by_name
-from .sheet import format_settings, join_values
+from .sheet import format_settings, format_value, join_values
 
 _LOWER_IS_BETTER = re.compile(r"(^|_)(mce|mfr|error|mse|ece|loss)(_|$)", re.IGNORECASE)
+_MAX_VARIANTS = 8  # columns of one suite and metric; more than this (ImageNet-C's 75) appear only in the CSV
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,13 @@ def columns_of(records: Sequence[Record]) -> tuple[Column, ...]:
         Column(key, titles[key], r.suite, r.metric, r.unit, column_settings(r)) for key, r in first_records.items()
     ]
     return tuple(sorted(columns, key=lambda column: position[column.suite]))
+
+
+def shown_columns(columns: Sequence[Column]) -> tuple[Column, ...]:
+    """Those of text, Markdown and plots: without metrics of many variants, unless no others exist."""
+    variants = Counter((column.suite, column.metric) for column in columns)
+    shown = tuple(column for column in columns if variants[column.suite, column.metric] <= _MAX_VARIANTS)
+    return shown or tuple(columns)
 
 
 def _titles(suite: str, variants: Mapping[str, Record]) -> dict[str, str]:
@@ -127,3 +135,26 @@ def mismatch(column_records: Sequence[tuple[str, Record]]) -> str | None:
     if len({task for task, _ in tasks}) > 1:
         return "labels or files differ behind equal names: " + join_values((f"task {task}", row) for task, row in tasks)
     return None
+
+
+def run_setting(name: str, column_records: Sequence[tuple[str, Record]]) -> list[tuple[str, str]]:
+    """(value, row) of the run's setting ``name`` for each of the (row, record) pairs."""
+    return [(format_value(record.protocol.get(name, "not given")), row) for row, record in column_records]
+
+
+def column_notes(column_records: Sequence[tuple[str, Record]]) -> list[str]:
+    """What a reader must know before comparing a column's (row, record) pairs."""
+    reason = mismatch(column_records)
+    notes = [f"{reason}; not comparable image by image"] if reason else []
+    for name in RUN_SETTINGS:
+        pairs = run_setting(name, column_records)
+        if len({value for value, _ in pairs}) > 1:
+            notes.append(f"{name} differs: {join_values(pairs)}")
+    return notes
+
+
+def protocol_line(column: Column, column_records: Sequence[tuple[str, Record]]) -> str:
+    """The column's protocol, with the runs' settings: one value, or each with its rows."""
+    run = {name: join_values(run_setting(name, column_records)) for name in RUN_SETTINGS}
+    given = {name: value for name, value in run.items() if value != "not given"}
+    return f"{column.title}: {format_settings({**column.protocol, **given}) or 'no settings recorded'}"

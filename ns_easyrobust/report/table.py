@@ -8,9 +8,19 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from ..errors import OptionError
-from ..evaluation import RUN_SETTINGS, Record, latest
+from ..evaluation import Record, latest
 from ..utils import as_csv
-from .columns import Column, column_key, columns_of, mismatch, require_rows, row_names
+from .columns import (
+    Column,
+    column_key,
+    column_notes,
+    columns_of,
+    mismatch,
+    protocol_line,
+    require_rows,
+    row_names,
+    shown_columns,
+)
 from .presentable import presentable, presentable_record
 from .provenance import facts_line, facts_of
 from .sheet import (
@@ -21,14 +31,11 @@ from .sheet import (
     as_text,
     colour_note,
     format_settings,
-    format_value,
     group_values,
-    join_values,
     measured_cell,
 )
 from .statistics import Difference, are_significant, difference, wilson_interval
 
-_MAX_VARIANTS = 8  # columns of one suite and metric; more than this (ImageNet-C's 75) appear only in the CSV
 _CSV_FIELDS = ("label", "column", "value", "low", "high", "n", "correct", "unit", "suite", "metric", "protocol")
 _CSV_DELTA_FIELDS = ("delta", "delta_low", "delta_high", "mcnemar_p")
 
@@ -97,9 +104,7 @@ class ResultsTable:
     @cached_property
     def shown(self) -> tuple[Column, ...]:
         """The columns of text, Markdown and plot: without metrics of many variants, unless no others exist."""
-        variants = Counter((column.suite, column.metric) for column in self.columns)
-        shown = tuple(c for c in self.columns if variants[c.suite, c.metric] <= _MAX_VARIANTS)
-        return shown or self.columns
+        return shown_columns(self.columns)
 
     def cell(self, row: str, column: Column) -> Record | None:
         return self.cells.get((row, column.key))
@@ -145,19 +150,7 @@ class ResultsTable:
 
     def notes(self, column: Column) -> list[str]:
         """What a reader must know before comparing the column's rows."""
-        reason = self.mismatch(column)
-        notes = [f"{reason}; not comparable image by image"] if reason else []
-        for name in RUN_SETTINGS:
-            pairs = self.run_setting(name, column)
-            if len({value for value, _ in pairs}) > 1:
-                notes.append(f"{name} differs: {join_values(pairs)}")
-        return notes
-
-    def run_setting(self, name: str, column: Column) -> list[tuple[str, str]]:
-        """(value, row) of the run's setting ``name`` for each cell of ``column`` that was run."""
-        return [
-            (format_value(record.protocol.get(name, "not given")), row) for row, record in self.column_records(column)
-        ]
+        return column_notes(self.column_records(column))
 
     def row_name(self, row: str) -> str:
         """The row's name as shown, with the baseline marked."""
@@ -203,7 +196,10 @@ class ResultsTable:
             rows=[(self.row_name(row), self._sheet_cells(row, best)) for row in self.rows],
             notes=self._legend(mark if best else None),
             lists=[
-                ("Protocol of each column", [self._protocol_line(column) for column in self.shown]),
+                (
+                    "Protocol of each column",
+                    [protocol_line(c, self.column_records(c)) for c in self.shown],
+                ),
                 ("Model of each row", [f"{row}: {facts_line(self.describe(row))}" for row in self.rows]),
                 ("Versions", self.versions()),
             ],
@@ -268,8 +264,3 @@ class ResultsTable:
         shown = {column.key for column in self.shown}
         hidden = Counter(c.title.partition(" (")[0] for c in self.columns if c.key not in shown)
         return lines + [f"{name}: {count} variants, each in the CSV." for name, count in hidden.items()]
-
-    def _protocol_line(self, column: Column) -> str:
-        run = {name: join_values(self.run_setting(name, column)) for name in RUN_SETTINGS}
-        given = {name: value for name, value in run.items() if value != "not given"}
-        return f"{column.title}: {format_settings({**column.protocol, **given}) or 'no settings recorded'}"

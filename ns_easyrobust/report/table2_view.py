@@ -115,7 +115,7 @@ def _notes(summary: Table2, names: Sequence[str], rows: Sequence[Published]) -> 
         notes.append(f"Not run for any row: {', '.join(unrun)}.")
     for column in summary.columns.values():
         notes += _column_notes(column)
-    return notes + ([*_fewer_images_note(summary), *published.NOTES] if rows else [])
+    return notes + ([*_fewer_images_note(summary), *published.NOTES, *published.row_notes(rows)] if rows else [])
 
 
 def _fewer_images_note(summary: Table2) -> list[str]:

@@ -10,10 +10,12 @@ if TYPE_CHECKING:
         augmentation_from_args,
         chosen_names,
         config_from_args,
+        forward_equivalents,
     )
     from .augmentations.joined import part_loss
     from .augmentations.nullspace import NullspaceAugmentation
     from .augmentations.registry import augmentation_names, register_augmentation
+    from .image_flags import clean_forward_equivalents
     from .options import build_parser, parse_with
     from .recipes import recipe_path
     from .trainer import train
@@ -27,7 +29,9 @@ __all__ = [
     "augmentation_names",
     "build_parser",
     "chosen_names",
+    "clean_forward_equivalents",
     "config_from_args",
+    "forward_equivalents",
     "parse_with",
     "part_loss",
     "recipe_path",

@@ -13,12 +13,14 @@ from torch.nn.parallel import DistributedDataParallel
 from ..models import unwrap
 from ..utils import mean_over_ranks
 from .augmentations.joined import part_loss
+from .losses import first_view, join_views
 from .optimizer import average_gradients, differentiable_attention, is_second_order
 from .resume import random_state, set_random_state
 from .run import Run
 from .sam import perturbed_weights
 
-Batch = tuple[torch.Tensor, torch.Tensor]  # images (B, C, H, W), and labels (B,) or soft targets (B, K)
+# Images (B, C, H, W), or a list of their views, and labels (B,) or soft targets (B, K).
+Batch = tuple[Any, torch.Tensor]
 
 
 def set_gradients(run: Run, batches: Sequence[Batch]) -> tuple[float, float]:
@@ -33,7 +35,7 @@ def set_gradients(run: Run, batches: Sequence[Batch]) -> tuple[float, float]:
     Raises:
         TrainingError: a loss is not finite.
     """
-    prepared: Iterable[Batch] = (_prepared(run, *batch) for batch in batches)
+    prepared: Iterable[tuple[torch.Tensor, torch.Tensor]] = (_prepared(run, *batch) for batch in batches)
     if run.sam.rho is None:
         return _backward(run, prepared)
     prepared = list(prepared)  # mixup draws once
@@ -49,9 +51,9 @@ def set_gradients(run: Run, batches: Sequence[Batch]) -> tuple[float, float]:
     return losses
 
 
-def _prepared(run: Run, images: torch.Tensor, target: torch.Tensor) -> Batch:
-    """A batch of the loader on the run's device, mixed."""
-    images, target = images.to(run.device, non_blocking=True), target.to(run.device, non_blocking=True)
+def _prepared(run: Run, views: Any, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch of the loader on the run's device, its views joined, mixed."""
+    images, target = join_views(views, run.device), target.to(run.device, non_blocking=True)
     if run.mixup is not None:
         images, target = run.mixup(images, target)
     if run.args.channels_last:
@@ -59,7 +61,9 @@ def _prepared(run: Run, images: torch.Tensor, target: torch.Tensor) -> Batch:
     return images, target
 
 
-def _backward(run: Run, batches: Iterable[Batch], again: bool = False) -> tuple[float, float]:
+def _backward(
+    run: Run, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], again: bool = False
+) -> tuple[float, float]:
     """Set the gradients of the mean loss at the weights as they are, and ``run.stop.agreed``; returns the losses.
 
     Args:
@@ -103,5 +107,6 @@ def _losses(run: Run, images: torch.Tensor, target: torch.Tensor, new_step: bool
         clean = run.loss_fn(output, target)
     companion = torch.zeros_like(clean)
     if run.augmentation is not None:  # Algorithm 1, lines 17-19
-        companion = part_loss(run.augmentation, images, target, run.loss_fn, output, new_step)
+        images, output, loss_fn = first_view(images, target, run.loss_fn, output)
+        companion = part_loss(run.augmentation, images, target, loss_fn, output, new_step)
     return clean, companion

@@ -24,6 +24,7 @@ from ..utils import (
 )
 from .augmentations.flags import add_nullspace_args
 from .dataset_flags import add_dataset_args, check_dataset_args
+from .image_flags import add_image_args, check_image_args
 from .recipes import recipe_names, recipe_path
 from .sam import SAM_PREFIX, SamSettings
 
@@ -111,33 +112,7 @@ def build_parser(parser: argparse.ArgumentParser | None = None) -> argparse.Argu
     )
     add_settings(parser.add_argument_group("sharpness-aware minimisation"), SamSettings, SAM_PREFIX)
 
-    aug = parser.add_argument_group("image augmentation (timm's)")
-    aug.add_argument("--no-aug", action="store_true", help="no image augmentation at all")
-    aug.add_argument("--scale", type=float_in(0, 1), nargs=2, default=(0.08, 1.0), metavar="F")
-    aug.add_argument("--ratio", type=float_in(0.01, 100), nargs=2, default=(3 / 4, 4 / 3), metavar="F")
-    aug.add_argument("--hflip", type=float_in(0, 1), default=0.5, metavar="P")
-    aug.add_argument("--vflip", type=float_in(0, 1), default=0.0, metavar="P")
-    aug.add_argument("--color-jitter", type=float_in(0, 10), default=0.4, metavar="F")
-    aug.add_argument("--aa", metavar="POLICY", help="e.g. rand-m9-mstd0.5-inc1")
-    aug.add_argument("--train-interpolation", default="random", choices=("random", *INTERPOLATIONS))
-    aug.add_argument("--reprob", type=float_in(0, 1), default=0.0, metavar="P", help="random erasing")
-    aug.add_argument("--remode", default="pixel", choices=("const", "rand", "pixel"))
-    aug.add_argument("--recount", type=int_from(1, 100), default=1, metavar="N")
-    aug.add_argument(
-        "--erase-outside",
-        **_SWITCH,
-        help="let erased pixels leave [0, 1], as the paper's code",
-    )
-    aug.add_argument("--mixup", type=float_in(0, 100), default=0.0, metavar="ALPHA")
-    aug.add_argument("--cutmix", type=float_in(0, 100), default=0.0, metavar="ALPHA")
-    aug.add_argument("--cutmix-minmax", type=float_in(0, 1), nargs=2, metavar="F")
-    aug.add_argument("--mixup-prob", type=float_in(0, 1), default=1.0, metavar="P")
-    aug.add_argument("--mixup-switch-prob", type=float_in(0, 1), default=0.5, metavar="P")
-    aug.add_argument("--mixup-mode", default="batch", choices=("batch", "pair", "elem"))
-    aug.add_argument("--mixup-off-epoch", type=int_from(0), default=0, metavar="N")
-    aug.add_argument("--smoothing", type=float_in(0, 1), default=0.0, metavar="F")
-    aug.add_argument("--drop", type=float_in(0, 1), default=0.0, metavar="P")
-    aug.add_argument("--drop-path", type=float_in(0, 1), metavar="P")
+    add_image_args(parser)
 
     run = parser.add_argument_group("run")
     run.add_argument(
@@ -287,11 +262,5 @@ def _check(args: argparse.Namespace) -> None:
         raise OptionError(f"--holdout: expected a share between 0 and 1, found {args.holdout}.")
     if (args.mean is None) != (args.std is None):
         raise OptionError("--mean and --std: expected both or neither.")
-    for name in ("scale", "ratio", "cutmix_minmax"):
-        pair = getattr(args, name)
-        if pair is not None and pair[0] > pair[1]:
-            raise OptionError(f"--{name.replace('_', '-')}: expected the smaller number first, found {list(pair)}.")
-    mixes = args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
-    if mixes and args.batch_size % 2:
-        raise OptionError(f"--batch-size: expected an even number for mixup and cutmix, found {args.batch_size}.")
+    check_image_args(args)
     check_dataset_args(args)

@@ -1,20 +1,17 @@
-"""Builds a training run's model, data and loss from parsed flags."""
+"""Builds a training run's model and data from parsed flags."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from timm.data import Mixup, resolve_data_config
-from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.data import resolve_data_config
 from timm.utils import ModelEmaV2, random_seed
-from torch import nn
 from torch.utils.data import DataLoader
 
 from ..data import (
@@ -145,6 +142,8 @@ def _training_transform(args: argparse.Namespace, model: NormalizedModel, size: 
         erase_mode=args.remode,
         erase_count=args.recount,
         erase_outside=args.erase_outside,
+        erase_clean=not args.resplit,
+        splits=args.aug_splits,
         no_aug=args.no_aug,
         scale=args.scale,
         ratio=args.ratio,
@@ -152,6 +151,7 @@ def _training_transform(args: argparse.Namespace, model: NormalizedModel, size: 
         vflip=args.vflip,
         color_jitter=args.color_jitter,
         auto_augment=args.aa,
+        augmix_ops=args.augmix_ops,
         interpolation=interpolation if args.no_aug else args.train_interpolation,
     )
 
@@ -231,13 +231,11 @@ def build_data(args: argparse.Namespace, model: NormalizedModel, start: int = 0)
         holdout_indices, train_indices = split_indices(
             train_indices, max(1, min(_MAX_HOLDOUT, round(args.holdout * len(train)))), args.seed
         )
-    if re.search(r"-[nwd]\d{3}", args.aa or ""):
-        raise OptionError(f"--aa {args.aa}: expected at most 99 operations an image (n, w, d), found more.")
     try:
         train_transform = _training_transform(args, model, size, preprocessing.interpolation)
     except (AssertionError, KeyError, IndexError, ValueError) as error:  # timm parses --aa by assertion
         raise OptionError(
-            f"--aa {args.aa}: expected a policy of timm's, found one it cannot read ({error!r})."
+            f"--aa {args.aa}: expected trivial, or a policy of timm's, found one it cannot read ({error!r})."
         ) from error
     val_transform = preprocessing.transform()
     batch_sampler = EndlessBatchSampler(
@@ -260,40 +258,3 @@ def build_data(args: argparse.Namespace, model: NormalizedModel, start: int = 0)
         replaced=samples.replaced,
         digest=digest,
     )
-
-
-class LogitsLoss(nn.Module):
-    """``loss_fn`` of a model's output: of the logits in a dict or ModelOutput, of the mean of two heads' logits.
-
-    A distilled DeiT returns its two heads' logits in training under timm 0.5.4. Without a teacher, it is trained as it
-    is evaluated, on their mean, which is what it returns itself under timm 1.x.
-    """
-
-    def __init__(self, loss_fn: nn.Module) -> None:
-        super().__init__()
-        self.loss_fn = loss_fn
-
-    def forward(self, output: Any, target: torch.Tensor) -> torch.Tensor:
-        """The loss of ``output`` for the labels (B,) or soft targets (B, K)."""
-        if isinstance(output, tuple) and len(output) == 2:
-            output = (logits_of(output[0], len(target)) + logits_of(output[1], len(target))) / 2
-        loss: torch.Tensor = self.loss_fn(logits_of(output, len(target)), target)
-        return loss
-
-
-def build_mixup_and_loss(args: argparse.Namespace) -> tuple[Mixup | None, nn.Module]:
-    """Mixup, or None if it is off, and the loss function; with mixup, smoothing is in the targets that it makes."""
-    if args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None:
-        mixup = Mixup(
-            mixup_alpha=args.mixup,
-            cutmix_alpha=args.cutmix,
-            cutmix_minmax=args.cutmix_minmax,
-            prob=args.mixup_prob,
-            switch_prob=args.mixup_switch_prob,
-            mode=args.mixup_mode,
-            label_smoothing=args.smoothing,
-            num_classes=args.num_classes,
-        )
-        return mixup, LogitsLoss(SoftTargetCrossEntropy())
-    loss_fn = LabelSmoothingCrossEntropy(args.smoothing) if args.smoothing else nn.CrossEntropyLoss()
-    return None, LogitsLoss(loss_fn)

@@ -42,13 +42,14 @@ from ..utils import (
 )
 from .augmentations.flags import augmentation_from_args, check_augmentation_args
 from .gradients import Batch, set_gradients
+from .losses import build_mixup_and_loss
 from .optimizer import build_optimizer, clip_gradients
 from .options import defaults
 from .resume import PREVIOUS_STATE, StopSignal, require_same_run
 from .run import Run, identity
 from .run_folder import held_run_folder
 from .sam import sam_from_args
-from .setup import build_data, build_mixup_and_loss, build_model, read_start
+from .setup import build_data, build_model, read_start
 from .trackers import Trackers, require_trackers
 
 _logger = logging.getLogger(__name__)

@@ -54,7 +54,10 @@ def test_published_rows_and_forms_are_written_when_asked(
     assert json.loads(form.read_text())["institution"] == "X"
     assert json.loads((tmp_path / "bench.json").read_text())["authors"] == "Y"
     for name in ("results.md", "results.html"):
-        assert "arXiv:2403.10476, Table 4" in (tmp_path / name).read_text()
+        text = (tmp_path / name).read_text()
+        assert "arXiv:2403.10476, Table 4" in text
+        assert "C is a misprint" in text, "a row's own note"
+    assert "ViT-B + RandAugment (published): C is a misprint" in printed
     assert "arXiv" not in (tmp_path / "results.csv").read_text(), "records only"
 
     report.run(parser.parse_args([str(results), "--published", "table3", "easyrobust"]))
@@ -63,6 +66,7 @@ def test_published_rows_and_forms_are_written_when_asked(
     assert "dat/README.md" in told
     assert "Table 2)" not in told
     assert "Table 4)" not in told
+    assert "misprint" not in told, "of a row that is not shown"
 
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(DataError, match=r"empty\.jsonl: expected records, found none"):

@@ -128,3 +128,11 @@ def one_record(**changes: Any) -> Record:
         "created": "2026-01-31T12:00:00+00:00",
     }
     return Record(**{**fields, **changes})
+
+
+def judged(folder: Path, label: str, suite: str, right: np.ndarray, **changes: Any) -> Record:
+    """A record with its bits, of images that suites on the validation set share."""
+    paths = paths_of(suite, len(right))
+    saved = save_correctness(folder, f"{label}-{suite}", paths, right)
+    record = make(label, suite, int(right.sum()), n=len(right), images=images_digest(paths), right=saved, **changes)
+    return replace(record, folder=folder)

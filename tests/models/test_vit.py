@@ -7,8 +7,9 @@ from helpers.models import small_vit
 from torch import nn
 
 from ns_easyrobust.errors import ModelError
+from ns_easyrobust.models.architectures import build
 from ns_easyrobust.models.normalization import with_normalization
-from ns_easyrobust.models.vit import find_normalize, find_patch_embed, reference_tensor
+from ns_easyrobust.models.vit import find_normalize, find_patch_embed, find_patch_size, reference_tensor
 from ns_easyrobust.nullspace.config import NoiseConfig
 from ns_easyrobust.nullspace.synthesis import measure, synthesize
 
@@ -32,6 +33,25 @@ def test_models_without_one_patch_embedding_are_refused_by_name():
     two = nn.ModuleDict({"a": small_vit()[1], "b": small_vit()[1]})
     with pytest.raises(ModelError, match=r"ModuleDict has 2 patch embeddings: found a\.patch_embed, b\.patch_embed"):
         find_patch_embed(two)
+
+
+@pytest.mark.parametrize(("arch", "size"), [("vit_micro_patch8_32", 8), ("deit_tiny_distilled_patch16_224", 16)])
+def test_the_patch_size_of_a_plain_vit(arch, size):
+    assert find_patch_size(small_vit(arch=arch)) == size
+    assert find_patch_size(nn.DataParallel(build(arch))) == size
+
+
+@pytest.mark.parametrize(
+    ("model", "found"),
+    [
+        (lambda: build("swin_micro_patch2_32"), r"stages that merge tokens \(of 2 pixels at first\)"),
+        (lambda: build("vit_micro_patch8_32", patch_size=(8, 4)), r"PatchEmbed with patch_size \(8, 4\)"),
+        (lambda: timm.create_model("resnet18"), "ResNet has no patch embedding"),
+    ],
+)
+def test_models_without_one_patch_size_say_what_to_give(model, found):
+    with pytest.raises(ModelError, match=f"{found}.*Give the patch size in pixels, such as 16"):
+        find_patch_size(model())
 
 
 def test_normalisation_is_found_by_easyrobusts_names():

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from ns_easyrobust.report.published import COLUMNS, EASYROBUST, ROWS, TABLE_2, TABLE_3, TABLE_4, average
+from ns_easyrobust.report.published import (
+    COLUMNS,
+    EASYROBUST,
+    ROWS,
+    TABLE_2,
+    TABLE_3,
+    TABLE_4,
+    Published,
+    average,
+    row_notes,
+)
 
 # Clean PatchFool CW FGSM DamageNet A C V2 R Sketch Stylized Average, as printed in arXiv:2403.10476.
 PRINTED = """
@@ -87,3 +97,27 @@ def test_average_turns_mce_round() -> None:
 def test_every_row_names_its_source() -> None:
     assert all(row.source.startswith(("arXiv:2403.10476, Table ", "alibaba/easyrobust, ")) for row in ROWS)
     assert len({(row.label, row.source) for row in ROWS}) == len(ROWS)
+
+
+def test_rows_that_are_not_comparable_say_why() -> None:
+    """By arithmetic on the sources' numbers (Qin et al. 2022, Tables 1 and 2), typed a second time."""
+    noted = {row.label: " ".join(row.notes) for row in ROWS if row.notes}
+    of_qin = ["RandAugment", "PR", "RandAugment + PR", "AugMix", "AugMix + PR"]
+    assert list(noted) == ["ViT-B + MixUp", *(f"ViT-B + {name}" for name in of_qin), "ViT-B + SAM", "RobustViT-B"]
+    top1_on_19 = {"PR": 52.4, "RandAugment": 55.2}
+    printed = {row.label: row.columns.get("c", 0.0) for row in TABLE_2}
+    assert printed["ViT-B + PR"] == pytest.approx(100 - top1_on_19["PR"])
+    assert printed["ViT-B + RandAugment"] != pytest.approx(100 - top1_on_19["RandAugment"])
+    assert "44.80" in noted["ViT-B + RandAugment"]
+    assert all("19 corruptions" in noted[f"ViT-B + {name}"] and "384" in noted[f"ViT-B + {name}"] for name in of_qin)
+    assert "misprint" not in noted["ViT-B + PR"]
+    assert all(note.endswith(".") for row in ROWS for note in row.notes)
+
+
+def test_a_note_that_rows_share_is_told_once_with_their_names() -> None:
+    rows = [
+        Published(label, "x", {}, notes=notes)
+        for label, notes in (("a", ("one.",)), ("b", ()), ("c", ("two.", "one.")))
+    ]
+    assert row_notes(rows) == ["a, c (published): one.", "c (published): two."]
+    assert row_notes(rows[1:2]) == []

@@ -17,8 +17,9 @@ from torch import nn
 import ns_easyrobust.training.trainer as module
 from ns_easyrobust.errors import OptionError, TrainingError
 from ns_easyrobust.models.checkpoint_save import save_model
+from ns_easyrobust.training.losses import LogitsLoss
 from ns_easyrobust.training.options import parse_args
-from ns_easyrobust.training.setup import LogitsLoss, build_data, build_model, read_start
+from ns_easyrobust.training.setup import build_data, build_model, read_start
 from ns_easyrobust.training.trainer import train
 
 

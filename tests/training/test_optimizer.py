@@ -13,6 +13,7 @@ from helpers.models import small_vit
 from torch import nn
 
 from ns_easyrobust.errors import ModelError, OptionError
+from ns_easyrobust.training.losses import build_mixup_and_loss
 from ns_easyrobust.training.optimizer import (
     build_optimizer,
     clip_gradients,
@@ -20,7 +21,6 @@ from ns_easyrobust.training.optimizer import (
     is_second_order,
 )
 from ns_easyrobust.training.options import parse_args
-from ns_easyrobust.training.setup import build_mixup_and_loss
 
 CPU = torch.device("cpu")
 OLD = timm.__version__.startswith("0.")

@@ -30,7 +30,7 @@ def _joined_names(text: str) -> str:
     try:
         chosen_names(text)
     except OptionError as error:
-        raise argparse.ArgumentTypeError(error.line.removeprefix("aug: ")) from error
+        raise argparse.ArgumentTypeError(error.line.removeprefix("aug: ").rstrip(".")) from error
     return text
 
 
@@ -122,6 +122,11 @@ def check_augmentation_args(args: argparse.Namespace) -> None:
         raise OptionError(
             f"aug: expected at most one method that replaces the clean loss, found {' and '.join(replacing)}. "
             "Leave one out, or let it keep the clean loss."
+        )
+    if replacing and getattr(args, "jsd_loss", False):
+        raise OptionError(
+            f"--jsd-loss: expected a companion that keeps the clean loss, found {replacing[0]}, which stands in its "
+            "place. Leave one out."
         )
 
 
