@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..attacks import Attack, Quantity, SecondVerdict
-from ..models import unwrap
+from ..models import state_digest
 from ..utils import broadcast_object, rank
 from .journal import Batch, Journal
 from .per_image import images_digest, save_correctness
@@ -199,16 +199,6 @@ class Recorder:
         newest_by_cell = {other.cell: other for other in together}
         for other in newest_by_cell.values():
             self._append(replace(other, created=now()))
-
-
-def state_digest(model: nn.Module) -> str:
-    """SHA-256 of all parameters and buffers, without wrappers such as DistributedDataParallel."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(unwrap(model).state_dict().items()):
-        values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(values.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _written_together(other: Record, top1: Record, ignored: Collection[str]) -> bool:

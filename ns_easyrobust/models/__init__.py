@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from .attention import attention_blocks, attention_maps, fused_attention, prefix_tokens
     from .checkpoint_save import export_checkpoint, save_model
     from .checkpoints import Checkpoint, load_model, read_checkpoint
+    from .digest import state_digest
     from .download import is_url
     from .ema import Ema
     from .factories import is_factory
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
         token_shape,
     )
     from .hub import is_hub_name, required_arch
+    from .keys import PatchKeys, last_keys
     from .normalization import NormalizedModel, resolve_normalization
-    from .outputs import logits_of, output_of
+    from .outputs import logits_of, mean_logits, output_of
+    from .relevance import relevance_maps
     from .safe_load import ALLOWED_GLOBALS, read_file, read_without_objects
     from .vit import (
         bare_vit,
@@ -42,6 +45,7 @@ __all__ = [
     "Checkpoint",
     "Ema",
     "NormalizedModel",
+    "PatchKeys",
     "attention_blocks",
     "attention_maps",
     "bare_vit",
@@ -59,9 +63,11 @@ __all__ = [
     "is_factory",
     "is_hub_name",
     "is_url",
+    "last_keys",
     "load_into",
     "load_model",
     "logits_of",
+    "mean_logits",
     "output_of",
     "prefix_tokens",
     "read_checkpoint",
@@ -69,12 +75,14 @@ __all__ = [
     "read_without_objects",
     "reference_tensor",
     "register_small_models",
+    "relevance_maps",
     "replaced_forward",
     "require_named",
     "required_arch",
     "required_image_size",
     "resolve_normalization",
     "save_model",
+    "state_digest",
     "storage_free_zeros",
     "token_shape",
     "unwrap",

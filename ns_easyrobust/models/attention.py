@@ -75,6 +75,20 @@ def prefix_tokens(model: nn.Module) -> int:
     return sum(getattr(encoder, name, None) is not None for name in ("cls_token", "dist_token"))
 
 
+def tokens_read(model: nn.Module) -> slice:
+    """The tokens that the head reads after the last block.
+
+    The class token; with a distilled DeiT's second head, also the distillation token. Where the head pools the patch
+    tokens (no class token; BEiT's ``fc_norm``; timm 1.x's ``global_pool`` other than ``token``): all of these.
+    """
+    encoder, prefix = _encoder(model), prefix_tokens(model)
+    pool = getattr(encoder, "global_pool", None)  # timm 1.x; under 0.5.4 only BEiT pools, by its fc_norm
+    pools = pool not in ("token", "") if isinstance(pool, str) else getattr(encoder, "fc_norm", None) is not None
+    if pools or not prefix:
+        return slice(prefix, None)
+    return slice(0, 1 if getattr(encoder, "head_dist", None) is None else 2)
+
+
 @contextmanager
 def attention_maps(model: nn.Module, layers: Collection[int] | None = None) -> Iterator[AttentionMaps]:
     """Record the attention of each forward in the body; a new forward replaces the previous one's.

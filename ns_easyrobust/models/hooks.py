@@ -164,24 +164,33 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
     # Those made in inference mode have no gradient in any case, and refuse to be told so outside of it.
     normal = [parameter for parameter in inner.parameters() if not parameter.is_inference()]
     requires_grad = [(parameter, parameter.requires_grad) for parameter in normal]
+    try:
+        for module, _ in training:
+            module.training = False
+        for parameter, _ in requires_grad:
+            parameter.requires_grad_(False)
+        with without_checkpointing(inner):
+            yield inner
+    finally:
+        for module, mode in training:
+            module.training = mode
+        for parameter, required in requires_grad:
+            parameter.requires_grad_(required)
+
+
+@contextmanager
+def without_checkpointing(model: nn.Module) -> Iterator[None]:
+    """Gradient checkpointing is off while the body runs: activations are kept, and what hooks record has a graph."""
     checkpointed = [
         (module, flag)
-        for module, _ in training
+        for module in unwrap(model).modules()
         for flag in ("use_checkpoint", "grad_checkpointing")  # Swin's in timm 0.5.4; every model's in timm 1.x
         if getattr(module, flag, False) is True
     ]
     try:
         for module, flag in checkpointed:
             setattr(module, flag, False)
-        for module, _ in training:
-            module.training = False
-        for parameter, _ in requires_grad:
-            parameter.requires_grad_(False)
-        yield inner
+        yield
     finally:
-        for module, mode in training:
-            module.training = mode
-        for parameter, required in requires_grad:
-            parameter.requires_grad_(required)
         for module, flag in checkpointed:
             setattr(module, flag, True)

@@ -28,6 +28,21 @@ def output_of(model: nn.Module, images: torch.Tensor) -> Any:
         ) from error
 
 
+def mean_logits(output: Any, images: int) -> torch.Tensor:
+    """:func:`logits_of` an output; of two heads' outputs, the mean of their logits.
+
+    A distilled DeiT returns its two heads' logits in training under timm 0.5.4. Without a teacher, it is trained as it
+    is evaluated, on their mean, which is what it returns itself under timm 1.x.
+
+    Example:
+        >>> mean_logits((torch.zeros(1, 2), torch.ones(1, 2)), 1)
+        tensor([[0.5000, 0.5000]])
+    """
+    if isinstance(output, tuple) and len(output) == 2:
+        return (logits_of(output[0], images) + logits_of(output[1], images)) / 2
+    return logits_of(output, images)
+
+
 def logits_of(output: Any, images: int | None = None) -> torch.Tensor:
     """The logits in a model's output: itself, or its ``logits`` (a dict, or Hugging Face's ``ModelOutput``).
 

@@ -82,8 +82,8 @@ def _easyrobust(label: str, source: str, *values: float) -> Published:
 # What the sources of Table 2's baselines measured, as far as they were found. The numbers stay as printed.
 _QIN = (
     "from Tables 1 and 2 of Qin et al. (NeurIPS 2022), whose ViT-B/16 is pretrained on ImageNet-1k and finetuned at "
-    "384 pixels. C is 100 - the mean top-1 over 19 corruptions, not the mCE. They also give A, from 7.0 to 8.3 over these "
-    "five, which the paper leaves out."
+    "384 pixels. C is 100 - the mean top-1 over 19 corruptions, not the mCE. They also give A, from 7.0 to 8.3 over "
+    "these five, which the paper leaves out."
 )
 _MISPRINT = "C is a misprint: Qin et al. give a top-1 of 55.2, hence 44.80 and not 43.60."
 _P_ROTATE = "negative patches by P-Rotate, with the uniform loss."

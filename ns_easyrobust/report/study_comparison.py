@@ -78,7 +78,7 @@ class StudyComparison:
         measures: what the table shows: :attr:`columns`, then, of two or more of :attr:`robust`, their mean.
 
     Raises:
-        OptionError: no method, two of one label, or an unknown baseline.
+        OptionError: no method, two of one label, an unknown baseline, or confidence not in (0, 1).
     """
 
     def __init__(self, methods: Sequence[MethodRuns], baseline: str | None = None, *, confidence: float = 0.95) -> None:
@@ -87,6 +87,8 @@ class StudyComparison:
             raise OptionError(
                 f"study: expected methods of different names, found {', '.join(labels) or 'none'}. Correct the study."
             )
+        if not 0 < confidence < 1:
+            raise OptionError(f"study: expected 0 < confidence < 1, found {confidence}. Correct the call.")
         if baseline is not None:
             baseline = presentable(baseline)
             require_rows([baseline], labels, "baseline")
@@ -144,16 +146,19 @@ class StudyComparison:
     def column_records(self, column: Column) -> list[tuple[str, Record]]:
         """(method and seed, record) for each run that has ``column``."""
         return [
-            (f"{label}, {run.name}", run.cells[column.key])
+            (self._run_name(label, run), run.cells[column.key])
             for label, method in self.methods.items()
             for run in method.runs
             if column.key in run.cells
         ]
 
+    def _run_name(self, label: str, run: SeedRun) -> str:
+        return label if len(self.methods[label].runs) == 1 else f"{label} {run.name}"
+
     def mismatch(self, measure: Measure, labels: Sequence[str] | None = None) -> str | None:
         """Why runs of ``labels`` (None for all) are not comparable image by image; None if records show no reason."""
         named = [
-            (f"{label}, {run.name}", run)
+            (self._run_name(label, run), run)
             for label in (self.methods if labels is None else labels)
             for run in self._runs(label, measure)
         ]

@@ -106,9 +106,10 @@ def test_batches_of_an_update_are_one_large_batch(flags, opt):
     optimizer = ["--opt", opt, "--lr", "0.01"]
     many = weights(flags, "many", "--grad-accum-steps", "4", *optimizer)
     one = weights(flags, "one", "--batch-size", "32", *optimizer)
-    differing = ((many - one).abs() > 1e-5).float().mean()
-    assert differing < (1e-9 if opt == "momentum" else 0.02)  # AdaHessian divides by curvatures, some of which vanish
-    assert ((many - weights(flags, "small", *optimizer)).abs() > 1e-5).float().mean() > 0.5
+    # AdaHessian divides by curvatures, some of which nearly vanish.
+    tolerance, share = (1e-5, 1e-9) if opt == "momentum" else (1e-4, 0.02)
+    assert ((many - one).abs() > tolerance).float().mean() < share
+    assert ((many - weights(flags, "small", *optimizer)).abs() > tolerance).float().mean() > 0.5
 
 
 def test_an_epoch_is_all_images_once_however_many_batches_make_an_update(flags):
