@@ -132,6 +132,14 @@ TRAIN: list[Group] = [
         "--madry-alone": ("", True),
         "--cutmix-minmax": "0.2 0.8",
         "--dataset": "torch/image_folder",
+        "--aug": "negative-patches",
+        "--negative-transform": "infill",
+        "--negative-loss": "contrastive",
+        "--negative-weight": "0.5",
+        "--negative-multiple": "2",
+        "--negative-patch-size": "4",
+        "--negative-rate": "0.375",
+        "--negative-temperature": "0.2",
         "--dataset-download": ("", True),  # that set has nothing to download
         "--input-key": None,  # of a set that needs timm 1.x and Hugging Face's datasets
         "--target-key": None,
