@@ -128,11 +128,8 @@ TRAIN: list[Group] = [
     },
     {
         "--no-aug": ("", True),
-        "--aug": "madry",
+        "--aug": "madry,negative-patches",
         "--madry-alone": ("", True),
-        "--cutmix-minmax": "0.2 0.8",
-        "--dataset": "torch/image_folder",
-        "--aug": "negative-patches",
         "--negative-transform": "infill",
         "--negative-loss": "contrastive",
         "--negative-weight": "0.5",
@@ -140,6 +137,8 @@ TRAIN: list[Group] = [
         "--negative-patch-size": "4",
         "--negative-rate": "0.375",
         "--negative-temperature": "0.2",
+        "--cutmix-minmax": "0.2 0.8",
+        "--dataset": "torch/image_folder",
         "--dataset-download": ("", True),  # that set has nothing to download
         "--input-key": None,  # of a set that needs timm 1.x and Hugging Face's datasets
         "--target-key": None,
