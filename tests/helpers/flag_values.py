@@ -131,8 +131,15 @@ TRAIN: list[Group] = [
     },
     {
         "--no-aug": ("", True),
-        "--aug": "madry",
+        "--aug": "madry,negative-patches",
         "--madry-alone": ("", True),
+        "--negative-transform": "infill",
+        "--negative-loss": "contrastive",
+        "--negative-weight": "0.5",
+        "--negative-multiple": "2",
+        "--negative-patch-size": "4",
+        "--negative-rate": "0.375",
+        "--negative-temperature": "0.2",
         "--cutmix-minmax": "0.2 0.8",
         "--dataset": "torch/image_folder",
         "--dataset-download": ("", True),  # that set has nothing to download
