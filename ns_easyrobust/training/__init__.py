@@ -10,7 +10,6 @@ if TYPE_CHECKING:
         augmentation_from_args,
         chosen_names,
         config_from_args,
-        forward_equivalents,
     )
     from .augmentations.joined import part_loss
     from .augmentations.nullspace import NullspaceAugmentation
@@ -36,7 +35,6 @@ __all__ = [
     "clean_forward_equivalents",
     "config_from_args",
     "defaults",
-    "forward_equivalents",
     "parse_with",
     "part_loss",
     "recipe_path",

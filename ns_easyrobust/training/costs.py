@@ -6,10 +6,9 @@ import argparse
 import math
 from dataclasses import dataclass
 
-from .augmentations.flags import check_augmentation_args, chosen_names, forward_equivalents
-from .augmentations.nullspace import NullspaceAugmentation
-from .augmentations.registry import augmentations
+from .augmentations.flags import check_augmentation_args, companion_costs
 from .image_flags import clean_forward_equivalents
+from .sam import sam_from_args
 
 
 @dataclass(frozen=True)
@@ -56,16 +55,7 @@ def training_cost(args: argparse.Namespace) -> TrainingCost:
         OptionError: a companion's setting is out of range.
     """
     check_augmentation_args(args)
-    synthesis = sum(_synthesis(args, name) for name in chosen_names(args.aug))
-    each = clean_forward_equivalents(args) + forward_equivalents(args) - synthesis / args.ns_interval
-    update = each * (1 if args.sam_rho is None else 2) * args.grad_accum_steps
+    companion, synthesis = companion_costs(args)
+    passes = sam_from_args(args).passes * args.grad_accum_steps
+    update = (clean_forward_equivalents(args) + companion) * passes
     return TrainingCost(update, synthesis, args.ns_interval if synthesis else 1)
-
-
-def _synthesis(args: argparse.Namespace, name: str) -> float:
-    """What a companion's noise costs each ``--ns-interval``: the part of its cost that depends on the interval."""
-    cls = augmentations()[name]
-    if not issubclass(cls, NullspaceAugmentation):
-        return 0.0
-    config = cls.config_from(args)
-    return 2 * (cls.cost(config, 1) - cls.cost(config, 2))

@@ -135,19 +135,17 @@ class NullspaceAugmentation(Augmentation):
         _check(args.ns_interval, args.ns_warm_start, cls.solver or cls.config_from(args).solver)
 
     @classmethod
-    def cost(cls, config: NoiseConfig, interval: int = 40) -> float:
-        """At most: the noisy branch's 3, and a synthesis of all its steps an ``interval``.
-
-        A step of synthesis costs 3: the clean forward, the noisy one, and its backward to the noise. (Where the
-        clean logits are kept, or the search stops earlier, it costs less.)
-        """
-        steps = 0 if (cls.solver or config.solver) == "random" else config.max_steps
-        return 3 + 3 * steps / interval
+    def cost(cls, config: NoiseConfig) -> float:
+        """The noisy branch's 3."""
+        return 3.0
 
     @classmethod
-    def cost_from(cls, args: argparse.Namespace) -> float:
-        """:meth:`cost` with the settings in parsed flags."""
-        return cls.cost(cls.config_from(args), args.ns_interval)
+    def synthesis_cost(cls, config: NoiseConfig) -> float:
+        """3 a step of the search, at most: the clean forward, the noisy one, and its backward to the noise.
+
+        (Where the clean logits are kept, or the search stops earlier, it costs less. The random baseline has none.)
+        """
+        return 0.0 if (cls.solver or config.solver) == "random" else 3.0 * config.max_steps
 
     def _device(self) -> torch.device:
         return reference_tensor(self.model).device

@@ -16,7 +16,7 @@ from ns_easyrobust.errors import DataError, ModelError, OptionError
 from ns_easyrobust.models.attention import attention_maps
 from ns_easyrobust.models.relevance import gradient_rollout, relevance_maps, upscaled
 from ns_easyrobust.training.augmentations import relevance as module
-from ns_easyrobust.training.augmentations.flags import add_nullspace_args, check_augmentation_args, forward_equivalents
+from ns_easyrobust.training.augmentations.flags import add_nullspace_args, check_augmentation_args, companion_costs
 from ns_easyrobust.training.augmentations.relevance import RelevanceAugmentation, RelevanceSettings, mask_losses
 from ns_easyrobust.training.masks import write_mask
 
@@ -236,8 +236,8 @@ def test_flags_make_the_settings():
     given = parsed("--relevance-images", "a", "--relevance-masks", "b", "--relevance-keep-clean")
     config = RelevanceAugmentation.config_from(given)
     assert (config.images, config.masks, config.cache, config.keep_clean) == ("a", "b", "", True)
-    assert forward_equivalents(parsed()) == 1  # 4 in place of 3
-    assert forward_equivalents(given) == 4
+    assert companion_costs(parsed()) == (1, 0)  # 4 in place of 3
+    assert companion_costs(given) == (4, 0)
 
 
 @pytest.fixture
