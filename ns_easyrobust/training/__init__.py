@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from .image_flags import clean_forward_equivalents
     from .options import build_parser, parse_with
     from .recipes import recipe_path
+    from .sam import SamSettings, perturbed_weights, sam_from_args
     from .trainer import train
 
 __all__ = [
     "Augmentation",
     "NullspaceAugmentation",
+    "SamSettings",
     "add_noise_args",
     "add_nullspace_args",
     "augmentation_from_args",
@@ -34,8 +36,10 @@ __all__ = [
     "forward_equivalents",
     "parse_with",
     "part_loss",
+    "perturbed_weights",
     "recipe_path",
     "register_augmentation",
+    "sam_from_args",
     "train",
 ]
 
