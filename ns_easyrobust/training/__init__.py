@@ -15,16 +15,20 @@ if TYPE_CHECKING:
     from .augmentations.joined import part_loss
     from .augmentations.nullspace import NullspaceAugmentation
     from .augmentations.registry import augmentation_names, register_augmentation
+    from .costs import TrainingCost, training_cost
     from .image_flags import clean_forward_equivalents
-    from .options import build_parser, parse_with
+    from .options import build_parser, defaults, parse_with
     from .recipes import recipe_path
+    from .resume import MAY_CHANGE_ON_RESUME
     from .sam import SamSettings, perturbed_weights, sam_from_args
     from .trainer import train
 
 __all__ = [
+    "MAY_CHANGE_ON_RESUME",
     "Augmentation",
     "NullspaceAugmentation",
     "SamSettings",
+    "TrainingCost",
     "add_noise_args",
     "add_nullspace_args",
     "augmentation_from_args",
@@ -33,6 +37,7 @@ __all__ = [
     "chosen_names",
     "clean_forward_equivalents",
     "config_from_args",
+    "defaults",
     "forward_equivalents",
     "parse_with",
     "part_loss",
@@ -41,6 +46,7 @@ __all__ = [
     "register_augmentation",
     "sam_from_args",
     "train",
+    "training_cost",
 ]
 
 if not TYPE_CHECKING:
