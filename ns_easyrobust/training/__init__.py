@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from .options import build_parser, defaults, parse_with
     from .recipes import recipe_path
     from .resume import MAY_CHANGE_ON_RESUME
+    from .sam import SamSettings, perturbed_weights, sam_from_args
     from .trainer import train
 
 __all__ = [
     "MAY_CHANGE_ON_RESUME",
     "Augmentation",
     "NullspaceAugmentation",
+    "SamSettings",
     "TrainingCost",
     "add_noise_args",
     "add_nullspace_args",
@@ -37,8 +39,10 @@ __all__ = [
     "defaults",
     "parse_with",
     "part_loss",
+    "perturbed_weights",
     "recipe_path",
     "register_augmentation",
+    "sam_from_args",
     "train",
     "training_cost",
 ]

@@ -38,6 +38,7 @@ METHODS = {
     "cutmix": {"cutmix": 1.0, "mixup": 0.0},
     "randaugment": {"aa": "rand-m9-n2-inc1"},
     "trivialaugment": {"aa": "trivial", "train_interpolation": "random"},
+    "sam": {"sam_rho": 0.1},
     "augmix": {"aa": "augmix-m1-w3-a1", "augmix_ops": "published", "aug_splits": 3, "jsd_loss": True},
 }
 
