@@ -52,7 +52,8 @@ def check_grid(transform: str, size: tuple[int, ...], side: int, rate: float) ->
     number = (size[0] // side) * (size[1] // side)
     if transform != "rotate" and number < 2:
         raise OptionError(
-            f"{transform}: expected two patches or more, found one of {side} pixels in an image of {image}. Lower multiple."
+            f"{transform}: expected two patches or more, found one of {side} pixels in an image of {image}. "
+            "Lower multiple."
         )
     if transform == "infill" and not 0 < round(rate * number) < number:
         raise OptionError(
