@@ -15,14 +15,18 @@ if TYPE_CHECKING:
     from .augmentations.joined import part_loss
     from .augmentations.nullspace import NullspaceAugmentation
     from .augmentations.registry import augmentation_names, register_augmentation
+    from .costs import TrainingCost, training_cost
     from .image_flags import clean_forward_equivalents
-    from .options import build_parser, parse_with
+    from .options import build_parser, defaults, parse_with
     from .recipes import recipe_path
+    from .resume import MAY_CHANGE_ON_RESUME
     from .trainer import train
 
 __all__ = [
+    "MAY_CHANGE_ON_RESUME",
     "Augmentation",
     "NullspaceAugmentation",
+    "TrainingCost",
     "add_noise_args",
     "add_nullspace_args",
     "augmentation_from_args",
@@ -31,12 +35,14 @@ __all__ = [
     "chosen_names",
     "clean_forward_equivalents",
     "config_from_args",
+    "defaults",
     "forward_equivalents",
     "parse_with",
     "part_loss",
     "recipe_path",
     "register_augmentation",
     "train",
+    "training_cost",
 ]
 
 if not TYPE_CHECKING:

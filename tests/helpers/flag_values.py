@@ -37,6 +37,9 @@ TRAIN: list[Group] = [
         "--decay-tokens": ("", True),
         "--clip-grad": "1.5",
         "--clip-mode": "value",
+        "--grad-accum-steps": "2",
+        "--sam-rho": "0.05",
+        "--sam-adaptive": ("", True),
         "--sched": "step",
         "--lr": "0.002",
         "--min-lr": "0.0001",
@@ -143,6 +146,30 @@ TRAIN: list[Group] = [
         "--input-key": None,  # of a set that needs timm 1.x and Hugging Face's datasets
         "--target-key": None,
         "--model-kwargs": ("depth=2 mlp_ratio=2.0", {"depth": 2, "mlp_ratio": 2.0}),
+    },
+    {
+        "--aug": "relevance",
+        "--relevance-images": ("{few}/train", "{few}/train"),
+        "--relevance-masks": None,  # of these images there are none; a test of the method's own reads some
+        "--relevance-cache": ("{out}/cut", "{out}/cut"),
+        "--relevance-tau": "0.1",
+        "--relevance-per-class": "1",
+        "--relevance-classes": "2",
+        "--relevance-lambda-seg": "0.7",
+        "--relevance-lambda-acc": "0.3",
+        "--relevance-lambda-background": "1.5",
+        "--relevance-lambda-foreground": "0.4",
+        "--relevance-temperature": "0.65",
+        "--relevance-true-labels": ("", True),
+        "--relevance-keep-clean": ("", True),
+    },
+    {
+        "--aa": "augmix-m1-w2",
+        "--augmix-ops": "published",
+        "--aug-splits": "3",
+        "--jsd-loss": ("", True),
+        "--reprob": "0.5",
+        "--resplit": ("", True),
     },
 ]
 

@@ -204,7 +204,7 @@ class RelevanceAugmentation(Augmentation):
             maps, logits = relevance_maps(self.model, images.to(input.dtype), labels)
         background, foreground = mask_losses(maps, masks)
         decisions = labels if config.true_labels else logits.argmax(1)
-        classification = nn.functional.cross_entropy(logits.float() / config.temperature, decisions)
+        classification = nn.functional.cross_entropy(logits.to(maps.dtype) / config.temperature, decisions)
         with torch.no_grad():
             whole = maps.sum().clamp_min(torch.finfo(maps.dtype).tiny)
             parts = {"background": background, "foreground": foreground, "classification": classification}

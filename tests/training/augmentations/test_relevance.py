@@ -323,3 +323,40 @@ def test_bad_settings_and_models_are_refused(model, pairs, digits):
         args = parsed()
         args.aug = "relevance,replacing"
         check_augmentation_args(args)
+
+
+@pytest.mark.stress
+def test_relevance_moves_into_the_masks_at_no_cost_of_accuracy(digits):
+    """Digits whose background tells half of the classes: trained on both, then finetuned by RobustViT."""
+    images, labels = digits
+    training = DigitsOnTexture(images[:1297], labels[:1297], misled=0.5)
+    tested = DigitsOnTexture(images[1297:], labels[1297:], seed=1)
+    model = small_vit()
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(600):
+        batch = torch.randint(1297, (64,), generator=generator)
+        optimizer.zero_grad()
+        cross_entropy(model(training.images[batch]), training.labels[batch]).backward()
+        optimizer.step()
+
+    def measured() -> tuple[float, float]:
+        """Share of relevance inside the masks of held-out images, and top-1 accuracy, in percent."""
+        model.eval()
+        maps, logits = relevance_maps(model, tested.images, tested.labels)
+        share = (maps * tested.masks).sum((1, 2, 3)) / maps.sum((1, 2, 3)).clamp_min(1e-9)
+        return 100 * share.mean().item(), 100 * (logits.argmax(1) == tested.labels).float().mean().item()
+
+    before = measured()
+    model.train()
+    made = companion(model, training)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=1e-4)
+    for _ in range(300):
+        optimizer.zero_grad()
+        made.loss(training.images[:32], training.labels[:32], cross_entropy).backward()
+        optimizer.step()
+    after = measured()
+    print(f"inside the masks {before[0]:.1f}% -> {after[0]:.1f}%, accuracy {before[1]:.1f}% -> {after[1]:.1f}%")
+    assert before[1] > 70
+    assert after[0] > before[0] + 3
+    assert after[1] > before[1] - 2
