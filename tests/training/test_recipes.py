@@ -28,6 +28,6 @@ def test_a_name_and_the_path_in_the_repository_are_one_file(monkeypatch, tmp_pat
 @pytest.mark.parametrize("name", ["paper_storng", "recipes/paper_strong", "../paper_strong.yaml"])
 def test_a_name_that_is_none(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    line = rf"{name}: expected a YAML file of flags, found: No such file or directory. Recipes: .*, paper_weak\."
+    line = rf"{name}: expected a YAML file of flags, found: No such file or directory. Recipes: .*, paper_weak\b"
     with pytest.raises(OptionError, match=line):
         parse_args(["-c", name, *FLAGS])
