@@ -6,7 +6,9 @@ from helpers.costs import counted
 from helpers.models import small_vit
 from torch import nn
 
+from ns_easyrobust.attacks import PGD, AutoAttack
 from ns_easyrobust.errors import DataError, ModelError, OptionError
+from ns_easyrobust.training.augmentations.joined import part_loss
 from ns_easyrobust.training.augmentations.madry import Madry, MadrySettings
 from ns_easyrobust.training.augmentations.trades import Trades, TradesSettings
 from ns_easyrobust.training.options import build_parser
@@ -197,3 +199,63 @@ def test_other_bad_input(batch):
 
     with pytest.raises(ModelError, match="madry: expected logits with a gradient to the pixels"):
         Madry(Rounds()).loss(torch.rand(2, 3, 4, 4), torch.tensor([0, 1]), cross_entropy)
+
+
+def finetuned(start: dict, data, kind, updates: int = 60, batch: int = 64, **settings) -> nn.Module:
+    """A small ViT after ``updates`` on the same batches, with a companion loss or (None) without."""
+    images, labels = data
+    model = small_vit(img_size=16, depth=2)
+    model.load_state_dict(start)
+    companion = None if kind is None else kind(model, config=kind.Settings(**settings))
+    optimizer, generator = torch.optim.AdamW(model.parameters(), 1e-3), torch.Generator().manual_seed(1)
+    for _ in range(updates):
+        index = torch.randint(1297, (batch,), generator=generator)
+        output = model(images[index])
+        loss = cross_entropy(output, labels[index])
+        if companion is not None:
+            loss = loss + part_loss(companion, images[index], labels[index], cross_entropy, output)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("kind", [Madry, Trades])
+def test_accuracy_under_pgd_and_autoattack_rises(digits, kind):
+    """At equal updates from the same start, on 200 digits of 16 x 16 pixels; prints the figures (-s).
+
+    Plain finetuning is attacked by PGD alone, which bounds its accuracy under attack from above.
+    """
+    data = nn.functional.interpolate(digits[0], size=16, mode="area"), digits[1]
+    images, labels = (part[1297:1497] for part in data)
+    start = finetuned(small_vit(img_size=16, depth=2).state_dict(), data, None, updates=350).state_dict()
+
+    def accuracy(model: nn.Module, attack: PGD | AutoAttack | None) -> float:
+        with fork_rng(0):
+            pixels = images if attack is None else attack(model, images, labels, range(200))
+        with torch.no_grad():
+            return 100 * float((model(pixels).argmax(1) == labels).float().mean())
+
+    plain, model = finetuned(start, data, None), finetuned(start, data, kind)
+    attacks = None, PGD(epsilon=8 / 255), AutoAttack(epsilon=8 / 255)
+    clean, under_pgd, under_autoattack = (accuracy(model, attack) for attack in attacks)
+    plain_clean, plain_under_pgd = (accuracy(plain, attack) for attack in attacks[:2])
+    print(f"plain {plain_clean:.1f} clean, {plain_under_pgd:.1f} under PGD; {kind.name} {clean:.1f} clean, ", end="")
+    print(f"{under_pgd:.1f} under PGD, {under_autoattack:.1f} under AutoAttack")
+    assert clean > plain_clean - 2
+    assert min(under_pgd, under_autoattack) > plain_under_pgd + 5
+
+
+@pytest.mark.parametrize("kind", [Madry, Trades])
+def test_a_few_updates_raise_accuracy_under_pgd(digits, kind):
+    data = nn.functional.interpolate(digits[0], size=16, mode="area"), digits[1]
+    images, labels = (part[1297:1397] for part in data)
+    start = finetuned(small_vit(img_size=16, depth=2).state_dict(), data, None, updates=40).state_dict()
+    robust = []
+    for method in (None, kind):
+        model = finetuned(start, data, method, updates=12, batch=32, steps=3, step_size=4 / 255)
+        with fork_rng(0), torch.no_grad():
+            attacked = Madry(model).attack(images, labels)
+            robust.append(float((model(attacked).argmax(1) == labels).float().mean()))
+    assert robust[1] > robust[0] + 0.03
