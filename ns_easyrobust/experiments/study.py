@@ -82,8 +82,8 @@ class Study(Experiment):
         if failed:
             reasons = " ".join(f"{name}: {reason}" for name, reason in failed.items())
             raise TrainingError(
-                f"{len(failed)} of {len(runs)} runs failed, with their methods' later seeds; the others are done, and "
-                f"the same command tries these again. {reasons}"
+                f"{len(failed)} of {len(runs)} runs failed. Later seeds of a method that fails are not begun; all else "
+                f"is done, and the same command tries again what is missing. {reasons}"
             )
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import OptionError
-from ..utils import read_settings
+from ..utils import file_or_folder, read_settings
 
 _KEYS = (
     "start", "model", "data_dir", "seeds", "budget", "train", "ema", "baseline", "methods", "benchmark", "checkpoints",
 )  # fmt: skip
-BUDGETS = ("updates", "forward_equivalents")
+_BUDGETS = ("updates", "forward_equivalents")
 _GREATEST_SEED = 2**32 - 1
 _MOST = 10**9  # updates
+_LONGEST_LABEL = 200
 # Flags that the study gives itself, and what sets them.
 _OF_TRAIN = {
     "initial_checkpoint": "start",
@@ -44,7 +46,7 @@ class StudyFile:
     Attributes:
         start: the checkpoint that each method finetunes; ``{seed}`` stands for the seed. None: ``train`` says it.
         seeds: distinct, in the file's order.
-        budget: of each method and seed, in ``budget_unit``, one of :data:`BUDGETS`; forward-equivalents are an image's.
+        budget: of each method and seed, in ``budget_unit``, ``updates`` or ``forward_equivalents`` (an image's).
         train, benchmark: flags of every training and every evaluation.
         ema: whether the moving averages that trainings keep are rows too.
         baseline: the label that differences refer to; None for none.
@@ -64,7 +66,7 @@ class StudyFile:
     ema: bool
     baseline: str | None
     methods: Mapping[str, Mapping[str, Any]]
-    checkpoints: Mapping[str, Mapping[str, Any]]
+    checkpoints: Mapping[str, dict[str, Any]]
 
 
 def read_study(path: str | Path) -> StudyFile:
@@ -81,7 +83,7 @@ def read_study(path: str | Path) -> StudyFile:
     unit, amount = reader.budget()
     study = StudyFile(
         path=path,
-        start=reader.text("start"),
+        start=reader.file("start", content.get("start")),
         model=reader.text("model"),
         data_dir=reader.text("data_dir"),
         seeds=reader.seeds(),
@@ -101,8 +103,9 @@ def read_study(path: str | Path) -> StudyFile:
     if study.baseline is not None and study.baseline not in (labels := [*study.methods, *study.checkpoints]):
         raise OptionError(f"{path}: baseline: expected one of {', '.join(labels)}, found {study.baseline}.")
     for label, flags in study.checkpoints.items():
-        if not (isinstance(flags.get("path"), str) and flags["path"]):
-            raise OptionError(f"{path}: checkpoints: {label}: path: expected a file, found {flags.get('path')!r}.")
+        if (file := reader.file(f"checkpoints: {label}: path", flags.get("path"))) is None:
+            raise OptionError(f"{path}: checkpoints: {label}: path: expected a file, found none.")
+        flags["path"] = file
     return study
 
 
@@ -120,6 +123,17 @@ class _Reader:
         if not (value is None or (isinstance(value, str) and value)):
             raise self.wrong(key, "text", repr(value))
         return value
+
+    def file(self, key: str, value: Any) -> str | None:
+        """A path or an address, with ``~`` as the home folder, as a flag takes it."""
+        if value is None:
+            return None
+        if not (isinstance(value, str) and value):
+            raise self.wrong(key, "a file", repr(value))
+        try:
+            return file_or_folder(value)
+        except argparse.ArgumentTypeError as error:
+            raise OptionError(f"{self.path}: {key}: {error}.") from error
 
     def switch(self, key: str) -> bool:
         value = self.content.get(key, False)
@@ -140,7 +154,7 @@ class _Reader:
 
     def budget(self) -> tuple[str, float]:
         value = self.content.get("budget")
-        if not (isinstance(value, dict) and len(value) == 1 and next(iter(value)) in BUDGETS):
+        if not (isinstance(value, dict) and len(value) == 1 and next(iter(value)) in _BUDGETS):
             found = ", ".join(map(str, value)) or "none" if isinstance(value, dict) else repr(value)
             raise self.wrong("budget", "updates or forward_equivalents, such as {updates: 200}", found)
         ((unit, amount),) = value.items()
@@ -166,4 +180,6 @@ class _Reader:
             raise self.wrong(key, "'name: {flag: value, ...}' lines", repr(value))
         if odd := [label for label in value if not (isinstance(label, str) and label.strip())]:
             raise self.wrong(key, "text as a name (no and 1 need quotes)", repr(odd[0]))
+        if odd := [label for label in value if len(label) > _LONGEST_LABEL or not label.isprintable()]:
+            raise self.wrong(key, f"names of a line and at most {_LONGEST_LABEL} characters", repr(odd[0][:50]))
         return {label: self.flags(f"{key}: {label}", flags, own) for label, flags in value.items()}

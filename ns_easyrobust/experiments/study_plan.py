@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import training
-from ..errors import DataError, OptionError
+from ..errors import DataError, OptionError, without_secrets
 from ..models import is_url
 from ..utils import is_plain, shown_flags, words_of
 from .registry import Command
@@ -29,6 +29,11 @@ class Step:
     verb: str
     words: tuple[str, ...]
 
+    @property
+    def shown(self) -> list[str]:
+        """The words as files and logs may show them: without the secrets of addresses."""
+        return [without_secrets(word) for word in self.words]
+
 
 @dataclass(frozen=True)
 class Run:
@@ -38,7 +43,7 @@ class Run:
         label: the method's or the checkpoint's.
         seed: None for a checkpoint.
         folder: of its files, its own.
-        flags: that decide the weights, as plain values; {} for a checkpoint.
+        flags: that decide the weights, as plain values; for a checkpoint its own ones, as the study's file has them.
         updates, cost: of the training; 0 and None for a checkpoint.
         train: None for a checkpoint.
         measuring: an evaluation by the label of its records.
@@ -71,7 +76,7 @@ def plan_runs(study: StudyFile, folder: Path, commands: Mapping[str, Command]) -
         OptionError: a flag, value or budget that cannot be, named with the file, the part and the method.
         DataError: a file or folder that is not there.
     """
-    _require_distinct_folders(study)
+    _require_distinct_labels(study)
     methods = {label: _Method(study, label, commands["train"]) for label in study.methods}
     if study.ema and not any(method.args.model_ema for method in methods.values()):
         raise OptionError(f"{study.path}: ema: expected a method with model_ema, found none. Take ema out.")
@@ -85,10 +90,16 @@ def plan_runs(study: StudyFile, folder: Path, commands: Mapping[str, Command]) -
 
 def slug(label: str) -> str:
     """A folder's name for a label."""
-    return re.sub(r"[^\w.+-]+", "_", label).strip("_.").lower()[:100]
+    return re.sub(r"[^\w.+-]+", "_", label).strip("_.").lower()[:60]  # at most 240 bytes
 
 
-def _require_distinct_folders(study: StudyFile) -> None:
+def _ema_label(label: str) -> str:
+    """The row of a method's moving averages."""
+    return f"{label} (EMA)"
+
+
+def _require_distinct_labels(study: StudyFile) -> None:
+    """Raise OptionError for two rows of one name, or with one folder."""
     labels: dict[str, str] = {}
     for label in (*study.methods, *study.checkpoints):
         first = labels.setdefault(slug(label), label)
@@ -96,6 +107,10 @@ def _require_distinct_folders(study: StudyFile) -> None:
             raise OptionError(
                 f"{study.path}: {label!r}: expected names that differ in letters and digits, found {first!r}."
             )
+    if study.ema and (taken := {_ema_label(label) for label in study.methods} & {*study.methods, *study.checkpoints}):
+        raise OptionError(
+            f"{study.path}: {min(taken)!r}: expected another name, as ema gives it to the moving averages of a method."
+        )
 
 
 @contextmanager
@@ -162,7 +177,7 @@ class _Method:
         name = f"{self.label}, seed {seed}"
         labels: dict[str, list[str]] = {name: []}
         if study.ema and self.args.model_ema:
-            labels[f"{self.label} (EMA), seed {seed}"] = ["--use-ema"]
+            labels[f"{_ema_label(self.label)}, seed {seed}"] = ["--use-ema"]
         measuring = {
             label: Step("benchmark", (f"--ckpt-path={own / LAST}", *evaluation, *more, *_into(own, label)))
             for label, more in labels.items()
@@ -197,4 +212,5 @@ def _checkpoint_run(study: StudyFile, label: str, folder: Path, command: Command
         words_of(flags, command.parser, where)  # so that what is wrong here is not said of benchmark
         words = _evaluation(study, {**study.benchmark, **flags}, command)
     step = Step("benchmark", (f"--ckpt-path={path}", *words, *_into(own, label)))
-    return Run(label, None, own, {}, 0, None, None, {label: step})
+    own_flags = {name: without_secrets(value) if isinstance(value, str) else value for name, value in flags.items()}
+    return Run(label, None, own, {"path": without_secrets(path), **own_flags}, 0, None, None, {label: step})

@@ -24,7 +24,7 @@ class RunRecord:
         updates, forward_equivalents: of the whole training; the latter at most, for each image of a batch.
         seconds: of the training, once the model was built, with those whose work was lost in a kill.
         trained: whether the training has ended.
-        measured: the words of the evaluations that have ended.
+        measured: the words of the evaluations of these weights that have ended.
     """
 
     flags: dict[str, Any] = field(default_factory=dict)
@@ -41,8 +41,14 @@ class RunRecord:
     def lacks(self, run: Run) -> list[str]:
         """What is still to be done: ``train``, and the labels of evaluations."""
         to_train = run.train is not None and not (self.trained and (run.folder / LAST).is_file())
-        done = [] if not run.results.exists() else self.measured
-        return ["train"] * to_train + [label for label, step in run.measuring.items() if list(step.words) not in done]
+        done = [] if to_train or not run.results.exists() else self.measured
+        return ["train"] * to_train + [label for label, step in run.measuring.items() if step.shown not in done]
+
+    def has_begun(self, run: Run) -> bool:
+        """Whether other flags would now be too late: the model to train was built, or the checkpoint evaluated."""
+        if run.train is None:
+            return bool(self.measured and self.flags)
+        return self.trained or (run.folder / "args.yaml").exists()
 
 
 def record_of(run: Run) -> RunRecord | None:
@@ -72,14 +78,15 @@ def require_unchanged(runs: Sequence[Run], defaults: Mapping[str, Any]) -> None:
     """Raise OptionError if a run would go on, or count, that was begun with other flags.
 
     Args:
-        defaults: of the flags: what a version that did not know a flag did is what its default does.
+        defaults: of train's flags: what a version that did not know a flag did is what its default does.
     """
     for run in runs:
         record = record_of(run)
-        if record is None or run.train is None:
+        if record is None or not record.has_begun(run):
             continue
+        known = {} if run.train is None else defaults
         for name in sorted({*record.flags, *run.flags}):
-            before, now = (flags.get(name, defaults.get(name)) for flags in (record.flags, run.flags))
+            before, now = (flags.get(name, known.get(name)) for flags in (record.flags, run.flags))
             if before != now:
                 raise OptionError(
                     f"{run.name}: {name}: expected {before}, with which the run in {run.folder} began, found {now}. "

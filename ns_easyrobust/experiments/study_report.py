@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import evaluation, report
-from ..errors import UserError
+from ..errors import UserError, printable, without_secrets
 from ..utils import write_text
 from .study_file import StudyFile
 from .study_plan import Run
 from .study_record import record_of
 
 if TYPE_CHECKING:
+    from ..evaluation import Record
     from ..report import SeedRun
 
 _logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def _rows(runs: Sequence[Run]) -> dict[str, list[SeedRun]]:
         found = evaluation.read_records(run.results) if run.results.exists() else []
         for label in run.measuring:
             row = label.removesuffix(f", seed {run.seed}")
-            own = [one for one in found if one.label == label]
+            own = _of_newest_weights([one for one in found if one.label == label])
             if record is None or not own:
                 rows.setdefault(row, []).append(None)
                 continue
@@ -67,6 +68,14 @@ def _rows(runs: Sequence[Run]) -> dict[str, list[SeedRun]]:
     if left_out := [row for row, seeds in rows.items() if None in seeds]:
         _logger.warning("left out of the table, as not all of it is done: %s", ", ".join(left_out))
     return {row: seeds for row, seeds in whole.items() if row not in left_out}
+
+
+def _of_newest_weights(records: Sequence[Record]) -> list[Record]:
+    """The records of the weights that were measured last: a run that was trained anew leaves older ones in its file."""
+    if not records:
+        return []
+    newest = max(records, key=lambda record: record.time)
+    return [record for record in records if record.row == newest.row]
 
 
 def _costs(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -86,37 +95,39 @@ def _costs(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 "updates_a_synthesis": run.cost.interval,
                 "forward_equivalents_at_most": run.cost.of(run.updates),
                 "seconds": None if record is None or not record.trained else round(record.seconds, 1),
-                "flags": list(run.train.words),
+                "flags": run.train.shown,
             }
         )
     return found
 
 
 def _heading(study: StudyFile) -> str:
-    start = "timm's weights" if study.start is None else study.start
+    start = "timm's weights" if study.start is None else without_secrets(study.start)
     machine = evaluation.describe_machine("cpu")
     seeds = ", ".join(map(str, study.seeds))
     budget = f"{study.budget:g} {study.budget_unit.replace('_', '-')}"
-    return (
-        f"# {study.path.name}\n\nEach method was trained from {start} for {budget}, with seeds {seeds}; the table was "
-        f"made on {machine}.\n"
+    head = (
+        f"# {report.escape(study.path.name)}\n\nEach method was trained from {report.escape(start)} for {budget}, with "
     )
+    return f"{head}seeds {seeds}; the table was made on {machine}.\n"
 
 
 def _methods(study: StudyFile, runs: Sequence[Run]) -> str:
     """Which flags each method is, and the cost of an update."""
     first = {run.label: run for run in reversed(runs) if run.cost is not None}
-    common = " ".join(f"{key}: {value};" for key, value in study.train.items()).rstrip(";")
     lines = [
         "## Methods\n",
-        f"Of every method: {common or 'the defaults of train'}. An update's forward-equivalents, for each image: a "
-        "forward counts 1, a backward to the weights 2, one to the input alone 1; a noise's synthesis counts as if it "
-        "took all its steps.\n",
+        f"Of every method: {_shown(study.train) or 'the defaults of train'}. An update's forward-equivalents, for each "
+        "image: a forward counts 1, a backward to the weights 2, one to the input alone 1; a noise's synthesis counts as "
+        "if it took all its steps.\n",
         "| method | flags | updates | forward-equivalents |",
         "|:--|:--|--:|--:|",
     ]
     for label, flags in study.methods.items():
-        shown = " ".join(f"{key}: {value};" for key, value in flags.items()).rstrip(";").replace("|", "\\|")
         run = first[label]
-        lines.append(f"| {label} | {shown} | {run.updates} | {run.cost} |")
+        lines.append(f"| {report.escape(label)} | {_shown(flags)} | {run.updates} | {run.cost} |")
     return "\n".join(lines) + "\n"
+
+
+def _shown(flags: Mapping[str, Any]) -> str:
+    return report.escape(without_secrets("; ".join(printable(f"{key}: {value}") for key, value in flags.items())))

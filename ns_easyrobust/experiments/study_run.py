@@ -89,18 +89,17 @@ def carry_out(runs: Sequence[Run], slots: Sequence[Slot]) -> dict[str, str]:
     """
     for run in runs:
         _await_others(run)
-    waiting = deque((run, record) for run in runs if (record := _begun(run)).lacks(run))
+    waiting = deque(_Task(run, record, parts) for run in runs if (parts := (record := _begun(run)).lacks(run)))
     failed: dict[str, str] = {}
     active: dict[str, _Process] = {}
     free = list(slots)
-    total = sum(len(record.lacks(run)) for run, record in waiting)
+    total = sum(len(task.parts) for task in waiting)
     with tqdm(total=total, desc="study", unit="part", disable=None if total else True) as bar:
         try:
             while waiting or active:
                 while free and waiting:
-                    run, record = waiting.popleft()
                     slot = free.pop(0)
-                    active[slot.name] = _Process(run, record, record.lacks(run)[0], slot)
+                    active[slot.name] = _Process(waiting.popleft(), slot)
                 time.sleep(_POLL)
                 for process in list(active.values()):
                     if not process.has_ended():
@@ -108,15 +107,25 @@ def carry_out(runs: Sequence[Run], slots: Sequence[Slot]) -> dict[str, str]:
                     del active[process.slot.name]
                     free.append(process.slot)
                     bar.update()
+                    task = process.task
                     if (reason := process.finish()) is not None:
-                        failed[process.run.name] = reason
-                        if process.process.returncode != NotRunError.exit_code:
-                            _drop(waiting, process.run)
-                    elif process.record.lacks(process.run):
-                        waiting.appendleft((process.run, process.record))
+                        failed.setdefault(task.run.name, reason)
+                    if reason is not None and process.process.returncode != NotRunError.exit_code:
+                        _drop(waiting, task.run)
+                    elif task.parts:
+                        waiting.appendleft(task)
         finally:
             _end(list(active.values()))
     return failed
+
+
+@dataclass
+class _Task:
+    """A run with what is still to be tried of it: ``train``, and the labels of evaluations."""
+
+    run: Run
+    record: RunRecord
+    parts: list[str]
 
 
 def _await_others(run: Run) -> None:
@@ -128,9 +137,9 @@ def _await_others(run: Run) -> None:
 
 
 def _begun(run: Run) -> RunRecord:
-    """The run's record; a new one, in a new folder, where it has not begun."""
+    """The run's record; a new one, in its folder, where it has not begun."""
     record = record_of(run)
-    if record is None:
+    if record is None or not record.has_begun(run):
         with os_errors_as_output_errors(run.folder):
             run.folder.mkdir(parents=True, exist_ok=True)
         forwards = 0.0 if run.cost is None else run.cost.of(run.updates)
@@ -139,29 +148,34 @@ def _begun(run: Run) -> RunRecord:
     return record
 
 
-def _drop(waiting: deque[tuple[Run, RunRecord]], failed: Run) -> None:
+def _drop(waiting: deque[_Task], failed: Run) -> None:
     """Take the other runs of the failed run's method out of those that wait."""
-    others = [each for each in waiting if each[0].label == failed.label]
-    for each in others:
-        waiting.remove(each)
+    others = [task for task in waiting if task.run.label == failed.label]
+    for task in others:
+        waiting.remove(task)
     if others:
-        _logger.warning("%s: not begun, as %s failed", ", ".join(run.name for run, _ in others), failed.name)
+        _logger.warning("%s: not begun, as %s failed", ", ".join(task.run.name for task in others), failed.name)
 
 
 class _Process:
-    """A command of a run under way: its training, or the evaluation of this label."""
+    """A command under way: the first part of a task, which is taken off it."""
 
-    def __init__(self, run: Run, record: RunRecord, part: str, slot: Slot) -> None:
-        self.run, self.record, self.part, self.slot = run, record, part, slot
-        step = run.train if part == "train" and run.train is not None else run.measuring[part]
+    def __init__(self, task: _Task, slot: Slot) -> None:
+        self.task, self.slot, self.part = task, slot, task.parts.pop(0)
+        run, self.run, self.record = task.run, task.run, task.record
+        step = run.train if self.part == "train" and run.train is not None else run.measuring[self.part]
         self.step, self.log = step, run.folder / f"{step.verb}.log"
-        self.name = run.name if step.verb == "train" else part
+        self.name = run.name if step.verb == "train" else self.part
         self.began = time.time()
         self.counted = 0.0  # seconds of this process that the record has
         self.save_time = Interval(_SAVE)
         words = [*step.words, f"--device={slot.device}"]
         with os_errors_as_output_errors(self.log), open(self.log, "ab") as log:
-            log.write(f"$ ns-easyrobust {step.verb} {shlex.join(words)}\n".encode("utf-8", "surrogateescape"))
+            log.write(
+                f"$ ns-easyrobust {step.verb} {shlex.join([*step.shown, words[-1]])}\n".encode(
+                    "utf-8", "surrogateescape"
+                )
+            )
             log.flush()
             self.said_from = log.tell()
             self.process = subprocess.Popen(
@@ -200,9 +214,9 @@ class _Process:
             _logger.error("%s: %s failed: %s", self.name, self.step.verb, reason)
             return reason
         if self.step.verb == "train":
-            self.record.trained = True
+            self.record.trained, self.record.measured = True, []
         else:
-            self.record.measured.append(list(self.step.words))
+            self.record.measured.append(self.step.shown)
         self.record.write(self.run)
         if self.part in self.record.lacks(self.run):
             return f"{self.step.verb} ended well, but left no {LAST if self.step.verb == 'train' else 'records'}"

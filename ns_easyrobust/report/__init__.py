@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from .figures import image_sheet, noise_history
     from .leaderboards import LEADERBOARDS, easyrobust_form, read_about, robustbench_form
     from .published import PUBLISHED_TABLES, Published
-    from .sheet import as_text
+    from .sheet import as_text, escape
     from .study_picture import study_figure
     from .study_runs import MethodRuns, SeedRun
     from .study_table import StudyTable
@@ -31,6 +31,7 @@ __all__ = [
     "column_key",
     "columns_of",
     "easyrobust_form",
+    "escape",
     "image_sheet",
     "noise_history",
     "open_canvas",

@@ -14,7 +14,11 @@ import yaml
 from helpers.models import small_vit
 
 from ns_easyrobust.cli import main as cli
+from ns_easyrobust.errors import OptionError
 from ns_easyrobust.evaluation.results_file import read_records
+from ns_easyrobust.experiments.study_plan import LAST, Run, Step
+from ns_easyrobust.experiments.study_record import RunRecord, require_unchanged
+from ns_easyrobust.experiments.study_run import Slot, carry_out
 from ns_easyrobust.models.checkpoint_save import save_model
 
 TRAIN = {"batch_size": 16, "lr": 1e-3, "workers": 0, "epoch_steps": 2, "select": "last", "val_interval": 100}
@@ -60,6 +64,13 @@ def study(tmp_path, digits_dir, monkeypatch):
         ({"checkpoints": {"DAT": {}}}, "checkpoints: DAT: path: expected a file"),
         ({"ema": True}, "ema: expected a method with model_ema"),
         ({"data_dir": "nowhere"}, "nowhere"),
+        ({"start": "~nobody-of-this-name/x.pth"}, "start: expected a path"),
+        ({"methods": {"two\nlines": {}}, "baseline": None}, "methods: expected names of a line"),
+        ({"methods": {"a\0b": {}}, "baseline": None}, "found 'a\\x00b'"),
+        (
+            {"ema": True, "methods": {"a": {"model_ema": True}, "a (EMA)": {}}, "baseline": None},
+            "'a (EMA)': expected another name, as ema gives it",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line_and_nothing_is_begun(study, tmp_path, capsys, changes, line):
@@ -79,6 +90,61 @@ def test_a_dry_run_prints_commands_and_costs(study, tmp_path, capsys):
     assert out.count("--max-steps=3 ") == 2
     assert "3 updates; forward-equivalents: 6 an update and at most 6 every 3, at most 24 in all" in out
     assert not (tmp_path / "out").exists()
+
+
+def test_what_fails_is_tried_no_further_but_a_suite_that_is_missing_stops_nothing(tmp_path, monkeypatch):
+    """Trainings of `bad` fail; evaluations of `good` end with 3, as benchmark does where a suite was not run."""
+    begun = []
+
+    def start(words, **options):
+        verb, run = words[3], words[4]
+        begun.append((verb, run))
+        (folder := tmp_path / run).mkdir(exist_ok=True)
+        if verb == "train":
+            (folder / LAST).touch()
+        code = {"bad": 2, "good": 3 * (verb == "benchmark")}[run.rstrip("01")]
+        line = f"ns-easyrobust {verb}: no {run}"
+        return Popen(
+            [sys.executable, "-c", f"import sys; print({line!r}, file=sys.stderr); sys.exit({code})"], **options
+        )
+
+    Popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", start)
+    monkeypatch.setattr("ns_easyrobust.experiments.study_run._POLL", 0.01)
+    runs = [
+        Run(label, seed, tmp_path / f"{label}{seed}", {}, 1, None, Step("train", (f"{label}{seed}",)),
+            {part: Step("benchmark", (f"{label}{seed}", part)) for part in ("raw", "ema")})
+        for seed in (0, 1) for label in ("bad", "good")
+    ]  # fmt: skip
+    failed = carry_out(runs, [Slot("cpu", "cpu", {})])
+    assert failed == {"bad, seed 0": "no bad0", "good, seed 0": "no good0", "good, seed 1": "no good1"}
+    tried = [("train", "bad0"), *[(verb, f"good{s}") for s in (0, 1) for verb in ("train", "benchmark", "benchmark")]]
+    assert begun == tried
+
+
+def test_a_method_that_could_not_be_built_may_be_mended_and_one_that_began_may_not(tmp_path):
+    run = Run("a", 0, tmp_path, {"lr": 1.0}, 1, None, Step("train", ()), {})
+    RunRecord({"lr": 2.0}).write(run)
+    require_unchanged([run], {})
+    (tmp_path / "args.yaml").touch()
+    with pytest.raises(OptionError, match=r"a, seed 0: lr: expected 2\.0, with which the run .* began, found 1\.0"):
+        require_unchanged([run], {})
+    finished = Run("b", None, tmp_path, {"path": "new.pth"}, 0, None, None, {})
+    RunRecord({"path": "old.pth"}).write(finished)
+    require_unchanged([finished], {})
+    RunRecord({"path": "old.pth"}, measured=[["--ckpt-path=old.pth"]]).write(finished)
+    with pytest.raises(OptionError, match=r"b: path: expected old\.pth"):
+        require_unchanged([finished], {})
+
+
+def test_weights_that_are_gone_are_trained_and_measured_again_and_no_secret_is_kept(tmp_path):
+    step = Step("benchmark", ("--ckpt-path=https://me:secret@example.org/a.pth",))
+    run = Run("a", 0, tmp_path, {}, 1, None, Step("train", ()), {"a": step})
+    (tmp_path / "results.jsonl").touch()
+    record = RunRecord(trained=True, measured=[["--ckpt-path=https://***@example.org/a.pth"]])
+    assert record.lacks(run) == ["train", "a"]
+    (tmp_path / LAST).touch()
+    assert record.lacks(run) == []
 
 
 @pytest.mark.stress
