@@ -118,8 +118,8 @@ def _methods(study: StudyFile, runs: Sequence[Run]) -> str:
     lines = [
         "## Methods\n",
         f"Of every method: {_shown(study.train) or 'the defaults of train'}. An update's forward-equivalents, for each "
-        "image: a forward counts 1, a backward to the weights 2, one to the input alone 1; a noise's synthesis counts as "
-        "if it took all its steps.\n",
+        "image: a forward counts 1, a backward to the weights 2, one to the input alone 1; a noise's synthesis counts "
+        "as if it took all its steps.\n",
         "| method | flags | updates | forward-equivalents |",
         "|:--|:--|--:|--:|",
     ]

@@ -42,8 +42,8 @@ def _robustness_notes(study: StudyComparison) -> list[str]:
         return []
     return [
         f"{measure.title}: plain mean of {study.robust_names}. Of images that several of these share, all verdicts "
-        "count together; sets that differ count as drawn independently, which makes the interval over images too narrow "
-        "where one is a part of another, as a subset is."
+        "count together; sets that differ count as drawn independently, which makes the interval over images too "
+        "narrow where one is a part of another, as a subset is."
     ]
 
 
