@@ -1,7 +1,11 @@
-"""CIFAR-10, one folder a class under train/ and val/, in EasyRobust's layout: what ``solver_study.py`` evaluates on."""
+"""CIFAR-10, one folder a class under train/ and val/, in EasyRobust's layout: what studies evaluate on.
+
+python benchmarks/cifar_tree.py CIFAR_FOLDER OUT
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -34,3 +38,9 @@ def write_tree(source: Path, root: Path, per_class: int = 100) -> Path:
                 corrupted = known_corruptions()[name](np.asarray(image), np.random.default_rng(number), strength)
                 Image.fromarray(corrupted).save(target)
     return root
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python benchmarks/cifar_tree.py CIFAR_FOLDER OUT, where CIFAR_FOLDER has train/ and val/")
+    write_tree(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -102,6 +102,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add_settings(group, attack, f"{name}-")
 
 
+def parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
+    """Parse the flags, and check what can be checked before a checkpoint is read.
+
+    Raises:
+        OptionError: a suite, subset or attack's setting that there is not. DataError: no such folder.
+    """
+    args = parser.parse_args(words)
+    named, args.folders = split_suites(args.suite)
+    args.named = ["autoattack"] if args.adv else named
+    args.chosen = expand_groups(args.named)
+    _require_folders(args.data_dir, args.chosen, args.folders)
+    args.subsets, args.attacks = _parse_subsets(args.subset), _attacks(args)
+    return args
+
+
 def _preset_help(presets: dict[str, str]) -> str:
     return "; ".join(f"{name}: {summary}" for name, summary in presets.items()) + " (default: paper)"
 
@@ -169,16 +184,12 @@ def _results_file(args: argparse.Namespace) -> Path:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluate the checkpoint, append its records to the results file, and print its table."""
+    """Evaluate the checkpoint of :func:`parse`'s flags, append its records to the results file, print its table."""
     import torch
 
     from ..evaluation import EvaluationPlan, Recorder, run_suites
 
-    named, folders = split_suites(args.suite)
-    named = ["autoattack"] if args.adv else named
-    chosen = expand_groups(named)
-    _require_folders(args.data_dir, chosen, folders)
-    subsets, attacks, path = _parse_subsets(args.subset), _attacks(args), _results_file(args)
+    path = _results_file(args)
     # Ranks that share the images of slow attacks may wait for each other for hours.
     with process_group(pick_device(args.device), timedelta(days=7)) as device:
         model, checkpoint = checkpoint_model(args, device)
@@ -204,14 +215,14 @@ def run(args: argparse.Namespace) -> None:
         )
         plan = EvaluationPlan(
             None if args.data_dir is None else Path(args.data_dir),
-            chosen,
+            args.chosen,
             _protocol(args, model[1]),
-            attacks,
-            subsets,
+            args.attacks,
+            args.subsets,
             batch_size=args.batch_size,
-            folders=folders,
+            folders=args.folders,
         )
-        for suite in chosen:
+        for suite in args.chosen:
             _logger.info("%s: %s: %s", suite, plan.folder(suite), plan.preprocessing(suite))
         done = run_suites(
             model, plan, records=recorder, workers=args.workers, seed=args.seed, dtype=getattr(torch, args.dtype)
@@ -224,7 +235,7 @@ def run(args: argparse.Namespace) -> None:
             print(ResultsTable(own_records).to_text(width=shutil.get_terminal_size((120, 24)).columns))
             if not_run:
                 print("", *not_run, sep="\n")
-        if missed := [name for name in named if name in done.not_run]:
+        if missed := [name for name in args.named if name in done.not_run]:
             raise NotRunError(f"--suite {' '.join(missed)}: asked for by name and not run; all else is in {path}.")
 
 

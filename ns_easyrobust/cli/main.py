@@ -26,6 +26,7 @@ VERBS = {
     "doctor": "say what a benchmark folder holds, before an evaluation finds out",
     "corrupt": "ImageNet-C's corruptions of one's own images, for benchmark",
     "benchmark": "evaluate a checkpoint: the paper's whole table, EasyRobust's flags",
+    "experiment": "a figure, table or study of the paper's kind: experiment --help lists them",
     "report": "set records beside each other: text, Markdown, CSV, plot",
     "noise": "synthesize nullspace noise for a checkpoint, measure it and save it",
     "nullspace": "exact nullspace of the patch embedding: dimensions, as in Table 1",
@@ -93,7 +94,7 @@ def _ended(argv: list[str], how: type[Interrupted | Terminated]) -> int:
     if not is_first_rank():
         return how.exit_code
     name = "".join(argv[:1])
-    resumes = name == "corrupt" or (name == "benchmark" and "--again" not in argv)
+    resumes = name in ("corrupt", "experiment") or (name == "benchmark" and "--again" not in argv)
     line = "interrupted" if how is Interrupted else "ended by SIGTERM"
     return _said(name, line + "; the same command goes on where it stopped" * resumes, how.exit_code)
 
@@ -121,6 +122,13 @@ class _LogLines(logging.Formatter):
         return "\n".join(map(printable, record.message.split("\n")))
 
 
+def parser_of(name: str) -> FlagParser:
+    """The parser with the flags of a verb."""
+    parser = FlagParser(prog=f"ns-easyrobust {name}", description=VERBS[name])
+    importlib.import_module(f"ns_easyrobust.cli.{name}").add_arguments(parser)
+    return parser
+
+
 def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
@@ -142,10 +150,8 @@ def _main(argv: list[str]) -> int:
     if name != "launch":  # whose scripts' warnings are their own
         silence_foreign_warnings()
     verb = importlib.import_module(f"ns_easyrobust.cli.{name}")
-    parser = FlagParser(prog=f"ns-easyrobust {name}", description=VERBS[name])
-    verb.add_arguments(parser)
     parse = getattr(verb, "parse", argparse.ArgumentParser.parse_args)
-    args = parse(parser, flags)
+    args = parse(parser_of(name), flags)
     with logging_redirect_tqdm():  # log lines above the progress bars, not through them
         verb.run(args)
     return 0

@@ -4,13 +4,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .dimensions import PUBLISHED_DIMENSIONS, architecture_row, checkpoint_row, dimensions_csv, dimensions_text
+    from .registry import Command, Experiment, experiments, register_experiment
 
 __all__ = [
     "PUBLISHED_DIMENSIONS",
+    "Command",
+    "Experiment",
     "architecture_row",
     "checkpoint_row",
     "dimensions_csv",
     "dimensions_text",
+    "experiments",
+    "register_experiment",
 ]
 
 if not TYPE_CHECKING:

@@ -6,15 +6,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
+from .. import models, nullspace
 from ..errors import CheckpointError, ModelError, OptionError, printable
-from ..models import build, load_model, read_checkpoint, resolve_normalization
-from ..nullspace import PatchSpectrum, find_projection, patch_spectrum
-from ..utils import as_csv, fork_rng
+from ..utils import as_csv, fork_rng, torch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..nullspace import PatchSpectrum
 
 # Table 1 of arXiv:2403.10476, "Empirically computed nullspace dimensions for the pre-trained ViT models".
 PUBLISHED_DIMENSIONS = {
@@ -75,15 +76,15 @@ def architecture_row(
     with fork_rng(_SEED):
         try:
             vit: nn.Module = (
-                load_model(name, pretrained=True, model_kwargs=model_kwargs)[1]
+                models.load_model(name, pretrained=True, model_kwargs=model_kwargs)[1]
                 if pretrained
-                else build(name, **(model_kwargs or {}))
+                else models.build(name, **(model_kwargs or {}))
             )
         except ModelError as error:
             raise ModelError(f"{error.line} Or give the path of a checkpoint file.") from error
-    find_projection(vit)  # raise before asking for a normalisation, which may not exist
-    std = resolve_normalization(vit)[1] if space == "pixel" else None
-    spectrum = patch_spectrum(vit, space=space, rtol=rtol, std=std)
+    nullspace.find_projection(vit)  # raise before asking for a normalisation, which may not exist
+    std = models.resolve_normalization(vit)[1] if space == "pixel" else None
+    spectrum = nullspace.patch_spectrum(vit, space=space, rtol=rtol, std=std)
     published = PUBLISHED_DIMENSIONS.get(name.split(".")[0])  # timm 1.x appends the weights' name after a dot
     return _row(name, "pretrained" if pretrained else "random", spectrum, published)
 
@@ -95,7 +96,7 @@ def checkpoint_row(path: str | Path, *, ema: bool = False, space: str = "normali
         CheckpointError: unreadable file, no EMA weights, or not exactly one patch embedding in it.
         OptionError: ``space`` or ``rtol`` out of range, or no normalisation in the file for pixel space.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = models.read_checkpoint(path)
     if checkpoint.form == "npz":
         if ema:
             raise CheckpointError(f"{path}: expected EMA weights, found a JAX .npz, which has only raw ones.")
@@ -110,7 +111,9 @@ def checkpoint_row(path: str | Path, *, ema: bool = False, space: str = "normali
             f"{path}: expected a normalisation in the checkpoint for pixel space, found none. "
             "Use the space normalised, or export it with mean and std first."
         )
-    return _row(Path(checkpoint.source).name, entry, patch_spectrum(weight, space=space, rtol=rtol, std=std), None)
+    return _row(
+        Path(checkpoint.source).name, entry, nullspace.patch_spectrum(weight, space=space, rtol=rtol, std=std), None
+    )
 
 
 def _projection(state: dict[str, torch.Tensor], source: str) -> torch.Tensor:

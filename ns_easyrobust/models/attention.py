@@ -81,7 +81,7 @@ def tokens_read(model: nn.Module) -> slice:
     The class token; with a distilled DeiT's second head, also the distillation token. Where the head pools the patch
     tokens (no class token; BEiT's ``fc_norm``; timm 1.x's ``global_pool`` other than ``token``): all of these.
     """
-    encoder, prefix = _encoder(model), prefix_tokens(model)
+    encoder, prefix = find_encoder(model), prefix_tokens(model)
     pool = getattr(encoder, "global_pool", None)  # timm 1.x; under 0.5.4 only BEiT pools, by its fc_norm
     pools = pool not in ("token", "") if isinstance(pool, str) else getattr(encoder, "fc_norm", None) is not None
     if pools or not prefix:

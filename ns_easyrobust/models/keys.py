@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ..errors import ModelError
 from ..utils import nn, torch
-from .attention import attention_blocks, prefix_tokens
+from .attention import attention_blocks, attention_maps, prefix_tokens, tokens_read
 from .hooks import frozen
 from .outputs import output_of
 
@@ -14,16 +14,23 @@ _SUPPORTED = "keys are read from ViT, DeiT, BEiT, EVA and their like: one attn.q
 
 
 class PatchKeys(NamedTuple):
-    """Keys (B, N, D) of the patch tokens, N = height * width row by row, and that grid (height, width)."""
+    """Of the patch tokens in the last block, N = height * width row by row.
+
+    Attributes:
+        keys: (B, N, D), all heads side by side.
+        attention: (B, N), that of the tokens which the head reads, as the class token; mean over heads.
+        grid: (height, width).
+    """
 
     keys: torch.Tensor
+    attention: torch.Tensor
     grid: tuple[int, int]
 
 
 def last_keys(model: nn.Module, images: torch.Tensor) -> PatchKeys:
-    """The last block's keys of the patch tokens, all heads side by side, as attention compares them with queries.
+    """The last block's keys of the patch tokens, as attention compares them with queries, and their attention.
 
-    They are computed in eval mode from what the last attention gets, because BEiT and EVA use the weights of
+    Keys are computed in eval mode from what the last attention gets, because BEiT and EVA use the weights of
     ``attn.qkv`` without calling it. After the norm of the keys where there is one, before a rotary embedding, which
     is of positions.
 
@@ -35,11 +42,12 @@ def last_keys(model: nn.Module, images: torch.Tensor) -> PatchKeys:
     Raises:
         ModelError: the model has no such blocks, or its keys cannot be read or are not finite.
     """
-    attn: Any = attention_blocks(model)[-1].attn
+    blocks = attention_blocks(model)
+    attn: Any = blocks[-1].attn
     inputs: list[torch.Tensor] = []
     handle = attn.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
     try:
-        with frozen(model) as inner, torch.no_grad():
+        with frozen(model) as inner, torch.no_grad(), attention_maps(inner, [len(blocks) - 1]) as maps:
             output_of(inner, images)
             keys = _keys_of(attn, inputs[-1]) if inputs else None
     finally:
@@ -49,7 +57,9 @@ def last_keys(model: nn.Module, images: torch.Tensor) -> PatchKeys:
             f"{type(attn).__name__} of the last block: expected attn.qkv or attn.k_proj that gives a key for each "
             f"token, found {', '.join(name for name, _ in attn.named_children())}; {_SUPPORTED}."
         )
-    keys = keys[:, prefix_tokens(model) :]
+    prefix = prefix_tokens(model)
+    attention = maps[len(blocks) - 1].mean(1)[:, tokens_read(model), prefix:].mean(1)
+    keys = keys[:, prefix:]
     side = round(keys.shape[1] ** 0.5)
     if len(keys) != len(images) or side * side != keys.shape[1] or side == 0:
         raise ModelError(
@@ -60,7 +70,7 @@ def last_keys(model: nn.Module, images: torch.Tensor) -> PatchKeys:
         raise ModelError(
             f"{type(attn).__name__} of the last block: expected finite keys, found NaN or infinity. Check the weights."
         )
-    return PatchKeys(keys, (side, side))
+    return PatchKeys(keys, attention, (side, side))
 
 
 def _keys_of(attn: Any, tokens: torch.Tensor) -> torch.Tensor | None:

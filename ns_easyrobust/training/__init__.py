@@ -10,19 +10,24 @@ if TYPE_CHECKING:
         augmentation_from_args,
         chosen_names,
         config_from_args,
-        forward_equivalents,
     )
     from .augmentations.joined import part_loss
     from .augmentations.nullspace import NullspaceAugmentation
     from .augmentations.registry import augmentation_names, register_augmentation
+    from .costs import TrainingCost, training_cost
     from .image_flags import clean_forward_equivalents
-    from .options import build_parser, parse_with
+    from .options import build_parser, defaults, parse_with
     from .recipes import recipe_path
+    from .resume import MAY_CHANGE_ON_RESUME
+    from .sam import SamSettings, perturbed_weights, sam_from_args
     from .trainer import train
 
 __all__ = [
+    "MAY_CHANGE_ON_RESUME",
     "Augmentation",
     "NullspaceAugmentation",
+    "SamSettings",
+    "TrainingCost",
     "add_noise_args",
     "add_nullspace_args",
     "augmentation_from_args",
@@ -31,12 +36,15 @@ __all__ = [
     "chosen_names",
     "clean_forward_equivalents",
     "config_from_args",
-    "forward_equivalents",
+    "defaults",
     "parse_with",
     "part_loss",
+    "perturbed_weights",
     "recipe_path",
     "register_augmentation",
+    "sam_from_args",
     "train",
+    "training_cost",
 ]
 
 if not TYPE_CHECKING:

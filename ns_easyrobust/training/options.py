@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime
-import os
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +16,8 @@ from ..utils import (
     file_or_folder,
     float_in,
     int_from,
-    parse_yaml,
-    read_bounded,
+    read_settings,
+    words_of,
 )
 from .augmentations.flags import add_nullspace_args
 from .dataset_flags import add_dataset_args, check_dataset_args
@@ -29,7 +26,6 @@ from .recipes import recipe_names, recipe_path
 from .sam import SAM_PREFIX, SamSettings
 
 _SWITCH: Any = {"action": argparse.BooleanOptionalAction, "default": False}  # --flag and --no-flag
-_LONGEST_RECIPE = 2**18  # bytes: two seconds of parsing
 SELECTIONS = ("train-holdout", "val", "last")
 # Beyond these no run makes sense; what is far beyond them would fail later, or without a word.
 _LARGEST_IMAGE = 4096  # pixels of a side
@@ -179,68 +175,14 @@ def parse_with(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Nam
     config_parser = FlagParser(add_help=False)
     config_parser.add_argument("-c", "--config", type=file_or_folder)
     config = config_parser.parse_known_args(argv)[0].config
-    recipe = _yaml_flags(Path(recipe_path(config)), parser) if config else []
+    recipe = _recipe_words(Path(recipe_path(config)), parser) if config else []
     args: argparse.Namespace = parser.parse_args([*recipe, *argv])
     _check(args)
     return args
 
 
-def _yaml_flags(path: Path, parser: argparse.ArgumentParser) -> list[str]:
-    """A YAML file's settings as command-line words, so that the parser checks them like any others."""
-    try:
-        settings = parse_yaml(read_bounded(path, _LONGEST_RECIPE).decode("utf-8-sig"))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        remedy = f"Recipes: {', '.join(recipe_names())}." if isinstance(error, FileNotFoundError) else "Mend it."
-        raise OptionError(f"{path}: expected a YAML file of flags, found: {reason}. {remedy}") from error
-    settings = {} if settings is None else settings
-    if not isinstance(settings, dict):
-        raise OptionError(f"{path}: expected 'flag: value' lines, found a {type(settings).__name__}.")
-    spellings = Counter(str(key).replace("-", "_") for key in settings)
-    if twice := [key for key, count in spellings.items() if count > 1]:
-        raise OptionError(f"{path}: expected each flag once, found {twice[0]} in two spellings. Take one out.")
-    known = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
-    settings = {str(key).replace("-", "_"): value for key, value in settings.items()}
-    if unknown := sorted(set(settings) - set(known)):
-        shown = ", ".join(name[:100] for name in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-        raise OptionError(f"{path}: expected names of flags, found {shown}. See ns-easyrobust train --help.")
-    return [word for key, value in settings.items() for word in _words(known[key], value, path)]
-
-
-def _words(action: argparse.Action, value: Any, path: Path) -> list[str]:
-    """A YAML setting as command-line words; none where it leaves the flag out."""
-    name = max(action.option_strings, key=len)
-    if action.nargs == 0:  # --amp and --no-amp, or a switch alone
-        if not isinstance(value, bool | None):
-            raise OptionError(f"{path}: {action.dest}: expected true or false, found {value!r}.")
-        return list(action.option_strings[:1] if value else action.option_strings[1:] if value is False else [])
-    if value is None or (value is False and action.default in (None, "")):
-        return []
-    if value is False and isinstance(action.default, int | float):
-        value = 0  # as in timm's scripts
-    if isinstance(value, dict) and isinstance(action.default, dict):
-        value = [f"{key}={item!r}" for key, item in value.items()]
-    values = value if isinstance(value, list) else [value]
-    if odd := [item for item in values if not _is_word(item)]:
-        raise OptionError(
-            f"{path}: {action.dest}: expected numbers or text, found {odd[0]!r}. Put text such as yes into quotes."
-        )
-    if action.nargs is not None:
-        return [name, *map(str, values)]
-    if len(values) != 1:
-        raise OptionError(f"{path}: {action.dest}: expected one value, found {len(values)}.")
-    return [f"{name}={values[0]}"]  # one word, for it may begin with a hyphen
-
-
-def _is_word(value: Any) -> bool:
-    """Whether ``value`` can be given on a command line: a number, a date, or text that could be a file's name."""
-    if type(value) is not str:
-        return type(value) in (int, float, datetime.date)
-    try:
-        os.fsencode(value)
-    except UnicodeEncodeError:  # half a surrogate pair
-        return False
-    return True
+def _recipe_words(path: Path, parser: argparse.ArgumentParser) -> list[str]:
+    return words_of(read_settings(path, remedy=f"Recipes: {', '.join(recipe_names())}."), parser, path)
 
 
 def _check(args: argparse.Namespace) -> None:

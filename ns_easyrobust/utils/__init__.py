@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from .registry import Registry
     from .seeding import derive_seed, draw_seed, fork_rng
     from .spreadsheet import as_csv
+    from .yaml_flags import read_settings, words_of
 
 __all__ = [
     "FLAGGED_ARGUMENTS",
@@ -110,6 +111,7 @@ __all__ = [
     "read_arrays",
     "read_bounded",
     "read_member",
+    "read_settings",
     "remove_temporaries",
     "replaced_attributes",
     "require_bounded",
@@ -124,6 +126,7 @@ __all__ = [
     "timm",
     "torch",
     "transforms",
+    "words_of",
     "world_size",
     "write_atomically",
     "write_text",

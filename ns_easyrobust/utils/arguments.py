@@ -7,7 +7,7 @@ import errno
 import math
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import Field, field, fields
 from itertools import product
 from typing import Any
@@ -110,6 +110,7 @@ def setting(
     choices: Collection[str] | Callable[[], Collection[str]] = (),
     flag: str | None = None,
     each: bool = False,
+    path: bool = False,
     metavar: str = "X",
 ) -> Any:
     """A field of a settings dataclass that is also a flag (:func:`add_settings`).
@@ -122,8 +123,17 @@ def setting(
         choices: the values of a text, or a function that gives them when they are needed.
         flag: its name without dashes; None: the field's, behind the dataclass's prefix.
         each: the flag takes several values, each of which makes one instance.
+        path: a text that names a file or folder.
     """
-    more = {"least": least, "most": most, "choices": choices, "flag": flag, "each": each, "metavar": metavar}
+    more: dict[str, Any] = {
+        "path": path,
+        "metavar": metavar,
+        "least": least,
+        "most": most,
+        "choices": choices,
+        "flag": flag,
+        "each": each,
+    }
     return field(default=default, metadata={"help": help, **more})
 
 
@@ -155,7 +165,7 @@ def add_settings(group: Any, settings: type, prefix: str) -> None:
         elif choices:
             options["choices"] = choices
         else:
-            options |= {"metavar": how["metavar"], "type": _flag_type(default, how["least"], how["most"])}
+            options |= {"metavar": how["metavar"], "type": _flag_type(default, how)}
         if isinstance(default, tuple):
             options |= {"nargs": "*", "default": list(default)}
         elif how["each"]:
@@ -179,9 +189,10 @@ def settings_from(args: argparse.Namespace, settings: type, prefix: str) -> list
     return [dict(zip(values, combination, strict=True)) for combination in product(*values.values())]
 
 
-def _flag_type(default: Any, least: float | None, most: float | None) -> Callable[[str], Any]:
+def _flag_type(default: Any, how: Mapping[str, Any]) -> Callable[[str], Any]:
+    least, most = how["least"], how["most"]
     if isinstance(default, str):
-        return str
+        return file_or_folder if how["path"] else str
     if isinstance(default, int):
         return int_from(-(2**63) if least is None else int(least), 2**63 - 1 if most is None else int(most))
     return float if least is None else float_in(least, math.inf if most is None else most)

@@ -50,6 +50,7 @@ GIVEN = {  # what each command of the walk gives, with a value that works
 OTHER_BASES = {
     "doctor": "{bench} --suite val --images 1 --num-classes 10 --workers 0",
     "corrupt": "{few}/val {out}/imagenet-c --corruption contrast --severity 1 --workers 0",
+    "experiment": "study -c {recipe}",
     "report": "{records} --output {out}",
     "nullspace": "{ckpt}",
     "export": "{ckpt} --layout timm --output {out}/a.pth",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-from pathlib import Path
 
 import pytest
 import timm
@@ -33,6 +32,11 @@ def flags(digits_dir, tmp_path):
         *("--batch-size", "8", "--max-steps", "4", "--epoch-steps", "2", "--lr", "0.05", "--opt", "momentum"),
         *("--weight-decay", "0.01", "--select", "last", "--val-interval", "9", "--sched", "step"),
     ]
+
+
+@pytest.fixture(autouse=True)
+def nothing_to_evaluate(monkeypatch):
+    monkeypatch.setattr(module, "_evaluate", lambda run, dataset: {"loss": 0.0, "top1": 0.0})
 
 
 def weights(words, name: str, *more: str) -> torch.Tensor:
@@ -86,12 +90,8 @@ def test_the_second_pass_draws_what_the_first_drew(flags, tmp_path):
     """At a vanishing distance a run is the plain one, whatever it draws."""
     drawing = ["--drop", "0.3", "--drop-path", "0.3", "--mixup", "0.8", "--cutmix", "1", "--grad-accum-steps", "2"]
     drawing += ["--aug", "random", "--ns-interval", "3", "--ns-limit", "1", "--model-ema", "--reprob", "0.5"]
-    plain, near, far = (
-        weights(flags, name, *drawing, *more)
-        for name, more in (("plain", []), ("near", ["--sam-rho", "1e-6"]), ("far", ["--sam-rho", "0.1"]))
-    )
+    plain, near = weights(flags, "plain", *drawing), weights(flags, "near", *drawing, "--sam-rho", "1e-6")
     assert float((near - plain).abs().max()) < 1e-5
-    assert float((far - plain).abs().max()) > 1e-4
     states = [state_of(tmp_path / name) for name in ("plain", "near")]
     equal(states[0]["random"], states[1]["random"])
     for name in ("seed", "calls", "steps"):
@@ -101,15 +101,19 @@ def test_the_second_pass_draws_what_the_first_drew(flags, tmp_path):
         assert [row["step"] for row in csv.DictReader(stream)] == ["0", "3"]  # updates, not batches
 
 
-@pytest.mark.parametrize("opt", ["momentum", "adahessian"])
-def test_batches_of_an_update_are_one_large_batch(flags, opt):
-    optimizer = ["--opt", opt, "--lr", "0.01"]
-    many = weights(flags, "many", "--grad-accum-steps", "4", *optimizer)
-    one = weights(flags, "one", "--batch-size", "32", *optimizer)
-    # AdaHessian divides by curvatures, some of which nearly vanish.
-    tolerance, share = (1e-5, 1e-9) if opt == "momentum" else (1e-4, 0.02)
-    assert ((many - one).abs() > tolerance).float().mean() < share
-    assert ((many - weights(flags, "small", *optimizer)).abs() > tolerance).float().mean() > 0.5
+def test_batches_of_an_update_are_one_large_batch(flags):
+    many, one = weights(flags, "many", "--grad-accum-steps", "4"), weights(flags, "one", "--batch-size", "32")
+    torch.testing.assert_close(many, one, rtol=0, atol=2e-6)
+
+
+def test_second_derivatives_are_those_of_all_batches(flags, tmp_path):
+    """AdaHessian's first update: its averages, for its step divides by curvatures that may be next to nothing."""
+    for name, batch, count in (("many", "8", "4"), ("one", "32", "1")):
+        words = ["--opt", "adahessian", "--max-steps", "1", "-b", batch, "--grad-accum-steps", count]
+        train(parse_args([*flags, *words, "--experiment", name]))
+    many, one = (state_of(tmp_path / name)["optimizer"]["state"] for name in ("many", "one"))
+    for name in ("exp_avg", "exp_hessian_diag_sq"):
+        torch.testing.assert_close(*([item[name] for item in state.values()] for state in (many, one)))
 
 
 def test_an_epoch_is_all_images_once_however_many_batches_make_an_update(flags):
@@ -119,36 +123,13 @@ def test_an_epoch_is_all_images_once_however_many_batches_make_an_update(flags):
         assert data.steps_per_epoch == max(1, len(data.train.dataset) // 8 // count)
 
 
-def test_a_killed_run_goes_on_exactly_with_the_optimizers_moments(words, monkeypatch):
-    """AdamW, a synthesis, dropout, mixup, a moving average, SAM and accumulation; cut within an epoch."""
-    flags = [*words[1:], "-j", "0", "--epochs", "1", "--epoch-steps", "5", "-b", "4", "--grad-accum-steps", "2"]
-    flags += ["--sam-rho", "0.05", "--sam-adaptive", "--ns-max-steps", "2"]
-    real = module._train_step
-
-    def cut(run, batches):
-        if run.at.step == 3:
-            raise KeyboardInterrupt
-        return real(run, batches)
-
-    train(parse_args([*flags, "--experiment", "whole"]))
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, "_train_step", cut)
-        train(parse_args([*flags, "--experiment", "cut"]))
-    assert state_of(Path("cut"))["at"]["step"] == 2
-    train(parse_args([*flags, "--experiment", "cut"]))
-    equal(state_of(Path("cut")), state_of(Path("whole")))
-    assert {"exp_avg", "exp_avg_sq"} <= set(state_of(Path("whole"))["optimizer"]["state"][0])
-    with pytest.raises(TrainingError, match=r"--sam-rho: expected 0\.05"):
-        train(parse_args([*flags, "--experiment", "cut", "--sam-rho", "0.1"]))
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_mixed_precision_moves_as_full_precision_does(flags, dtype):
+def test_mixed_precision_moves_as_full_precision_does(flags):
     """Autocast keeps its copies of the weights; those of the first pass must not serve the second."""
-    more = ["--sam-rho", "0.5", "--max-steps", "2"]
-    full, low = weights(flags, "full", *more), weights(flags, "low", *more, "--amp", "--amp-dtype", dtype)
-    plain = weights(flags, "plain", "--max-steps", "2")
-    assert float((low - full).norm()) < 0.1 * float((plain - full).norm())
+    more = ["--sam-rho", "0.5", "--max-steps", "1"]
+    plain, full = weights(flags, "plain", "--max-steps", "1"), weights(flags, "full", *more)
+    for dtype in ("float16", "bfloat16"):
+        low = weights(flags, dtype, *more, "--amp", "--amp-dtype", dtype)
+        assert float((low - full).norm()) < 0.1 * float((plain - full).norm())
 
 
 def test_a_second_loss_that_is_not_finite_is_told(flags, monkeypatch):

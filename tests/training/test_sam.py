@@ -206,3 +206,63 @@ def test_without_gradients():
 
 def test_what_an_update_costs():
     assert (SamSettings().passes, SamSettings(rho=0.05).passes) == (1, 2)
+
+
+def smoothed(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """With smoothed labels the loss has a least value, near which solutions differ in their sharpness alone."""
+    return nn.functional.cross_entropy(model(batch[0]), batch[1], label_smoothing=0.1)
+
+
+def sharpness(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> float:
+    """The largest eigenvalue of the loss's Hessian, by power iteration on a double backward."""
+    parameters = list(model.parameters())
+    gradients = torch.autograd.grad(smoothed(model, batch), parameters, create_graph=True)
+    torch.manual_seed(0)
+    vector, value = [torch.randn_like(parameter) for parameter in parameters], 0.0
+    for _ in range(200):
+        length = torch.cat([part.flatten() for part in vector]).norm()
+        vector = [part / length for part in vector]
+        product = torch.autograd.grad(gradients, parameters, vector, retain_graph=True)
+        value = sum(float((a * b).sum()) for a, b in zip(vector, product, strict=True))
+        vector = list(product)
+    return value
+
+
+def worst_nearby(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor], rho: float) -> float:
+    """The largest loss found within ``rho`` of the weights, by projected ascent in 20 steps, where SAM takes one."""
+    start, worst = list(model.parameters()), copy.deepcopy(model)
+    moved = list(worst.parameters())
+    for _ in range(20):
+        gradients = torch.autograd.grad(smoothed(worst, batch), moved)
+        with torch.no_grad():
+            length = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+            offsets = [p - w + rho / 4 * g / length for p, w, g in zip(moved, start, gradients, strict=True)]
+            shrink = (rho / torch.cat([offset.flatten() for offset in offsets]).norm()).clamp(max=1)
+            for parameter, w, offset in zip(moved, start, offsets, strict=True):
+                parameter.copy_(w + shrink * offset)
+    return float(smoothed(worst, batch).detach())
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("seed", range(3))
+def test_its_solutions_are_flatter_at_equal_updates(digits, seed):
+    """Its job: 600 digits, an MLP, 400 updates of momentum on all of them, from the same start."""
+    images, labels = (part[:600] for part in digits)
+    batch, rho, found = (images[:, 0, ::4, ::4].flatten(1), labels), 0.5, {}
+    for name in ("plain", "sam"):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        for _ in range(400):
+            optimizer.zero_grad()
+            smoothed(model, batch).backward()
+            if name == "sam":
+                with perturbed_weights(model, rho):
+                    smoothed(model, batch).backward()
+            optimizer.step()
+        found[name] = (sharpness(model, batch), worst_nearby(model, batch, rho), float(smoothed(model, batch).detach()))
+        assert float((model(batch[0]).argmax(-1) == labels).float().mean()) > 0.97
+    print(", ".join(f"{name}: " + " ".join(f"{value:.4g}" for value in values) for name, values in found.items()))
+    assert found["sam"][0] < 0.6 * found["plain"][0]
+    assert found["sam"][1] < found["plain"][1] - 0.05
+    assert found["sam"][2] < found["plain"][2] + 0.02

@@ -22,6 +22,8 @@ NOISE = "--ns-max-steps 2 --ns-interval 2"
 MIXED = "--mixup 0.8 --cutmix 1 --smoothing 0.1 --model-ema --model-ema-decay 0.9"
 METHODS = {
     "none": MIXED,
+    "augmix": f"--aa augmix-m3 --aug-splits 3 --jsd-loss --augmix-ops published --reprob 0.3 --aug random {NOISE}",
+    "trivialaugment": "--aa trivial --grad-accum-steps 2",
     "nullspace": f"--aug nullspace {NOISE} {MIXED}",
     "random": f"--aug random {NOISE} {MIXED}",
     "permuted": f"--aug permuted {NOISE} {MIXED}",
@@ -32,9 +34,9 @@ METHODS = {
     "negative-patches": f"--aug negative-patches --negative-transform rotate --negative-loss l2 {MIXED}",
     "sam": f"--aug random,trades --ns-max-steps 2 --trades-steps 2 --sam-rho 0.05 {MIXED}",
     "asam-accumulated": f"--sam-rho 0.5 --sam-adaptive --grad-accum-steps 2 {MIXED}",
-    "augmix": "--aug nullspace --ns-max-steps 2 --aa augmix-m3-w3 --aug-splits 3 --jsd-loss --smoothing 0.1",
-    "trivialaugment": "--aa trivial --model-ema --grad-accum-steps 2",
     "negative-patches-contrastive": "--aug negative-patches --negative-loss contrastive",
+    "relevance": "--aug relevance --relevance-per-class 1",
+    "relevance-beside": f"--aug relevance --relevance-per-class 1 --relevance-keep-clean {MIXED}",
 }
 
 

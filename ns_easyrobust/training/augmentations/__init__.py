@@ -5,10 +5,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .base import Augmentation
     from .joined import JoinedAugmentation
+    from .negative_patches import NegativeConfig, NegativePatches
     from .nullspace import NullspaceAugmentation
     from .registry import augmentations, register_augmentation
 
-__all__ = ["Augmentation", "JoinedAugmentation", "NullspaceAugmentation", "augmentations", "register_augmentation"]
+__all__ = [
+    "Augmentation",
+    "JoinedAugmentation",
+    "NegativeConfig",
+    "NegativePatches",
+    "NullspaceAugmentation",
+    "augmentations",
+    "register_augmentation",
+]
 
 if not TYPE_CHECKING:
     from ...utils import lazy_names

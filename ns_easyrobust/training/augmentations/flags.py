@@ -130,11 +130,15 @@ def check_augmentation_args(args: argparse.Namespace) -> None:
         )
 
 
-def forward_equivalents(args: argparse.Namespace) -> float:
-    """Cost of an image's companion losses in forwards, see :meth:`Augmentation.cost`; what is replaced counts -3."""
-    chosen = _chosen(args).values()
-    replaced = 3.0 * any(cls.replaces(cls.config_from(args)) for cls in chosen)
-    return sum(cls.cost_from(args) for cls in chosen) - replaced
+def companion_costs(args: argparse.Namespace) -> tuple[float, float]:
+    """What the companions cost an image, in forwards: an update, and at most a synthesis.
+
+    See :meth:`Augmentation.cost` and :meth:`Augmentation.synthesis_cost`; a clean loss that is replaced counts -3.
+    """
+    chosen = [(cls, cls.config_from(args)) for cls in _chosen(args).values()]
+    replaced = 3.0 * any(cls.replaces(config) for cls, config in chosen)
+    update = sum(cls.cost(config) for cls, config in chosen) - replaced
+    return update, sum(cls.synthesis_cost(config) for cls, config in chosen)
 
 
 def config_from_args(args: argparse.Namespace) -> NoiseConfig:

@@ -85,7 +85,7 @@ class NegativePatches(Augmentation):
         OptionError: the images of the model's size are no grid of such patches.
 
     Example:
-        >>> from ns_easyrobust.training import NegativePatches
+        >>> from ns_easyrobust.training.augmentations import NegativePatches
         >>> negative = NegativePatches(model)
         >>> loss = negative.loss(images, labels, torch.nn.functional.cross_entropy)
         >>> float(loss) > torch.log(torch.tensor(10.0))

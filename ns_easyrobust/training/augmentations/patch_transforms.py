@@ -38,8 +38,8 @@ def transform_patches(
 def check_grid(transform: str, size: tuple[int, ...], side: int, rate: float) -> None:
     """Raise OptionError unless images of ``size`` (height, width) are a grid of patches that ``transform`` can change.
 
-    The sides must be multiples of ``side``; ``shuffle`` needs two patches, and ``infill`` a share of them that comes
-    to one patch or more but not to all.
+    The sides must be multiples of ``side``; ``shuffle`` and ``infill`` need two patches, and ``infill`` a share of
+    them that comes to one patch or more but not to all.
     """
     if transform not in TRANSFORMS:
         raise OptionError(f"transform: expected one of {', '.join(TRANSFORMS)}, found {transform!r}. Choose one.")
@@ -50,9 +50,10 @@ def check_grid(transform: str, size: tuple[int, ...], side: int, rate: float) ->
             "Resize the images, or set multiple to transform smaller patches."
         )
     number = (size[0] // side) * (size[1] // side)
-    if transform == "shuffle" and number < 2:
+    if transform != "rotate" and number < 2:
         raise OptionError(
-            f"shuffle: expected two patches or more, found one of {side} pixels in an image of {image}. Lower multiple."
+            f"{transform}: expected two patches or more, found one of {side} pixels in an image of {image}. "
+            "Lower multiple."
         )
     if transform == "infill" and not 0 < round(rate * number) < number:
         raise OptionError(

@@ -45,14 +45,20 @@ class RelevanceSettings:
         OptionError: a weight below 0, no weight above 0, a temperature or a number of images out of range.
     """
 
-    images: str = setting("", "class folders of the images that have masks; empty: the training images", metavar="DIR")
+    images: str = setting(
+        "", "class folders of the images that have masks; empty: the training images", path=True, metavar="DIR"
+    )
     masks: str = setting(
         "",
         "masks in ImageNet-S's format, <class>/<image>.png; empty: TokenCut makes them from the model's own keys",
+        path=True,
         metavar="DIR",
     )
     cache: str = setting(
-        "", "where TokenCut's masks and a sheet of them are kept; empty: masks-<model> in --output", metavar="DIR"
+        "",
+        "where TokenCut's masks and a sheet of them are kept; empty: masks-<model> in --output",
+        path=True,
+        metavar="DIR",
     )
     tau: float = setting(0.2, "cosine of two patches' keys above which TokenCut joins them", least=-1, most=1)
     per_class: int = setting(3, "images of each class that are taken, by the seed", least=1, metavar="N")
@@ -204,7 +210,7 @@ class RelevanceAugmentation(Augmentation):
             maps, logits = relevance_maps(self.model, images.to(input.dtype), labels)
         background, foreground = mask_losses(maps, masks)
         decisions = labels if config.true_labels else logits.argmax(1)
-        classification = nn.functional.cross_entropy(logits.float() / config.temperature, decisions)
+        classification = nn.functional.cross_entropy(logits.to(maps.dtype) / config.temperature, decisions)
         with torch.no_grad():
             whole = maps.sum().clamp_min(torch.finfo(maps.dtype).tiny)
             parts = {"background": background, "foreground": foreground, "classification": classification}

@@ -35,7 +35,7 @@ def open_masks(
     seed: int = 0,
     cache: str | Path | None = None,
     tau: float = 0.2,
-    centred: bool = True,
+    as_published: bool = False,
     most_classes: int | None = None,
     num_classes: int | None = None,
 ) -> MaskedImages:
@@ -52,7 +52,7 @@ def open_masks(
         seed: of the choice.
         cache: folder for TokenCut's masks, with ``masks.json`` of what made them, and ``sheet.png`` to look at. It can
             be given as ``masks`` afterwards. Where it holds masks of this model and these images, they are used.
-        tau, centred: of :func:`~ns_easyrobust.training.masks.token_cut.token_cut`.
+        tau, as_published: of :func:`~ns_easyrobust.training.masks.token_cut_folder.mask_of`.
         most_classes: take so many classes, by ``seed`` (RobustViT: 500); None: all.
         num_classes: how many class folders there must be; None: any number.
 
@@ -79,7 +79,7 @@ def open_masks(
         if masks is not None:
             chosen = choose(with_masks_in(Path(masks), folder), per_class, seed, most_classes)
         else:
-            made = TokenCutFolder(Path(cache), folder, model, size, tau, centred)  # type: ignore[arg-type]  # checked above
+            made = TokenCutFolder(Path(cache), folder, model, size, tau, as_published)  # type: ignore[arg-type]  # checked above
             chosen = _cut(made, folder, per_class, seed, most_classes)
         opened = chosen, folder.classes
 

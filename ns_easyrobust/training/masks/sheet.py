@@ -37,7 +37,9 @@ def _pixels(masked: MaskedImages, index: int) -> tuple[Image.Image, Image.Image]
     """The image and its mask in a tile's size, squashed to a square as training sees them."""
     image, ids = read_pair(masked.items[index])
     mask = Image.fromarray(np.where(ids > 0, 255, 0).astype(np.uint8))
-    return image.resize((_TILE, _TILE), Image.Resampling.BILINEAR), mask.resize((_TILE, _TILE))
+    return image.resize((_TILE, _TILE), Image.Resampling.BILINEAR), mask.resize(
+        (_TILE, _TILE), Image.Resampling.NEAREST
+    )
 
 
 def _tiles(image: Image.Image, mask: Image.Image) -> tuple[Image.Image, Image.Image, Image.Image]:

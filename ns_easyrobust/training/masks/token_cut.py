@@ -15,13 +15,18 @@ _WEAK = 1e-5  # weight of an edge between patches that are not alike: the graph 
 _TIED = 1e-6  # patches with the same neighbours have equal entries; rounding must not choose between them
 
 
-def token_cut(keys: Any, grid: tuple[int, int], tau: float = 0.2, *, centred: bool = True) -> Any:
-    """The mask of the most salient object: (height, width) bool.
+def token_cut(
+    keys: Any, grid: tuple[int, int], tau: float = 0.2, attention: Any = None, *, centred: bool = True
+) -> Any:
+    """The mask of an image's object: (height, width) bool.
 
     Args:
         keys: (N, D) features of the patches, row by row, N = height * width.
         grid: (height, width).
         tau: patches are alike where the cosine of their keys is above this.
+        attention: (N,) what the class token pays the patches: the object is on the side of the cut where the mean is
+            larger. None: as published, on the side of the largest entry of the eigenvector, mostly the smaller side;
+            in photographs that their object fills, that is the background.
         centred: take the mean of the image's keys off them first. A vector added to all keys adds the same to each of
             a query's scores, so that attention does not see it, but cosines do: in a DINOv2 model they are all above
             0.6. False: as published, for DINO's keys.
@@ -34,7 +39,7 @@ def token_cut(keys: Any, grid: tuple[int, int], tau: float = 0.2, *, centred: bo
     apart = ~np.eye(len(weights), dtype=bool)
     if len(weights) < 3 or np.ptp(weights[apart]) == 0:
         return np.zeros(grid, bool)
-    return salient_side(second_eigenvector(weights), grid)
+    return object_side(second_eigenvector(weights), grid, attention)
 
 
 def affinity(keys: Any, tau: float) -> Any:
@@ -56,15 +61,19 @@ def second_eigenvector(weights: Any) -> Any:
     return vectors[:, 0]
 
 
-def salient_side(vector: Any, grid: tuple[int, int]) -> Any:
-    """Patches on the seed's side of the mean and connected with it (by their sides), (height, width) bool.
+def object_side(vector: Any, grid: tuple[int, int], attention: Any = None) -> Any:
+    """Patches on the object's side of the mean and connected (by their sides) with the seed, (height, width) bool.
 
-    The seed is the patch of the largest absolute entry; of equal ones the first, so that neither the eigenvector's
-    sign nor rounding decides.
+    The seed is the patch of the largest absolute entry, on the side that ``attention`` (N,) chooses or on any; of
+    equal ones the first, so that neither the eigenvector's sign nor rounding decides.
     """
-    sizes = np.abs(vector)
+    above, sizes = vector > vector.mean(), np.abs(vector)
+    if attention is not None:
+        attention = np.asarray(attention, dtype=np.float64)
+        if attention[above].mean() < attention[~above].mean():
+            above = ~above
+        sizes = np.where(above, sizes, -1.0)
     seed = int(np.argmax(sizes >= sizes.max() * (1 - _TIED)))
-    above = vector > vector.mean()
     side = (above if above[seed] else ~above).reshape(grid)
     components, _ = ndimage.label(side)
     return components == components.reshape(-1)[seed]

@@ -30,7 +30,7 @@ class TokenCutFolder:
         images: of all classes.
         model: whose keys are cut, as it is now.
         size: side of the square to which images are resized for the model.
-        tau, centred: of :func:`~ns_easyrobust.training.masks.token_cut.token_cut`.
+        tau, as_published: of :func:`mask_of`.
 
     Attributes:
         made: masks that this object has made.
@@ -40,19 +40,19 @@ class TokenCutFolder:
     """
 
     def __init__(
-        self, folder: Path, images: ClassFolders, model: nn.Module, size: int, tau: float, centred: bool
+        self, folder: Path, images: ClassFolders, model: nn.Module, size: int, tau: float, as_published: bool
     ) -> None:
         from ..resume import dataset_digest  # which needs torch
 
         self.folder, self.model, self.size, self.made = folder, model, size, 0
-        self.tau, self.centred = tau, centred
+        self.tau, self.as_published = tau, as_published
         self.contents = {
             "made_by": "ns-easyrobust, TokenCut",
             "revision": REVISION,
             "model_sha256": state_digest(model),
             "size": size,
             "tau": tau,
-            "centred": centred,
+            "as_published": as_published,
             "images_sha256": dataset_digest(images.samples, images.root),
         }
         self._is_new()
@@ -115,20 +115,27 @@ class TokenCutFolder:
         if path.is_file() and path.stat().st_size:
             return
         image = read_image(item.image)
-        foreground = mask_of(self.model, image, self.size, self.tau, self.centred)
+        foreground = mask_of(self.model, image, self.size, self.tau, self.as_published)
         if foreground.sum() < _LEAST_PATCHES:
             foreground[:] = False
         write_mask(path, foreground, image.size)
         self.made += 1
 
 
-def mask_of(model: nn.Module, image: Image.Image, size: int, tau: float, centred: bool) -> Any:
+def mask_of(model: nn.Module, image: Image.Image, size: int, tau: float, as_published: bool = False) -> Any:
     """The patches (height, width) bool that TokenCut takes for the object of ``image``, on the model's own keys.
+
+    Args:
+        size: side of the square to which the image is resized for the model.
+        tau: patches are alike where the cosine of their keys is above this.
+        as_published: keys as they are, and the side of the cut by the eigenvector alone: right for DINO's keys. Else
+            keys are centred, and the class token's attention chooses the side.
 
     Raises:
         ModelError: the keys cannot be read, see :func:`~ns_easyrobust.models.last_keys`.
     """
     resized = image.resize((size, size), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.asarray(resized, np.float32) / 255).permute(2, 0, 1)[None]
-    keys, grid = last_keys(model, pixels.to(reference_tensor(model)))
-    return token_cut(keys[0].double().cpu().numpy(), grid, tau, centred=centred)
+    read = last_keys(model, pixels.to(reference_tensor(model)))
+    attention = None if as_published else read.attention[0].double().cpu().numpy()
+    return token_cut(read.keys[0].double().cpu().numpy(), read.grid, tau, attention, centred=not as_published)

@@ -19,7 +19,7 @@ from ns_easyrobust.training.augmentations.flags import (
     augmentation_from_args,
     check_augmentation_args,
     chosen_names,
-    forward_equivalents,
+    companion_costs,
 )
 from ns_easyrobust.training.augmentations.joined import JoinedAugmentation, part_loss
 from ns_easyrobust.training.augmentations.nullspace import NullspaceAugmentation
@@ -124,11 +124,11 @@ def test_two_that_replace_the_clean_loss_are_refused_before_anything_is_built(re
 
 
 def test_cost_in_forwards(registered):
-    assert forward_equivalents(parsed()) == 0
-    assert forward_equivalents(parsed("--aug", "brighter,brighter-too")) == 6
-    assert forward_equivalents(parsed("--aug", "brighter", "--brighter-alone")) == 0
-    assert forward_equivalents(parsed("--aug", "nullspace", "--ns-max-steps", "80", "--ns-interval", "20")) == 3 + 12
-    assert forward_equivalents(parsed("--aug", "random")) == 3
+    assert companion_costs(parsed()) == (0, 0)
+    assert companion_costs(parsed("--aug", "brighter,brighter-too")) == (6, 0)
+    assert companion_costs(parsed("--aug", "brighter", "--brighter-alone")) == (0, 0)
+    assert companion_costs(parsed("--aug", "nullspace", "--ns-max-steps", "80")) == (3, 240)
+    assert companion_costs(parsed("--aug", "random")) == (3, 0)
 
 
 def make(images, *, seed=0):

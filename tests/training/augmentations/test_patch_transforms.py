@@ -124,6 +124,7 @@ def test_infill_replaces_its_share_from_what_is_left_of_the_boundary(grid, rate)
         ("rotate", (32, 30), 8, 0.25, "multiples of the 8 pixels of a transformed patch, found 32 x 30. Resize"),
         ("rotate", (32, 32), 64, 0.25, "multiples of the 64 pixels"),
         ("shuffle", (32, 32), 32, 0.25, "two patches or more, found one of 32 pixels in an image of 32 x 32"),
+        ("infill", (32, 32), 32, 0.25, "infill: expected two patches or more, found one"),
         ("infill", (32, 32), 16, 0.1, "1 to 3 of the 4 patches of 16 pixels in an image of 32 x 32, found 0.1"),
         ("infill", (32, 32), 8, 0.99, "1 to 15 of the 16 patches"),
         ("blur", (32, 32), 8, 0.25, "expected one of shuffle, rotate, infill, found 'blur'"),

@@ -1,0 +1,122 @@
+"""The report of a study: the table, its CSV, the picture, and what each method costs as JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import evaluation, report
+from ..errors import UserError
+from ..utils import write_text
+from .study_file import StudyFile
+from .study_plan import Run
+from .study_record import record_of
+
+if TYPE_CHECKING:
+    from ..report import SeedRun
+
+_logger = logging.getLogger(__name__)
+
+
+def write_study(study: StudyFile, runs: Sequence[Run], folder: Path, width: int) -> str:
+    """Write report.md, report.csv, costs.json and, where there are accuracies, study.png into ``folder``.
+
+    A row that lacks one of its seeds is left out, with a warning, and so are differences from a baseline that is.
+
+    Returns:
+        The table as text, at most ``width`` characters wide; "" where no row is whole.
+    """
+    write_text(folder / "costs.json", json.dumps(_costs(runs), indent=1) + "\n")
+    rows = _rows(runs)
+    if not rows:
+        return ""
+    baseline = study.baseline if study.baseline in rows else None
+    if baseline != study.baseline:
+        _logger.warning("no differences are shown: the baseline %s is not there", study.baseline)
+    table = report.StudyTable([report.MethodRuns(label, seeds) for label, seeds in rows.items()], baseline)
+    write_text(folder / "report.md", f"{_heading(study)}\n{table.to_markdown().rstrip()}\n\n{_methods(study, runs)}")
+    write_text(folder / "report.csv", table.to_csv())
+    try:
+        report.study_figure(table, folder / "study.png")
+    except UserError as error:
+        _logger.warning("study.png was not drawn: %s", error)
+    return str(table.to_text(width))
+
+
+def _rows(runs: Sequence[Run]) -> dict[str, list[SeedRun]]:
+    """The runs of each row that are there for all of its seeds, in the file's order; moving averages below the raw."""
+    rows: dict[str, list[SeedRun | None]] = {}
+    for run in runs:
+        record = record_of(run)
+        found = evaluation.read_records(run.results) if run.results.exists() else []
+        for label in run.measuring:
+            row = label.removesuffix(f", seed {run.seed}")
+            own = [one for one in found if one.label == label]
+            if record is None or not own:
+                rows.setdefault(row, []).append(None)
+                continue
+            found_run = report.SeedRun(run.seed, own)
+            if run.train is not None:
+                costs = (record.updates, record.forward_equivalents, record.seconds)
+                found_run = report.SeedRun(run.seed, own, *costs)
+            rows.setdefault(row, []).append(found_run)
+    whole = {row: [one for one in seeds if one is not None] for row, seeds in rows.items()}
+    if left_out := [row for row, seeds in rows.items() if None in seeds]:
+        _logger.warning("left out of the table, as not all of it is done: %s", ", ".join(left_out))
+    return {row: seeds for row, seeds in whole.items() if row not in left_out}
+
+
+def _costs(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """For each training: its flags as words, its updates, their cost, and the seconds it took."""
+    found = []
+    for run in runs:
+        record = record_of(run)
+        if run.train is None or run.cost is None:
+            continue
+        found.append(
+            {
+                "method": run.label,
+                "seed": run.seed,
+                "updates": run.updates,
+                "forward_equivalents_an_update": run.cost.update,
+                "forward_equivalents_a_synthesis_at_most": run.cost.synthesis,
+                "updates_a_synthesis": run.cost.interval,
+                "forward_equivalents_at_most": run.cost.of(run.updates),
+                "seconds": None if record is None or not record.trained else round(record.seconds, 1),
+                "flags": list(run.train.words),
+            }
+        )
+    return found
+
+
+def _heading(study: StudyFile) -> str:
+    start = "timm's weights" if study.start is None else study.start
+    machine = evaluation.describe_machine("cpu")
+    seeds = ", ".join(map(str, study.seeds))
+    budget = f"{study.budget:g} {study.budget_unit.replace('_', '-')}"
+    return (
+        f"# {study.path.name}\n\nEach method was trained from {start} for {budget}, with seeds {seeds}; the table was "
+        f"made on {machine}.\n"
+    )
+
+
+def _methods(study: StudyFile, runs: Sequence[Run]) -> str:
+    """Which flags each method is, and the cost of an update."""
+    first = {run.label: run for run in reversed(runs) if run.cost is not None}
+    common = " ".join(f"{key}: {value};" for key, value in study.train.items()).rstrip(";")
+    lines = [
+        "## Methods\n",
+        f"Of every method: {common or 'the defaults of train'}. An update's forward-equivalents, for each image: a "
+        "forward counts 1, a backward to the weights 2, one to the input alone 1; a noise's synthesis counts as if it "
+        "took all its steps.\n",
+        "| method | flags | updates | forward-equivalents |",
+        "|:--|:--|--:|--:|",
+    ]
+    for label, flags in study.methods.items():
+        shown = " ".join(f"{key}: {value};" for key, value in flags.items()).rstrip(";").replace("|", "\\|")
+        run = first[label]
+        lines.append(f"| {label} | {shown} | {run.updates} | {run.cost} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,119 @@
+"""A study through the command line: refused in one line, dry, to its end, and after kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from helpers.models import small_vit
+
+from ns_easyrobust.cli import main as cli
+from ns_easyrobust.evaluation.results_file import read_records
+from ns_easyrobust.models.checkpoint_save import save_model
+
+TRAIN = {"batch_size": 16, "lr": 1e-3, "workers": 0, "epoch_steps": 2, "select": "last", "val_interval": 100}
+METHODS = {"none": {}, "sphere": {"aug": "nullspace", "ns_solver": "sphere", "ns_max_steps": 2, "ns_interval": 3}}
+
+
+@pytest.fixture
+def study(tmp_path, digits_dir, monkeypatch):
+    """Writes a study's file, with changes of the one that works; returns the words of its command."""
+    monkeypatch.chdir(tmp_path)
+    save_model(small_vit(), tmp_path / "start.pth.tar", arch="vit_micro_patch8_32")
+
+    def write(**changes):
+        content = {"start": "start.pth.tar", "data_dir": str(digits_dir), "seeds": [0, 1], "budget": {"updates": 2}}
+        content |= {"train": TRAIN, "baseline": "none", "methods": METHODS}
+        content |= {"benchmark": {"suite": ["val"], "subset": ["random:40"], "crop_pct": 1, "workers": 0}}
+        (tmp_path / "s.yaml").write_text(yaml.safe_dump(content | changes, sort_keys=False))
+        return ["experiment", "study", "-c", "s.yaml", "-o", "out", "--devices", "cpu"]
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"metods": {}}, "found metods"),
+        ({"methods": {}}, "methods: expected one at least, found none"),
+        ({"methods": {"none": {"lerning_rate": 1}}}, "methods: none: expected names of flags, found lerning_rate"),
+        ({"methods": {"none": {"epochs": 1}}}, "methods: none: epochs: set by budget"),
+        ({"methods": {"none": {"aug": "nulspace"}}}, "methods: none: argument --aug"),
+        ({"methods": {"none": {"config": "augmicks"}}}, "methods: none: augmicks: expected a YAML file"),
+        ({"methods": {"a b": {}, "a_b": {}}, "baseline": None}, "expected names that differ"),
+        ({"benchmark": {"suite": ["vall"]}}, "benchmark: argument --suite"),
+        ({"benchmark": {"suite": ["val"], "subset": ["few"]}}, "benchmark: "),
+        ({"baseline": "nobody"}, "baseline: expected one of none, sphere, found nobody"),
+        ({"seeds": [0, 0]}, "seeds: expected each once"),
+        ({"seeds": 3}, "seeds: expected a list"),
+        ({"budget": {"updates": 0.5}}, "budget: updates: expected a whole number"),
+        ({"budget": {"steps": 5}}, "budget: expected updates or forward_equivalents"),
+        ({"budget": {"forward_equivalents": 5}}, "sphere: expected a budget of 12 forward-equivalents"),
+        ({"start": "nowhere.pth"}, "start: expected a checkpoint, found none at nowhere.pth"),
+        ({"checkpoints": {"DAT": {"path": "dat.pth"}}}, "checkpoints: DAT: path: expected a checkpoint"),
+        ({"checkpoints": {"DAT": {}}}, "checkpoints: DAT: path: expected a file"),
+        ({"ema": True}, "ema: expected a method with model_ema"),
+        ({"data_dir": "nowhere"}, "nowhere"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_nothing_is_begun(study, tmp_path, capsys, changes, line):
+    assert cli.main(study(**changes)) == 2
+    said = capsys.readouterr().err
+    assert line in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_prints_commands_and_costs(study, tmp_path, capsys):
+    """By hand: an update 3, or 6 and 2 steps of 3 before each third one; 27 buy 9 plain ones, or 1 round of 24."""
+    assert cli.main([*study(budget={"forward_equivalents": 27}), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("ns-easyrobust train ") == out.count("ns-easyrobust benchmark ") == 4
+    assert out.count("--max-steps=9 ") == 2
+    assert out.count("--max-steps=3 ") == 2
+    assert "3 updates; forward-equivalents: 6 an update and at most 6 every 3, at most 24 in all" in out
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.stress
+def test_a_study_to_its_end_and_again(study, tmp_path, capsys):
+    words = study(checkpoints={"start": {"path": "start.pth.tar"}})
+    assert cli.main(words) == 0
+    assert {"report.md", "report.csv", "costs.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    costs = json.loads((tmp_path / "out" / "costs.json").read_text())
+    assert [(one["method"], one["seed"], one["updates"]) for one in costs][:2] == [("none", 0, 2), ("sphere", 0, 2)]
+    results = sorted((tmp_path / "out").rglob("results.jsonl"))
+    assert {r.label for path in results for r in read_records(path)} == {
+        "start", "none, seed 0", "none, seed 1", "sphere, seed 0", "sphere, seed 1",
+    }  # fmt: skip
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pth.tar")}
+    assert cli.main(words) == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pth.tar")} == before
+    capsys.readouterr()
+    assert cli.main(study(train=TRAIN | {"lr": 0.01})) == 2
+    assert "none, seed 0: lr: expected 0.001, with which the run in" in capsys.readouterr().err
+
+
+@pytest.mark.stress
+def test_after_kill_9_no_process_is_left_and_the_same_command_goes_on(study, tmp_path):
+    words = [sys.executable, "-m", "ns_easyrobust", *study(budget={"updates": 40}, seeds=[0], methods={"none": {}})]
+    begun = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    run = tmp_path / "out" / "methods" / "none" / "seed0"
+    while not (run / "state.pth.tar").exists():
+        assert begun.poll() is None
+        time.sleep(0.05)
+    holder = int((run / ".lock").read_text().split()[1])
+    os.kill(begun.pid, signal.SIGKILL)
+    begun.wait()
+    deadline = time.monotonic() + 30
+    while (run / ".lock").exists():
+        assert time.monotonic() < deadline, f"process {holder} goes on"
+        time.sleep(0.1)
+    assert subprocess.run(words, check=False).returncode == 0
+    assert "resumed" in (run / "train.log").read_text()
