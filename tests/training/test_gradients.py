@@ -78,7 +78,7 @@ def by_hand(words, rho: float, count: int, clip: float, steps: int = 4) -> torch
     return torch.cat([w[name].flatten() for name in names])
 
 
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.stress), 3])
 def test_updates_are_those_computed_by_hand(flags, count):
     more = ["--sam-rho", "0.3", "--grad-accum-steps", str(count), "--clip-grad", "0.5"]
     found = weights(flags, "run", *more)
@@ -106,6 +106,7 @@ def test_batches_of_an_update_are_one_large_batch(flags):
     torch.testing.assert_close(many, one, rtol=0, atol=2e-6)
 
 
+@pytest.mark.stress
 def test_second_derivatives_are_those_of_all_batches(flags, tmp_path):
     """AdaHessian's first update: its averages, for its step divides by curvatures that may be next to nothing."""
     for name, batch, count in (("many", "8", "4"), ("one", "32", "1")):
