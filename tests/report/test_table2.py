@@ -96,6 +96,7 @@ def corruption_gain(records: list[Record], path: str) -> float:
     return total
 
 
+@pytest.mark.stress
 def test_intervals_of_mce_and_average_are_the_normal_ones(records: list[Record], tmp_path: Path) -> None:
     """Per image, summed over the conditions it is in; sets of images on their own."""
     summary = summed(records)

@@ -72,7 +72,8 @@ def test_killed_twice_with_other_numbers_of_workers(words, tmp_path):
     assert not (tmp_path / "cut" / STATE_FILES[0]).exists()
 
 
-@pytest.mark.parametrize("during", ["steps", pytest.param("synthesis", marks=pytest.mark.stress)])
+@pytest.mark.stress
+@pytest.mark.parametrize("during", ["steps", "synthesis"])
 def test_sigterm_to_all_processes_saves_and_ends(words, tmp_path, during):
     """As torchrun and SLURM send it: to the data workers too."""
     slow = ["--ns-max-steps", "100", "--ns-interval", "7"] if during == "synthesis" else []

@@ -19,9 +19,9 @@ from .registry import register_augmentation
 class NegativeConfig:
     """Settings of the negatives and of the loss on them.
 
-    The defaults are the paper's best for a ViT alone, P-Rotate with the uniform loss, which is the row "PR" of Table 2
-    of arXiv:2403.10476. Its temperature and the weight chosen are in an appendix that we have not seen: 0.1 is that of
-    Khosla et al. 2020, and 1 the middle of the weights swept, 0.5, 1 and 1.5.
+    The defaults are P-Rotate with the uniform loss, which is the row "PR" of Table 2 of arXiv:2403.10476. The
+    temperature and the weight chosen are in an appendix that we have not seen: 0.1 is that of Khosla et al. 2020, and
+    1 the middle of the weights swept, 0.5, 1 and 1.5.
 
     Raises:
         OptionError: a value is out of range.

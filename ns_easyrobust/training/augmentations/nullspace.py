@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -15,8 +13,9 @@ from ... import data, nullspace
 from ...errors import DataError, NoiseError, OptionError
 from ...models import encoder_noise, find_patch_embed, output_of, reference_tensor
 from ...nullspace import Noise, NoiseConfig
-from ...utils import derive_seed, fork_rng, nn, rank, torch, world_size, write_text
+from ...utils import derive_seed, fork_rng, nn, rank, torch, world_size
 from .base import Augmentation
+from .noise_history import log_noise, noise_row, write_noises
 from .registry import register_augmentation
 
 if TYPE_CHECKING:
@@ -217,32 +216,8 @@ class NullspaceAugmentation(Augmentation):
                 "full. Lower the loader's batch size, or set autocast to bfloat16."
             ) from error
         self._value = None
-        held_out = noise.held_out
-        self.history.append(
-            {
-                "step": self._steps,
-                "norm": noise.norm,
-                "mse_probability": noise.mse_probability,
-                "synthesis_steps": noise.steps,
-                "stopped": noise.stopped,
-                "cosine": None if previous is None else _cosine(previous.value, noise.value),
-                "converged": noise.converged,
-                "held_out_mse_probability": None if held_out is None else held_out.mse_probability,
-                "held_out_upper": None if held_out is None else held_out.mse_probability_upper,
-            }
-        )
-        _logger.info(
-            "noise %d: %d synthesis steps, %s; norm %.4g, mse_probability %.4g%s",
-            len(self.history),
-            noise.steps,
-            "stopped under eps" if noise.stopped else "not under eps on its batches",
-            noise.norm,
-            noise.mse_probability,
-            ""
-            if held_out is None
-            else f"; held out (n={held_out.n}): {held_out.mse_probability:.4g}, at most "
-            f"{held_out.mse_probability_upper:.4g} at 95%",
-        )
+        self.history.append(noise_row(self._steps, noise, previous))
+        log_noise(len(self.history), noise)
         return noise
 
     def loss(
@@ -311,17 +286,7 @@ class NullspaceAugmentation(Augmentation):
         """Write ``noise.csv``, the numbers of all noises, and ``noise.pt``, the newest."""
         if self.noise is None:
             return
-        table = io.StringIO()
-        writer = csv.DictWriter(table, fieldnames=list(self.history[0]))
-        writer.writeheader()
-        writer.writerows(self.history)
-        write_text(folder / f"{self.file_prefix}noise.csv", table.getvalue())
-        self.noise.save(folder / f"{self.file_prefix}noise.pt")
-
-
-def _cosine(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Cosine similarity of two noises: near 0 if they are unrelated, near 1 if they are nearly the same."""
-    return float(nn.functional.cosine_similarity(a.double().flatten(), b.double().flatten(), dim=0))
+        write_noises(folder, self.file_prefix, self.history, self.noise)
 
 
 def _check(interval: int, warm_start: bool, solver: str) -> None:

@@ -74,12 +74,14 @@ def test_the_same_seed_gives_the_same_noise_and_another_a_different_one(trained,
     assert abs(float(torch.nn.functional.cosine_similarity(one, other, dim=0))) < 0.2
 
 
+@pytest.mark.stress
 def test_turning_is_what_makes_it_large(trained, batches):
     still = synthesize(trained, batches, replace(SPHERE, turn=1e-9))
     assert synthesize(trained, batches, SPHERE).norm > 3 * still.norm
 
 
-@pytest.mark.parametrize("lag", [0, pytest.param(8, marks=pytest.mark.stress)])
+@pytest.mark.stress
+@pytest.mark.parametrize("lag", [0, 8])
 def test_it_ends_where_it_no_longer_grows(trained, batches, monkeypatch, lag):
     """A GPU's numbers come some steps late."""
     monkeypatch.setattr("ns_easyrobust.nullspace.objective.lag_on", lambda device: lag)
