@@ -25,7 +25,7 @@ GROUP = re.findall(r'^\[project.entry-points."(.*)"\]', CONTRIBUTING, re.MULTILI
 def site(tmp_path):
     """A folder as pip leaves it, with the examples, and a plugin that cannot be imported."""
     names = [re.search(r'(?:name = |register_augmentation\(|Benchmark\()"(\w+)"', example)[1] for example in EXAMPLES]
-    assert names == ["mifgsm", "half", "mine"]
+    assert names == ["mifgsm", "mirror", "half", "mine"]
     (information := tmp_path / "site" / "toy-1.0.dist-info").mkdir(parents=True)
     for name, example in zip(names, EXAMPLES, strict=True):
         (tmp_path / "site" / f"toy_{name}.py").write_text(example, encoding="utf-8")
@@ -77,8 +77,8 @@ def test_attack_and_benchmark_are_suites_and_the_attack_computes_what_torchattac
     assert re.search("my-photographs +ok", run(site, "doctor", "data", "--num-classes", "10").stdout)
 
 
-def test_the_augmentation_trains(site, digits_dir):
-    done = run(site, "train", "--aug", "half", "--model", "vit_micro_patch8_32", "--num-classes", "10", "--data-dir",
+def test_the_augmentations_train(site, digits_dir):
+    done = run(site, "train", "--aug", "half,mirror", "--mirror-weight", "0.5", "--model", "vit_micro_patch8_32", "--num-classes", "10", "--data-dir",
                str(digits_dir), "-b", "32", "--epochs", "1", "--epoch-steps", "2", "--ns-max-steps", "3", "-j", "0",
                "--output", "out", "--experiment", "half", "--device", "cpu")  # fmt: skip
     assert done.returncode == 0, done.stderr
