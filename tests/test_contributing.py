@@ -78,9 +78,11 @@ def test_attack_and_benchmark_are_suites_and_the_attack_computes_what_torchattac
 
 
 def test_the_augmentations_train(site, digits_dir):
-    done = run(site, "train", "--aug", "half,mirror", "--mirror-weight", "0.5", "--model", "vit_micro_patch8_32", "--num-classes", "10", "--data-dir",
-               str(digits_dir), "-b", "32", "--epochs", "1", "--epoch-steps", "2", "--ns-max-steps", "3", "-j", "0",
-               "--output", "out", "--experiment", "half", "--device", "cpu")  # fmt: skip
+    words = (
+        f"--aug half,mirror --mirror-weight 0.5 --model vit_micro_patch8_32 --num-classes 10 --data-dir {digits_dir} "
+        "-b 32 --epochs 1 --epoch-steps 2 --ns-max-steps 3 -j 0 --output out --experiment half --device cpu"
+    )
+    done = run(site, "train", *words.split())
     assert done.returncode == 0, done.stderr
     assert len((site / "out" / "half" / "noise.csv").read_text().splitlines()) == 2
 

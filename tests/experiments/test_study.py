@@ -8,18 +8,23 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import yaml
 from helpers.models import small_vit
+from helpers.records import make
 
 from ns_easyrobust.cli import main as cli
 from ns_easyrobust.errors import OptionError
-from ns_easyrobust.evaluation.results_file import read_records
+from ns_easyrobust.evaluation.results_file import append_record, read_records
+from ns_easyrobust.experiments.study_file import read_study
 from ns_easyrobust.experiments.study_plan import LAST, Run, Step
 from ns_easyrobust.experiments.study_record import RunRecord, require_unchanged
+from ns_easyrobust.experiments.study_report import write_study
 from ns_easyrobust.experiments.study_run import Slot, carry_out
 from ns_easyrobust.models.checkpoint_save import save_model
+from ns_easyrobust.training import TrainingCost
 
 TRAIN = {"batch_size": 16, "lr": 1e-3, "workers": 0, "epoch_steps": 2, "select": "last", "val_interval": 100}
 METHODS = {"none": {}, "sphere": {"aug": "nullspace", "ns_solver": "sphere", "ns_max_steps": 2, "ns_interval": 3}}
@@ -145,6 +150,33 @@ def test_weights_that_are_gone_are_trained_and_measured_again_and_no_secret_is_k
     assert record.lacks(run) == ["train", "a"]
     (tmp_path / LAST).touch()
     assert record.lacks(run) == []
+
+
+def test_a_report_is_of_the_newest_weights_and_names_are_shown_as_they_are(tmp_path):
+    """A run that was trained anew has records of two checkpoints in its file; a name may be no Markdown."""
+    run = Run(
+        "a|*b*",
+        0,
+        tmp_path / "run",
+        {},
+        1,
+        TrainingCost(3),
+        Step("train", ()),
+        {"a|*b*, seed 0": Step("benchmark", ())},
+    )
+    run.folder.mkdir()
+    RunRecord(updates=1, trained=True).write(run)
+    for sha256, right, created in (
+        ("a" * 64, 10, "2026-01-01T00:00:00+00:00"),
+        ("b" * 64, 30, "2026-01-02T00:00:00+00:00"),
+    ):
+        record = make("a|*b*, seed 0", "imagenet-val", right, n=40)
+        append_record(run.results, replace(record, checkpoint_sha256=sha256, created=created))
+    (tmp_path / "s.yaml").write_text("budget: {updates: 1}\nmethods: {'a|*b*': {aa: 'x|y'}}\n")
+    assert "75.00" in write_study(read_study(tmp_path / "s.yaml"), [run], tmp_path, 120)
+    text = (tmp_path / "report.md").read_text()
+    assert r"| a\|\*b\* | aa: x\|y | 1 | 3 an update |" in text
+    assert "25.00" not in text
 
 
 @pytest.mark.stress
