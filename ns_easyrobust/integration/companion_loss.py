@@ -26,7 +26,7 @@ class CompanionLoss(nn.Module):
         loss_fn: the script's loss function.
         augmentation: its :meth:`~ns_easyrobust.training.augmentations.base.Augmentation.loss` is added.
         branch: one of :data:`BRANCHES`: whether only the first loss of each optimizer step gets a companion, as the
-            paper's authors do it, or all of them do.
+            paper's authors do it, or all of them do. A companion that replaces the clean loss replaces all of them.
         log_interval: optimizer steps between two log lines.
     """
 
@@ -38,7 +38,8 @@ class CompanionLoss(nn.Module):
         log_interval: int = 50,
     ) -> None:
         super().__init__()
-        self.loss_fn, self.augmentation, self.branch, self.log_interval = loss_fn, augmentation, branch, log_interval
+        self.loss_fn, self.augmentation, self.log_interval = loss_fn, augmentation, log_interval
+        self.branch = "all" if augmentation.replaces_clean else branch
         self.recorder = ForwardRecorder()  # to be switched on for the model that is trained
         self.steps = 0  # of the optimizer
         self.companions = 0  # losses of this step that have got one
@@ -49,7 +50,8 @@ class CompanionLoss(nn.Module):
         Of the companion's outputs, ``loss_fn`` is given what the script gives it of clean ones: logits, or what holds
         them.
 
-        The script's loss alone without gradients, and with ``branch`` "first" for the further losses of a step.
+        The script's loss alone without gradients, and with ``branch`` "first" for the further losses of a step, unless
+        they are replaced.
         """
         loss = self.loss_fn(logits, target, *rest)
         if not (torch.is_grad_enabled() and self.recorder.active):

@@ -16,7 +16,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from ..errors import DataError, OptionError
 from ..models import register_small_models, unwrap
-from ..training import augmentation_from_args, chosen_names
+from ..training import augmentation_from_args, check_augmentation_args, chosen_names
 from ..utils import replaced_attributes
 from .companion_loss import BRANCHES, CompanionLoss
 
@@ -82,6 +82,7 @@ def _companion_loss_from_args(
     args: argparse.Namespace, model: nn.Module, loader: Iterable[Any], loss_fn: Callable[..., torch.Tensor]
 ) -> CompanionLoss:
     """The companion loss that the flags ask for; where the script has no such flag, its default."""
+    check_augmentation_args(args)
     generator = torch.Generator().manual_seed(getattr(args, "seed", 0))
     augmentation = augmentation_from_args(args, model, loader, generator=generator)
     assert augmentation is not None
@@ -125,7 +126,8 @@ def nullspace_augmented(train_one_epoch: Trainer) -> Trainer:
         ModelError: the model has no single patch embedding, or the loss function is given logits that
             cannot be traced to images (:func:`~ns_easyrobust.integration.logit_tracing.trace_rows`).
         DataError: the loader has no batches, or cannot be copied.
-        OptionError: ``aug``, ``ns_branch`` or ``epoch_steps`` in ``args`` out of range.
+        OptionError: ``aug``, ``ns_branch``, ``epoch_steps`` or a method's setting in ``args`` out of range, or two
+            methods that each replace the clean loss.
 
     Example:
         >>> import argparse

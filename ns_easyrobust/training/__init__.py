@@ -8,6 +8,7 @@ if TYPE_CHECKING:
         add_noise_args,
         add_nullspace_args,
         augmentation_from_args,
+        check_augmentation_args,
         chosen_names,
         config_from_args,
     )
@@ -33,6 +34,7 @@ __all__ = [
     "augmentation_from_args",
     "augmentation_names",
     "build_parser",
+    "check_augmentation_args",
     "chosen_names",
     "clean_forward_equivalents",
     "config_from_args",

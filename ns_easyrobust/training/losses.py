@@ -10,16 +10,12 @@ from timm.data import Mixup
 from timm.loss import JsdCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
-from ..models import logits_of
+from ..models import mean_logits
 from .image_flags import mixes
 
 
 class LogitsLoss(nn.Module):
-    """``loss_fn`` of a model's output: of the logits in a dict or ModelOutput, of the mean of two heads' logits.
-
-    A distilled DeiT returns its two heads' logits in training under timm 0.5.4. Without a teacher, it is trained as it
-    is evaluated, on their mean, which is what it returns itself under timm 1.x.
-    """
+    """``loss_fn`` of a model's output: of the logits in a dict or ModelOutput, of the mean of two heads' logits."""
 
     def __init__(self, loss_fn: nn.Module) -> None:
         super().__init__()
@@ -27,14 +23,8 @@ class LogitsLoss(nn.Module):
 
     def forward(self, output: Any, target: torch.Tensor) -> torch.Tensor:
         """The loss of ``output`` for the labels (B,) or soft targets (B, K)."""
-        loss: torch.Tensor = self.loss_fn(_logits(output, len(target)), target)
+        loss: torch.Tensor = self.loss_fn(mean_logits(output, len(target)), target)
         return loss
-
-
-def _logits(output: Any, images: int) -> torch.Tensor:
-    if isinstance(output, tuple) and len(output) == 2:
-        return (logits_of(output[0], images) + logits_of(output[1], images)) / 2
-    return logits_of(output, images)
 
 
 class SplitLoss(LogitsLoss):
@@ -69,7 +59,7 @@ def first_view(
     """Images, output and loss for companion losses: of a batch of several views the clean ones, with the plain loss."""
     if not isinstance(loss_fn, SplitLoss):
         return images, output, loss_fn
-    clean = None if output is None else _logits(output, len(images))[: len(target)]
+    clean = None if output is None else mean_logits(output, len(images))[: len(target)]
     return images[: len(target)], clean, loss_fn.plain
 
 

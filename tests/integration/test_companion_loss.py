@@ -17,7 +17,9 @@ from ns_easyrobust.integration.companion_loss import CompanionLoss
 from ns_easyrobust.integration.training_function import FirstBatches, add_script_args, nullspace_augmented
 from ns_easyrobust.nullspace.config import NoiseConfig
 from ns_easyrobust.training.augmentations.flags import add_nullspace_args, config_from_args
+from ns_easyrobust.training.augmentations.madry import Madry, MadrySettings
 from ns_easyrobust.training.augmentations.nullspace import NullspaceAugmentation
+from ns_easyrobust.training.augmentations.trades import Trades, TradesSettings
 
 
 @pytest.fixture
@@ -117,6 +119,106 @@ def test_the_same_as_by_hand(data, name):
         # gradients of two losses are summed in another order
         assert torch.allclose(mine, theirs, atol=2e-4)
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def trained_by_flags(data, *flags: str):
+    """Weights after an epoch of the base script with ``flags``."""
+    model = small_vit()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
+    nullspace_augmented(epoch_of(plain))(0, model, loader(data), optimizer, nn.CrossEntropyLoss(), parsed(*flags))
+    return nn.utils.parameters_to_vector(model.parameters()).detach()
+
+
+def trained_by_hand(data, loss_of):
+    """The same with ``loss_of(model, generator)``, a function of images and labels, as the whole loss."""
+    model = small_vit()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
+    loss = loss_of(model, torch.Generator().manual_seed(3))
+    model.train()
+    for input, target in loader(data):
+        optimizer.zero_grad()
+        loss(input, target).backward()
+        optimizer.step()
+    return nn.utils.parameters_to_vector(model.parameters()).detach()
+
+
+def test_trades_gets_the_scripts_own_logits(data):
+    def with_trades(model, generator):
+        trades = Trades(model, config=TradesSettings(beta=6.0, steps=2), generator=generator)
+
+        def loss(input, target):
+            output = model(input)
+            return F.cross_entropy(output, target) + trades.loss(input, target, F.cross_entropy, output=output)
+
+        return loss
+
+    weights = trained_by_flags(data, "--aug", "trades", "--trades-beta", "6", "--trades-steps", "2")
+    torch.testing.assert_close(weights, trained_by_hand(data, with_trades), rtol=0, atol=1e-5)
+    assert float((weights - trained_by_flags(data)).abs().max()) > 1e-4
+
+
+def test_a_companion_in_place_of_the_scripts_loss(data):
+    def madry_alone(model, generator):
+        madry = Madry(model, config=MadrySettings(steps=2, alone=True), generator=generator)
+        return lambda input, target: madry.loss(input, target, F.cross_entropy)
+
+    alone = trained_by_flags(data, "--aug", "madry", "--madry-steps", "2", "--madry-alone")
+    torch.testing.assert_close(alone, trained_by_hand(data, madry_alone), rtol=0, atol=1e-6)
+    beside = trained_by_flags(data, "--aug", "madry", "--madry-steps", "2")
+    assert float((alone - beside).abs().max()) > 1e-3
+
+
+def test_all_losses_of_a_step_are_replaced(data):
+    """Two batches a step: none of them is left to the script's own loss."""
+
+    def train_one_epoch(epoch, model, loader, optimizer, loss_fn, args):
+        for number, (input, target) in enumerate(loader):
+            loss = loss_fn(model(input), target)
+            losses.append((loss.item(), F.cross_entropy(model(input), target).item()))
+            loss.backward()
+            if number % 2:
+                optimizer.step()
+                optimizer.zero_grad()
+
+    losses: list[tuple[float, float]] = []
+    model = small_vit()
+    flags = parsed("--aug", "madry", "--madry-steps", "1", "--madry-alone")
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    nullspace_augmented(train_one_epoch)(0, model, loader(data), optimizer, F.cross_entropy, flags)
+    assert len(losses) == 6
+    assert all(companion != clean for companion, clean in losses)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            "--aug madry,relevance --madry-alone --relevance-images {0} --relevance-cache x",
+            "at most one method that rep",
+        ),
+        ("--aug madry --madry-epsilon 8", "madry: expected epsilon in pixels of"),
+        ("--aug relevance --relevance-images {0}", "masks, cache: expected relevance's folder of masks"),
+        ("--aug relevance --relevance-cache x", "images: expected a folder of class folders"),
+    ],
+)
+def test_methods_are_checked_as_in_train(data, flags, message, tmp_path):
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(OptionError, match=message):
+        trained_by_flags(data, *flags.format(tmp_path).split())
+
+
+def test_several_views_for_one_label_each_are_refused_where_labels_are_needed(data):
+    def views(model, input, target, loss_fn):
+        return loss_fn(model(torch.cat([input, input.flip(3)])), target), input
+
+    def of_the_first(logits, target):
+        return F.cross_entropy(logits[: len(target)], target)
+
+    model, args = small_vit(), parsed("--aug", "madry")
+    with pytest.raises(DataError, match="madry: expected a target for each image, found 8 for 16 images"):
+        nullspace_augmented(epoch_of(views))(
+            0, model, loader(data), torch.optim.SGD(model.parameters(), 0.0), of_the_first, args
+        )
 
 
 def test_nothing_happens_without_aug(data):

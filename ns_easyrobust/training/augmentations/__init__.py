@@ -5,16 +5,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .base import Augmentation
     from .joined import JoinedAugmentation
+    from .madry import Madry, MadrySettings
     from .negative_patches import NegativeConfig, NegativePatches
     from .nullspace import NullspaceAugmentation
     from .registry import augmentations, register_augmentation
+    from .relevance import RelevanceAugmentation, RelevanceSettings
+    from .trades import Trades, TradesSettings
 
 __all__ = [
     "Augmentation",
     "JoinedAugmentation",
+    "Madry",
+    "MadrySettings",
     "NegativeConfig",
     "NegativePatches",
     "NullspaceAugmentation",
+    "RelevanceAugmentation",
+    "RelevanceSettings",
+    "Trades",
+    "TradesSettings",
     "augmentations",
     "register_augmentation",
 ]

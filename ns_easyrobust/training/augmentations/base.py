@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ...errors import DataError
 from ...models import reference_tensor
 from ...utils import broadcast, derive_seed, draw_seed, nn, rank, settings_from, torch
 
@@ -163,6 +164,14 @@ class Augmentation:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned; batches and settings must be the same."""
         self._seed, self._calls = state["seed"], state["calls"]
+
+    def require_targets(self, input: torch.Tensor, target: torch.Tensor) -> None:
+        """Raise DataError unless there is one of ``target`` for each of ``input``; for what needs labels itself."""
+        if len(target) != len(input):
+            raise DataError(
+                f"{self.name}: expected a target for each image, found {len(target)} for {len(input)} images, as of "
+                "several views. Give it the images of one view."
+            )
 
     def write(self, folder: Path) -> None:
         """Write what belongs beside the weights in a run's folder, at each epoch's end."""

@@ -68,6 +68,26 @@ def in_full_precision(logits: torch.Tensor) -> torch.Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
+def ascent_logits(logits: torch.Tensor) -> torch.Tensor:
+    """``logits`` (B, K) for the loss of an attack that uses the sign of the pixels' gradient alone, in full precision.
+
+    Each image's gradient at the logits is scaled by a power of two, to a largest value from 1/2 to 1: the signs stay.
+    Else those of an image that the model is sure of are lost below the model in float16, which knows no number under
+    6e-8; a GradScaler serves the weights alone.
+    """
+    logits = in_full_precision(logits)
+    if logits.requires_grad:
+        logits = logits.view_as(logits)  # whose hook is not the model's output's
+        logits.register_hook(_scaled_to_one)
+    return logits
+
+
+def _scaled_to_one(gradient: torch.Tensor) -> torch.Tensor:
+    exponent = torch.frexp(gradient.abs().amax(-1, keepdim=True)).exponent
+    half = exponent.div(2, rounding_mode="floor")  # in two steps: 2 ** 128 is no float32
+    return torch.ldexp(torch.ldexp(gradient, -half), half - exponent)
+
+
 def uniform_start(pixels: torch.Tensor, epsilon: float) -> torch.Tensor:
     """A point of the ball, drawn uniformly from the global generator, and clipped to [0, 1] (Madry et al. 2018)."""
     return (pixels + torch.empty_like(pixels).uniform_(-epsilon, epsilon)).clamp(0, 1)

@@ -11,7 +11,7 @@ from ...errors import OptionError
 from ...models import frozen, logits_of, output_of, unwrap
 from ...utils import fork_rng, nn, setting, torch
 from .base import Augmentation
-from .linf import LinfSettings, as_pixels, ascend, in_full_precision, require_erasing_inside, uniform_start
+from .linf import LinfSettings, as_pixels, ascend, ascent_logits, require_erasing_inside, uniform_start
 from .registry import register_augmentation
 
 
@@ -75,15 +75,17 @@ class Madry(Augmentation):
         """Adversarial images for ``input`` (B, C, H, W) in [0, 1]; draws its start from the global generator.
 
         Raises:
-            DataError: ``input`` is outside [0, 1]. ModelError: the logits have no gradient to it.
+            DataError: ``input`` is outside [0, 1], or has another length than ``target``. ModelError: the logits have
+                no gradient to it.
         """
+        self.require_targets(input, target)
         pixels = as_pixels(input, self.name)
         start = uniform_start(pixels, self.config.epsilon) if self.config.random_start else pixels
         with frozen(self.model) as inner:
 
             def losses_of(images: torch.Tensor) -> torch.Tensor:
                 logits = logits_of(output_of(inner, images.to(input.dtype)), len(images))
-                return nn.functional.cross_entropy(in_full_precision(logits), target, reduction="none")
+                return nn.functional.cross_entropy(ascent_logits(logits), target, reduction="none")
 
             return ascend(losses_of, pixels, start, self.config, best=self.config.best).to(input.dtype)
 

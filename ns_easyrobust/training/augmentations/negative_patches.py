@@ -7,12 +7,14 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ...errors import OptionError
-from ...models import features_of, find_patch_size, logits_of, output_of, required_image_size, unwrap
-from ...utils import choices_of, fork_rng, nn, setting, torch
+from ...models import features_of, find_patch_size, mean_logits, output_of, required_image_size, unwrap
+from ...utils import choices_of, derive_seed, fork_rng, nn, setting, torch
 from .base import Augmentation
 from .negative_losses import LOSSES, contrastive_loss, l2_loss, uniform_loss
 from .patch_transforms import TRANSFORMS, check_grid, transform_patches
 from .registry import register_augmentation
+
+_PATCHES = 1  # what the seeds of the patches' changes are derived with
 
 
 @dataclass(frozen=True)
@@ -130,9 +132,10 @@ class NegativePatches(Augmentation):
 
         Raises:
             OptionError: the images are no grid of such patches.
+            DataError: ``contrastive``: the images are not as many as the targets.
         """
         seed = self.next_seed()
-        drawing = torch.Generator().manual_seed(seed)
+        drawing = torch.Generator().manual_seed(derive_seed(seed, _PATCHES))  # dropout has the seed itself
         negatives = transform_patches(self.config.transform, input, self.side, generator=drawing, rate=self.config.rate)
         with fork_rng(seed, input.device):
             return self.config.weight * self._loss_on(negatives, input, target, output)
@@ -140,11 +143,12 @@ class NegativePatches(Augmentation):
     def _loss_on(self, negatives: torch.Tensor, input: torch.Tensor, target: torch.Tensor, output: Any) -> torch.Tensor:
         model, number = unwrap(self.model), len(input)
         if self.config.loss == "contrastive":
+            self.require_targets(input, target)
             classes = target if target.ndim == 1 else target.argmax(1)
             features, negative_features = features_of(model, torch.cat((input, negatives))).split(number)
             return contrastive_loss(features, negative_features, classes, self.config.temperature)
-        negative_logits = logits_of(output_of(model, negatives), number)
+        negative_logits = mean_logits(output_of(model, negatives), number)
         if self.config.loss == "uniform":
             return uniform_loss(negative_logits)
-        logits = logits_of(output_of(model, input) if output is None else output, number)
+        logits = mean_logits(output_of(model, input) if output is None else output, number)
         return l2_loss(logits, negative_logits)

@@ -84,6 +84,8 @@ class RelevanceSettings:
                 raise OptionError(f"lambda_{name}: expected a weight >= 0, found {value}. Correct it.")
         if not weights["acc"] and not weights["seg"] * (weights["background"] + weights["foreground"]):
             raise OptionError("lambda_seg and lambda_acc: expected a loss, found weights of 0 alone. Raise one.")
+        if not -1 <= self.tau < 1:
+            raise OptionError(f"tau: expected a cosine from -1 to below 1, found {self.tau}. Correct it.")
         if not 0 < self.temperature < float("inf"):
             raise OptionError(f"temperature: expected a number > 0, found {self.temperature}. Correct it.")
         if self.per_class < 1 or self.classes < 0:
@@ -154,7 +156,7 @@ class RelevanceAugmentation(Augmentation):
         super().__init__(model, batches, config, generator=generator)
         require_relevance(model)
         self.pairs: Pairs = self._open_pairs() if pairs is None else pairs
-        self._latest: dict[str, torch.Tensor] = {}
+        self._latest: dict[str, torch.Tensor | float] = {}
 
     @classmethod
     def config_from(cls, args: argparse.Namespace) -> RelevanceSettings:
@@ -171,6 +173,11 @@ class RelevanceAugmentation(Augmentation):
     def check(cls, args: argparse.Namespace) -> None:
         """Raise a UserError for settings out of range, or folders that are missing or have no class in common."""
         config = cls.config_from(args)
+        if not config.masks and not config.cache:
+            raise OptionError(
+                "masks, cache: expected relevance's folder of masks, or one to put TokenCut's into, found neither. "
+                "Give one of them."
+            )
         images = list_folder(_images_of(config))[0]
         if not images:
             raise DataError(f"{config.images}: expected a folder for each class, found none. Check relevance's images.")
@@ -195,6 +202,15 @@ class RelevanceAugmentation(Augmentation):
         """Of the latest batch: the three losses before their weights, and the share of relevance inside the masks."""
         return {name: float(value) for name, value in self._latest.items()}
 
+    def state_dict(self) -> dict[str, Any]:
+        """Seeds and :attr:`numbers`, for a run that goes on at an epoch's very end."""
+        return super().state_dict() | {"latest": self.numbers}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        super().load_state_dict(state)
+        self._latest = dict(state["latest"])
+
     def loss(
         self,
         input: torch.Tensor,
@@ -214,9 +230,8 @@ class RelevanceAugmentation(Augmentation):
         with torch.no_grad():
             whole = maps.sum().clamp_min(torch.finfo(maps.dtype).tiny)
             parts = {"background": background, "foreground": foreground, "classification": classification}
-            self._latest = {name: part.detach() for name, part in parts.items()} | {
-                "inside": (maps * masks).sum() / whole
-            }
+            parts["inside"] = (maps * masks).sum() / whole
+            self._latest = {name: part.detach() for name, part in parts.items()}
         segmentation = config.lambda_background * background + config.lambda_foreground * foreground
         return config.lambda_seg * segmentation + config.lambda_acc * classification
 

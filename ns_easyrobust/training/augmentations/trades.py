@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ...attacks import require_radius
-from ...models import frozen, logits_of, output_of, unwrap
+from ...models import frozen, logits_of, mean_logits, output_of, unwrap
 from ...utils import fork_rng, setting, torch
 from .base import Augmentation
-from .linf import LinfSettings, as_pixels, ascend, in_full_precision, require_erasing_inside
+from .linf import LinfSettings, as_pixels, ascend, ascent_logits, in_full_precision, require_erasing_inside
 from .registry import register_augmentation
 
 
@@ -88,9 +88,11 @@ class Trades(Augmentation):
 
             with torch.no_grad():
                 clean = logits_for(pixels)
-            return ascend(lambda images: divergence(clean, logits_for(images)), pixels, start, self.config).to(
-                input.dtype
-            )
+
+            def losses_of(images: torch.Tensor) -> torch.Tensor:
+                return divergence(clean, ascent_logits(logits_for(images)))
+
+            return ascend(losses_of, pixels, start, self.config).to(input.dtype)
 
     def loss(
         self,
@@ -112,11 +114,11 @@ class Trades(Augmentation):
         """
         inner = unwrap(self.model)
         with fork_rng(self.next_seed(), input.device):
-            adversarial = logits_of(output_of(inner, self.attack(input)), len(input))
+            adversarial = mean_logits(output_of(inner, self.attack(input)), len(input))
             if output is None or self.config.form == "original":
                 with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.detach):
                     output = output_of(inner, input)
-        clean = logits_of(output, len(input))
+        clean = mean_logits(output, len(input))
         if self.config.detach:
             clean = clean.detach()
         return self.config.beta * divergence(clean, adversarial).mean()

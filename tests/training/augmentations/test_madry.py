@@ -152,6 +152,26 @@ def test_mixed_precision_keeps_every_gradient(trained, batch, kind):
     assert losses[0] == pytest.approx(losses[1], rel=0.4)  # about as strong an attack
 
 
+@pytest.mark.parametrize("kind", [Madry, Trades])
+def test_float16_attacks_images_that_the_model_is_sure_of(batch, kind):
+    """Below the model, gradients of less than 6e-8 are 0 in float16; half of the pixels would stay."""
+    model, images = (
+        small_vit().eval(),
+        0.25 + 0.5 * torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)),
+    )
+    with torch.no_grad():
+        model[1].head.weight.mul_(300)
+        confidence = model(images).softmax(1).amax(1)
+        labels = model(images).argmax(1)
+    assert confidence.max() > 1 - 1e-5
+    attack = kind(model, config=kind.Settings(steps=1)).attack
+    with torch.autocast("cpu", torch.float16), fork_rng(0):
+        attacked = attack(images, labels) if kind is Madry else attack(images)
+    with fork_rng(0):
+        start = images + (images.new_empty(images.shape).uniform_(-8 / 255, 8 / 255) if kind is Madry else 0)
+    assert ((attacked - start).abs() > 1e-4).float().mean() > 0.98
+
+
 def test_half_precision_models_get_whole_steps():
     """Beside 1 - 1/256, bfloat16 has no room for 1/255."""
     model, pixels = TwoClasses().bfloat16(), torch.full((2, 3, 4, 4), 0.9, dtype=torch.bfloat16)
@@ -192,6 +212,9 @@ def test_other_bad_input(batch):
         MadrySettings(alone=True, beta=6.0)
     with pytest.raises(OptionError, match="trades: expected noise in pixels"):
         TradesSettings(noise=2)
+
+    with pytest.raises(DataError, match="madry: expected a target for each image, found 2 for 3 images"):
+        Madry(TwoClasses()).loss(torch.rand(3, 3, 4, 4), torch.tensor([0, 1]), cross_entropy)
 
     class Rounds(TwoClasses):
         def forward(self, images):

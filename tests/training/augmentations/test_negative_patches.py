@@ -9,15 +9,16 @@ import math
 import pytest
 import timm
 import torch
-from helpers.models import small_vit
+from helpers.models import TwoHeads, small_vit
 from torch import nn
 
-from ns_easyrobust.errors import ModelError, OptionError, UserError
+from ns_easyrobust.errors import DataError, ModelError, OptionError, UserError
 from ns_easyrobust.models.features import features_of
 from ns_easyrobust.training.augmentations.negative_losses import contrastive_loss
 from ns_easyrobust.training.augmentations.negative_patches import NegativeConfig, NegativePatches
 from ns_easyrobust.training.augmentations.patch_transforms import transform_patches
 from ns_easyrobust.utils.arguments import add_settings
+from ns_easyrobust.utils.seeding import derive_seed
 
 LOSS_FN = nn.functional.cross_entropy
 
@@ -29,7 +30,7 @@ def batch(digits):
 
 def negatives_of(companion: NegativePatches, images: torch.Tensor, transform: str, side: int, rate: float = 0.25):
     """The negatives of the companion's next call."""
-    seed = copy.copy(companion).next_seed()
+    seed = derive_seed(copy.copy(companion).next_seed(), 1)
     return transform_patches(transform, images, side, generator=torch.Generator().manual_seed(seed), rate=rate)
 
 
@@ -63,6 +64,15 @@ def test_l2_is_between_the_clean_output_and_the_negatives(trained, batch):
     assert gradient.abs().max() > 0  # the clean output is not detached
 
 
+@pytest.mark.parametrize("loss", ["uniform", "l2"])
+def test_two_heads_count_as_their_mean(trained, batch, loss):
+    values = []
+    for model in (trained.train(), TwoHeads(trained).train()):
+        companion = NegativePatches(model, config=NegativeConfig(loss=loss, patch_size=8))
+        values += [value(companion, *batch, output=output) for output in (model(batch[0]), None)]
+    assert values == pytest.approx([values[0], values[1]] * 2, rel=1e-5)
+
+
 def test_contrastive_is_on_the_features_and_takes_soft_targets(trained, batch):
     images, labels = batch
     config = NegativeConfig(loss="contrastive", temperature=0.3)
@@ -72,6 +82,12 @@ def test_contrastive_is_on_the_features_and_takes_soft_targets(trained, batch):
     soft = 0.6 * nn.functional.one_hot(labels, 10) + 0.4 * torch.rand(16, 10).softmax(1)
     for target in (labels, soft):
         assert value(NegativePatches(trained, config=config), images, target) == pytest.approx(expected, rel=1e-5)
+
+
+def test_contrastive_needs_a_label_for_each_image(trained, batch):
+    companion = NegativePatches(trained, config=NegativeConfig(loss="contrastive"))
+    with pytest.raises(DataError, match="expected a target for each image, found 8 for 16 images"):
+        companion.loss(batch[0], batch[1][:8], LOSS_FN)
 
 
 def test_dropout_is_its_own_and_every_call_draws_anew(batch):

@@ -216,6 +216,9 @@ def test_numbers_say_what_it_works_on(model, pairs):
     maps = relevance_maps(model, images, labels).maps
     numbers = made.numbers
     assert numbers["inside"] == pytest.approx(float((maps * masks).sum() / maps.sum()), rel=1e-5)
+    resumed = companion(model, pairs)  # at an epoch's very end, whose row of summary.csv is yet to be written
+    resumed.load_state_dict(made.state_dict())
+    assert resumed.numbers == numbers
     segmentation = 2 * numbers["background"] + 0.3 * numbers["foreground"]
     assert loss.item() == pytest.approx(0.8 * segmentation + 0.2 * numbers["classification"], rel=1e-5)
 
@@ -295,6 +298,7 @@ def test_bad_input_ends_in_one_line(folders, capsys, monkeypatch):
     assert "masks in folders named as the classes" in wrong
     assert "found images, masks" in wrong
     assert "expected a number >= 0" in refusal("--relevance-lambda-seg", "-1")
+    assert "tau: expected a cosine from -1 to below 1, found 1.0" in refusal("--relevance-tau", "1")
     assert "weights of 0 alone" in refusal("--relevance-lambda-seg", "0", "--relevance-lambda-acc", "0")
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.costs import counted
-from helpers.models import small_vit
+from helpers.models import TwoHeads, small_vit
 from torch import nn
 
 from ns_easyrobust.training.augmentations.trades import Trades, TradesSettings
@@ -107,6 +107,16 @@ def test_cost(trained, batch, settings, equivalents):
     assert count.equivalents - 3 == Trades.cost(trades.config) == equivalents
     attacks = 1 + trades.config.steps
     assert count.modes == [True] + [False] * attacks + [True] * (len(count.modes) - attacks - 1)
+
+
+@pytest.mark.parametrize("form", ["authors", "original"])
+def test_two_heads_count_as_their_mean(trained, batch, form):
+    losses = []
+    for model in (trained.train(), TwoHeads(trained).train()):
+        trades = Trades(model, config=TradesSettings(form=form, steps=2))
+        losses.append(trades.loss(*batch, cross_entropy, output=model(batch[0])).item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0] > 1e-4
 
 
 def test_the_original_form_draws_other_dropout_for_its_clean_output(batch):
