@@ -49,7 +49,8 @@ def add_script_args(parser: argparse.ArgumentParser) -> None:
         "--ns-branch",
         default="first",
         choices=BRANCHES,
-        help="losses of a step that get a noisy companion, where a script has several (default: first)",
+        help="losses of a step that get a companion, where a script has several; all, where it replaces them "
+        "(default: first)",
     )
 
 

@@ -107,6 +107,11 @@ class Augmentation:
         raise NotImplementedError
 
     @classmethod
+    def output_cost(cls, config: Any) -> float:
+        """What it costs more, as :meth:`cost` counts, if another replaces the clean loss and leaves no ``output``."""
+        return 0.0
+
+    @classmethod
     def synthesis_cost(cls, config: Any) -> float:
         """Cost, at most, of what precedes the first of every ``--ns-interval`` updates, as :meth:`cost` counts."""
         return 0.0

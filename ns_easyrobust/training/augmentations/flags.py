@@ -133,11 +133,13 @@ def check_augmentation_args(args: argparse.Namespace) -> None:
 def companion_costs(args: argparse.Namespace) -> tuple[float, float]:
     """What the companions cost an image, in forwards: an update, and at most a synthesis.
 
-    See :meth:`Augmentation.cost` and :meth:`Augmentation.synthesis_cost`; a clean loss that is replaced counts -3.
+    See :meth:`Augmentation.cost` and :meth:`Augmentation.synthesis_cost`; a clean loss that is replaced counts -3, and
+    its output has to be computed by those that take it (:meth:`Augmentation.output_cost`).
     """
     chosen = [(cls, cls.config_from(args)) for cls in _chosen(args).values()]
-    replaced = 3.0 * any(cls.replaces(config) for cls, config in chosen)
-    update = sum(cls.cost(config) for cls, config in chosen) - replaced
+    update = sum(cls.cost(config) for cls, config in chosen)
+    if any(cls.replaces(config) for cls, config in chosen):
+        update += sum(cls.output_cost(config) for cls, config in chosen) - 3
     return update, sum(cls.synthesis_cost(config) for cls, config in chosen)
 
 

@@ -117,6 +117,11 @@ class NegativePatches(Augmentation):
         """3 for the negatives' forward and backward, and 3 more for the clean images' features."""
         return 6.0 if config.loss == "contrastive" else 3.0
 
+    @classmethod
+    def output_cost(cls, config: NegativeConfig) -> float:
+        """The clean images' own forward and backward, for ``l2``."""
+        return 3.0 if config.loss == "l2" else 0.0
+
     def loss(
         self,
         input: torch.Tensor,

@@ -68,8 +68,12 @@ class Trades(Augmentation):
 
         ``form`` original adds the loss's own clean forward: 3, or 1 with ``detach``.
         """
-        own_clean = 0 if config.form == "authors" else 1 if config.detach else 3
+        own_clean = 0 if config.form == "authors" else _own_clean(config)
         return 1 + 2.0 * config.steps + 3 + own_clean
+
+    @classmethod
+    def output_cost(cls, config: TradesSettings) -> float:
+        return _own_clean(config) if config.form == "authors" else 0.0
 
     def attack(self, input: torch.Tensor) -> torch.Tensor:
         """Adversarial images for ``input`` (B, C, H, W) in [0, 1]; draws its start from the global generator.
@@ -122,6 +126,11 @@ class Trades(Augmentation):
         if self.config.detach:
             clean = clean.detach()
         return self.config.beta * divergence(clean, adversarial).mean()
+
+
+def _own_clean(config: TradesSettings) -> float:
+    """Cost of the loss's own clean forward, and of its backward unless its predictions are constants."""
+    return 1.0 if config.detach else 3.0
 
 
 def divergence(clean: torch.Tensor, adversarial: torch.Tensor) -> torch.Tensor:

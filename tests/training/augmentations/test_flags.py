@@ -129,6 +129,12 @@ def test_cost_in_forwards(registered):
     assert companion_costs(parsed("--aug", "brighter", "--brighter-alone")) == (0, 0)
     assert companion_costs(parsed("--aug", "nullspace", "--ns-max-steps", "80")) == (3, 240)
     assert companion_costs(parsed("--aug", "random")) == (3, 0)
+    for joined, cost in (
+        ("madry,trades", 44),
+        ("madry,trades,negative-patches", 50),
+    ):  # with clean outputs of their own
+        words = ("--aug", joined, "--madry-steps", "7", "--madry-alone", "--negative-loss", "l2")
+        assert companion_costs(parsed(*words)) == (cost - 3, 0)
 
 
 def make(images, *, seed=0):

@@ -119,6 +119,18 @@ def test_two_heads_count_as_their_mean(trained, batch, form):
     assert losses[0] > 1e-4
 
 
+@pytest.mark.parametrize(
+    ("form", "detach", "more"),
+    [("authors", False, 3), ("authors", True, 1), ("original", False, 0), ("original", True, 0)],
+)
+def test_what_it_costs_more_where_the_clean_loss_is_replaced(trained, batch, form, detach, more):
+    config = TradesSettings(steps=1, form=form, detach=detach)
+    with counted(trained) as count:
+        Trades(trained, config=config).loss(*batch, cross_entropy).backward()
+    assert Trades.output_cost(config) == more
+    assert count.equivalents == Trades.cost(config) + more
+
+
 def test_the_original_form_draws_other_dropout_for_its_clean_output(batch):
     model = small_vit(drop_rate=0.5).train()
     output = model(batch[0])
