@@ -42,6 +42,9 @@ MAY_CHANGE_ON_RESUME = (
     "validation_batch_size",
     "data_dir",
     "dataset_download",
+    "relevance_images",
+    "relevance_masks",
+    "relevance_cache",
 )
 
 

@@ -203,12 +203,18 @@ class RelevanceAugmentation(Augmentation):
         return {name: float(value) for name, value in self._latest.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Seeds and :attr:`numbers`, for a run that goes on at an epoch's very end."""
-        return super().state_dict() | {"latest": self.numbers}
+        """Seeds, how many images there are to draw from, and :attr:`numbers`, for an epoch's very end."""
+        return super().state_dict() | {"latest": self.numbers, "pairs": len(self.pairs)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: the images with masks are more or fewer than they were.
+        """
         super().load_state_dict(state)
+        if len(self.pairs) != state["pairs"]:
+            raise ValueError(f"{state['pairs']} images with masks then, {len(self.pairs)} now")
         self._latest = dict(state["latest"])
 
     def loss(

@@ -219,6 +219,8 @@ def test_numbers_say_what_it_works_on(model, pairs):
     resumed = companion(model, pairs)  # at an epoch's very end, whose row of summary.csv is yet to be written
     resumed.load_state_dict(made.state_dict())
     assert resumed.numbers == numbers
+    with pytest.raises(ValueError, match="39 images with masks then, 40 now"):
+        resumed.load_state_dict(made.state_dict() | {"pairs": 39})
     segmentation = 2 * numbers["background"] + 0.3 * numbers["foreground"]
     assert loss.item() == pytest.approx(0.8 * segmentation + 0.2 * numbers["classification"], rel=1e-5)
 
