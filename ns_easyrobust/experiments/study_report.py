@@ -38,12 +38,15 @@ def write_study(study: StudyFile, runs: Sequence[Run], folder: Path, width: int)
     if baseline != study.baseline:
         _logger.warning("no differences are shown: the baseline %s is not there", study.baseline)
     table = report.StudyTable([report.MethodRuns(label, seeds) for label, seeds in rows.items()], baseline)
-    write_text(folder / "report.md", f"{_heading(study)}\n{table.to_markdown().rstrip()}\n\n{_methods(study, runs)}")
-    write_text(folder / "report.csv", table.to_csv())
+    picture = "![clean accuracy against mean robustness](study.png)\n\n"
     try:
         report.study_figure(table, folder / "study.png")
     except UserError as error:
         _logger.warning("study.png was not drawn: %s", error)
+        picture = ""
+    shown = f"{_heading(study)}\n{picture}{table.to_markdown().rstrip()}\n\n{_methods(study, runs)}"
+    write_text(folder / "report.md", shown)
+    write_text(folder / "report.csv", table.to_csv())
     return str(table.to_text(width))
 
 

@@ -92,7 +92,7 @@ def carry_out(runs: Sequence[Run], slots: Sequence[Slot]) -> dict[str, str]:
     waiting = deque(_Task(run, record, parts) for run in runs if (parts := (record := _begun(run)).lacks(run)))
     failed: dict[str, str] = {}
     active: dict[str, _Process] = {}
-    free = list(slots)
+    free, done = list(slots), 0
     total = sum(len(task.parts) for task in waiting)
     with tqdm(total=total, desc="study", unit="part", disable=None if total else True) as bar:
         try:
@@ -107,6 +107,8 @@ def carry_out(runs: Sequence[Run], slots: Sequence[Slot]) -> dict[str, str]:
                     del active[process.slot.name]
                     free.append(process.slot)
                     bar.update()
+                    done += 1
+                    _logger.info("%d of %d trainings and evaluations ended", done, total)
                     task = process.task
                     if (reason := process.finish()) is not None:
                         failed.setdefault(task.run.name, reason)

@@ -13,8 +13,12 @@ if TYPE_CHECKING:
         config_from_args,
     )
     from .augmentations.joined import part_loss
+    from .augmentations.madry import Madry, MadrySettings
+    from .augmentations.negative_patches import NegativePatches, NegativeSettings
     from .augmentations.nullspace import NullspaceAugmentation
     from .augmentations.registry import augmentation_names, register_augmentation
+    from .augmentations.relevance import RelevanceAugmentation, RelevanceSettings
+    from .augmentations.trades import Trades, TradesSettings
     from .costs import TrainingCost, training_cost
     from .image_flags import clean_forward_equivalents
     from .options import build_parser, defaults, parse_with
@@ -26,8 +30,16 @@ if TYPE_CHECKING:
 __all__ = [
     "MAY_CHANGE_ON_RESUME",
     "Augmentation",
+    "Madry",
+    "MadrySettings",
+    "NegativePatches",
+    "NegativeSettings",
     "NullspaceAugmentation",
+    "RelevanceAugmentation",
+    "RelevanceSettings",
     "SamSettings",
+    "Trades",
+    "TradesSettings",
     "TrainingCost",
     "add_noise_args",
     "add_nullspace_args",

@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from .base import Augmentation
     from .joined import JoinedAugmentation
     from .madry import Madry, MadrySettings
-    from .negative_patches import NegativeConfig, NegativePatches
+    from .negative_patches import NegativePatches, NegativeSettings
     from .nullspace import NullspaceAugmentation
     from .registry import augmentations, register_augmentation
     from .relevance import RelevanceAugmentation, RelevanceSettings
@@ -17,8 +17,8 @@ __all__ = [
     "JoinedAugmentation",
     "Madry",
     "MadrySettings",
-    "NegativeConfig",
     "NegativePatches",
+    "NegativeSettings",
     "NullspaceAugmentation",
     "RelevanceAugmentation",
     "RelevanceSettings",

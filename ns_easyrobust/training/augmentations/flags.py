@@ -22,7 +22,7 @@ class _Choices(tuple[str, ...]):
     """The values of ``--aug``, which takes several joined by commas too (:func:`_joined_names`)."""
 
     def __contains__(self, text: object) -> bool:
-        return all(super(_Choices, self).__contains__(name) for name in str(text).split(","))
+        return all(super(_Choices, self).__contains__(name.strip()) for name in str(text).split(","))
 
 
 def _joined_names(text: str) -> str:
@@ -31,7 +31,7 @@ def _joined_names(text: str) -> str:
         chosen_names(text)
     except OptionError as error:
         raise argparse.ArgumentTypeError(error.line.removeprefix("aug: ").rstrip(".")) from error
-    return text
+    return ",".join(chosen_names(text)) or text
 
 
 _joined_names.__name__ = "method"
@@ -43,7 +43,7 @@ def chosen_names(aug: str) -> list[str]:
     Raises:
         OptionError: an unknown name, one twice, or ``none`` beside others.
     """
-    names = [] if aug == "none" else aug.split(",")
+    names = [] if aug == "none" else [name.strip() for name in aug.split(",")]
     for name in names:
         if name not in augmentations():
             known = ", ".join(augmentation_names())
@@ -116,7 +116,12 @@ def check_augmentation_args(args: argparse.Namespace) -> None:
     NullspaceAugmentation.check(args)  # also where it is not named, as ever
     chosen = _chosen(args)
     for cls in chosen.values():
-        cls.check(args)
+        try:
+            cls.check(args)
+        except OptionError as error:
+            if cls.prefix == NullspaceAugmentation.prefix:
+                raise
+            raise OptionError(f"{error.line} Its flags begin with --{cls.prefix}.") from error
     replacing = [name for name, cls in chosen.items() if cls.replaces(cls.config_from(args))]
     if len(replacing) > 1:
         raise OptionError(
@@ -156,6 +161,8 @@ def augmentation_from_args(
     chosen = _chosen(args)
     _warn_of_idle_flags(args, chosen)
     parts = {name: cls.from_args(args, model, batches, **options) for name, cls in chosen.items()}
+    if replacing := [name for name, part in parts.items() if part.replaces_clean]:
+        _logger.info("--aug %s: %s stands in place of the clean loss", args.aug, replacing[0])
     if len(parts) > 1:
         return JoinedAugmentation(parts)
     return next(iter(parts.values()), None)

@@ -18,7 +18,7 @@ _PATCHES = 1  # what the seeds of the patches' changes are derived with
 
 
 @dataclass(frozen=True)
-class NegativeConfig:
+class NegativeSettings:
     """Settings of the negatives and of the loss on them.
 
     The defaults are P-Rotate with the uniform loss, which is the row "PR" of Table 2 of arXiv:2403.10476. The
@@ -29,7 +29,7 @@ class NegativeConfig:
         OptionError: a value is out of range.
 
     Example:
-        >>> NegativeConfig(transform="shuffle", weight=1.5).loss
+        >>> NegativeSettings(transform="shuffle", weight=1.5).loss
         'uniform'
     """
 
@@ -94,7 +94,7 @@ class NegativePatches(Augmentation):
         True
     """
 
-    Settings = NegativeConfig
+    Settings = NegativeSettings
     prefix = "negative-"
     uses_output = True
     loss_name = "negative_loss"
@@ -103,7 +103,7 @@ class NegativePatches(Augmentation):
         self,
         model: nn.Module,
         batches: Iterable[Any] | None = None,
-        config: NegativeConfig | None = None,
+        config: NegativeSettings | None = None,
         *,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -113,12 +113,12 @@ class NegativePatches(Augmentation):
             check_grid(self.config.transform, size, self.side, self.config.rate)
 
     @classmethod
-    def cost(cls, config: NegativeConfig) -> float:
+    def cost(cls, config: NegativeSettings) -> float:
         """3 for the negatives' forward and backward, and 3 more for the clean images' features."""
         return 6.0 if config.loss == "contrastive" else 3.0
 
     @classmethod
-    def output_cost(cls, config: NegativeConfig) -> float:
+    def output_cost(cls, config: NegativeSettings) -> float:
         """The clean images' own forward and backward, for ``l2``."""
         return 3.0 if config.loss == "l2" else 0.0
 

@@ -101,5 +101,5 @@ def _cut(
         progress.start("masks", per_class * min(len(images.classes), most_classes or len(images.classes)))
         chosen = choose(items, per_class, seed, most_classes, prepare=made.make, advance=progress.batch)
         write_sheet(MaskedImages(chosen, images.classes, images.root), sheet := made.folder / "sheet.png")
-    _logger.info("TokenCut: %d masks made; look at %s", made.made, sheet)
+    _logger.info("TokenCut: %d masks made, the others were in %s; look at %s", made.made, made.folder, sheet)
     return chosen

@@ -9,7 +9,8 @@ from PIL import Image, ImageDraw
 from ...utils import np, write_atomically
 from .masked_images import MaskedImages, read_pair
 
-_TILE, _TEXT, _ACROSS = 128, 14, 3  # pixels of a tile's side and of a line of text; images side by side
+_TILE, _TEXT, _GAP, _ACROSS = 128, 14, 4, 3  # pixels of a tile's side, a line of text, a gap; images side by side
+_EACH = 3 * (_TILE + _GAP) + 3 * _GAP  # pixels that an image takes with its mask and both together
 _DARK = 0.25  # brightness of the background
 
 
@@ -21,15 +22,15 @@ def write_sheet(masked: MaskedImages, path: Path, most: int = 24) -> None:
     """
     chosen = np.unique(np.linspace(0, len(masked) - 1, min(most, len(masked))).round().astype(int)).tolist()
     rows = -(-len(chosen) // _ACROSS)
-    sheet = Image.new("RGB", (3 * _TILE * min(_ACROSS, len(chosen)), (_TILE + _TEXT) * rows), "white")
+    sheet = Image.new("RGB", (_EACH * min(_ACROSS, len(chosen)), (_TILE + _TEXT) * rows), "white")
     writing = ImageDraw.Draw(sheet)
     for place, index in enumerate(chosen):
         item = masked.items[index]
-        left, top = 3 * _TILE * (place % _ACROSS), (_TILE + _TEXT) * (place // _ACROSS)
+        left, top = _EACH * (place % _ACROSS), (_TILE + _TEXT) * (place // _ACROSS)
         name = f"{masked.classes[item.label]}/{Path(item.image).name}"
         writing.text((left + 2, top), name.encode("ascii", "replace").decode(), fill="black")
         for column, tile in enumerate(_tiles(*_pixels(masked, index))):
-            sheet.paste(tile, (left + column * _TILE, top + _TEXT))
+            sheet.paste(tile, (left + column * (_TILE + _GAP), top + _TEXT))
     write_atomically(path, lambda temporary: sheet.save(temporary, "PNG"), sync=False)
 
 

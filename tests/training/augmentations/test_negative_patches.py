@@ -15,7 +15,7 @@ from torch import nn
 from ns_easyrobust.errors import DataError, ModelError, OptionError, UserError
 from ns_easyrobust.models.features import features_of
 from ns_easyrobust.training.augmentations.negative_losses import contrastive_loss
-from ns_easyrobust.training.augmentations.negative_patches import NegativeConfig, NegativePatches
+from ns_easyrobust.training.augmentations.negative_patches import NegativePatches, NegativeSettings
 from ns_easyrobust.training.augmentations.patch_transforms import transform_patches
 from ns_easyrobust.utils.arguments import add_settings
 from ns_easyrobust.utils.seeding import derive_seed
@@ -40,7 +40,7 @@ def value(companion: NegativePatches, images: torch.Tensor, target: torch.Tensor
 
 def test_uniform_is_the_cross_entropy_of_the_negatives_with_one_over_k(trained, batch):
     images, labels = batch
-    companion = NegativePatches(trained, config=NegativeConfig(transform="infill", weight=1.5, multiple=2, rate=0.5))
+    companion = NegativePatches(trained, config=NegativeSettings(transform="infill", weight=1.5, multiple=2, rate=0.5))
     for _ in range(2):
         negatives = negatives_of(companion, images, "infill", side=16, rate=0.5)
         expected = 1.5 * LOSS_FN(trained(negatives), torch.full((16, 10), 0.1))
@@ -53,7 +53,7 @@ def test_uniform_is_the_cross_entropy_of_the_negatives_with_one_over_k(trained, 
 def test_l2_is_between_the_clean_output_and_the_negatives(trained, batch):
     images, labels = batch
     for output in (None, trained(images), {"logits": trained(images)}):
-        companion = NegativePatches(trained, config=NegativeConfig(loss="l2", transform="shuffle"))
+        companion = NegativePatches(trained, config=NegativeSettings(loss="l2", transform="shuffle"))
         negatives = negatives_of(companion, images, "shuffle", side=8)
         p, q = trained(images).softmax(1), trained(negatives).softmax(1)
         expected = -(p - q).square().sum(1).sqrt().mean().item()
@@ -68,14 +68,14 @@ def test_l2_is_between_the_clean_output_and_the_negatives(trained, batch):
 def test_two_heads_count_as_their_mean(trained, batch, loss):
     values = []
     for model in (trained.train(), TwoHeads(trained).train()):
-        companion = NegativePatches(model, config=NegativeConfig(loss=loss, patch_size=8))
+        companion = NegativePatches(model, config=NegativeSettings(loss=loss, patch_size=8))
         values += [value(companion, *batch, output=output) for output in (model(batch[0]), None)]
     assert values == pytest.approx([values[0], values[1]] * 2, rel=1e-5)
 
 
 def test_contrastive_is_on_the_features_and_takes_soft_targets(trained, batch):
     images, labels = batch
-    config = NegativeConfig(loss="contrastive", temperature=0.3)
+    config = NegativeSettings(loss="contrastive", temperature=0.3)
     negatives = negatives_of(NegativePatches(trained, config=config), images, "rotate", side=8)
     features = features_of(trained, images), features_of(trained, negatives)
     expected = contrastive_loss(*features, labels, 0.3).item()
@@ -85,7 +85,7 @@ def test_contrastive_is_on_the_features_and_takes_soft_targets(trained, batch):
 
 
 def test_contrastive_needs_a_label_for_each_image(trained, batch):
-    companion = NegativePatches(trained, config=NegativeConfig(loss="contrastive"))
+    companion = NegativePatches(trained, config=NegativeSettings(loss="contrastive"))
     with pytest.raises(DataError, match="expected a target for each image, found 8 for 16 images"):
         companion.loss(batch[0], batch[1][:8], LOSS_FN)
 
@@ -104,7 +104,7 @@ def test_dropout_is_its_own_and_every_call_draws_anew(batch):
 
 @pytest.mark.parametrize(("loss", "images"), [("uniform", 16), ("l2", 16), ("contrastive", 32)])
 def test_its_cost_is_that_of_the_images_that_are_run(batch, loss, images):
-    model, config = small_vit(), NegativeConfig(loss=loss)
+    model, config = small_vit(), NegativeSettings(loss=loss)
     output, run = model(batch[0]), []
     handle = model.register_forward_hook(lambda module, args, output: run.append(len(args[0])))
     NegativePatches(model, config=config).loss(*batch, LOSS_FN, output=output)
@@ -128,7 +128,7 @@ def test_its_cost_is_that_of_the_images_that_are_run(batch, loss, images):
 )
 def test_settings_out_of_range_are_one_line(settings, match):
     with pytest.raises(OptionError, match=match):
-        NegativeConfig(**settings)
+        NegativeSettings(**settings)
 
 
 @pytest.mark.parametrize(
@@ -143,26 +143,26 @@ def test_settings_out_of_range_are_one_line(settings, match):
 )
 def test_what_has_no_such_patches_is_refused_at_once(model, settings, error, match):
     with pytest.raises(error, match=match):
-        NegativePatches(model(), config=NegativeConfig(**settings))
+        NegativePatches(model(), config=NegativeSettings(**settings))
 
 
 def test_a_patch_size_of_the_users(batch):
     model = small_vit(arch="swin_micro_patch2_32")
-    assert value(NegativePatches(model, config=NegativeConfig(patch_size=8)), *batch) > math.log(10)
+    assert value(NegativePatches(model, config=NegativeSettings(patch_size=8)), *batch) > math.log(10)
     resnet = timm.create_model("resnet18", num_classes=10)
-    companion = NegativePatches(resnet, config=NegativeConfig(patch_size=24))
+    companion = NegativePatches(resnet, config=NegativeSettings(patch_size=24))
     with pytest.raises(UserError, match="multiples of the 24 pixels"):
         companion.loss(*batch, LOSS_FN)
 
 
 def test_its_flags():
     parser = argparse.ArgumentParser()
-    add_settings(parser, NegativeConfig, NegativePatches.prefix)
+    add_settings(parser, NegativeSettings, NegativePatches.prefix)
     words = "--negative-transform infill --negative-loss contrastive --negative-weight 1.5 --negative-multiple 2"
     words += " --negative-patch-size 16 --negative-rate 0.375 --negative-temperature 0.2"
     args = parser.parse_args(words.split())
-    assert NegativePatches.config_from(args) == NegativeConfig("infill", "contrastive", 1.5, 2, 16, 0.375, 0.2)
-    assert NegativePatches.config_from(parser.parse_args([])) == NegativeConfig()
+    assert NegativePatches.config_from(args) == NegativeSettings("infill", "contrastive", 1.5, 2, 16, 0.375, 0.2)
+    assert NegativePatches.config_from(parser.parse_args([])) == NegativeSettings()
 
 
 def trained_further(model: nn.Module, digits, companion: NegativePatches | None) -> nn.Module:
@@ -204,7 +204,7 @@ def test_negatives_fall_to_chance_and_clean_images_do_not(trained, digits):
         ("shuffle", "l2", 0.7),
     ):
         model = copy.deepcopy(trained)
-        trained_further(model, digits, NegativePatches(model, config=NegativeConfig(transform, loss)))
+        trained_further(model, digits, NegativePatches(model, config=NegativeSettings(transform, loss)))
         negatives = transform_patches(transform, images, 8, generator=torch.Generator().manual_seed(7))
         (broken, sure), (new_broken, new_sure) = judged(plain, negatives), judged(model, negatives)
         new_clean, _ = judged(model, images)
