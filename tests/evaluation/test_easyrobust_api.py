@@ -112,6 +112,7 @@ def test_a_model_of_another_size_gets_images_of_its_own_and_no_others(trained, d
         evaluate_imagenet_val(trained, root, 64, Preprocessing().transform(), workers=0)
 
 
+@pytest.mark.stress
 def test_fgsm_and_cw_against_the_attack_on_its_own(trained, digits_dir, tmp_path):
     records = Recorder(tmp_path / "results.jsonl", {"label": "vit", "model": "vit", "seed": 0})
     transform = Preprocessing(32, 1.0).transform()

@@ -67,6 +67,7 @@ def test_a_pool_of_all_batches_gives_algorithm_1_bit_for_bit(trained, batches):
     assert len(forwards) == 3 + 60 + len(batches)  # of one image for shape and embedding; noisy, clean
 
 
+@pytest.mark.stress
 def test_a_late_reader_stops_at_the_same_step(trained, batches, monkeypatch):
     """As on a GPU, where some steps are queued before the stop test of the first is read."""
     early = synthesize(trained, batches)

@@ -104,6 +104,7 @@ def test_running_out_of_steps_is_told_from_stopping(trained, batches):
     assert [step.step for step in noise.trace] == [0, 1, 2]
 
 
+@pytest.mark.stress
 def test_stopped_on_its_batches_is_told_from_feasible_on_held_out_images(trained, batches):
     same = [batches[0]]
     noise = synthesize(trained, same, NoiseConfig(limit=6), held_out=batches[1:])
@@ -153,6 +154,7 @@ def test_cosine_schedule_slows_the_noise_down(trained, batches):
     assert not torch.allclose(slowed.value, constant.value)
 
 
+@pytest.mark.stress
 def test_bfloat16_by_request_stays_near_full_precision(trained, batches):
     config = NoiseConfig(max_steps=20, eps=1e-9)
     full, half = (synthesize(trained, batches, replace(config, autocast=mode)) for mode in ("off", "bfloat16"))

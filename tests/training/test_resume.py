@@ -59,6 +59,7 @@ def killed_at(words: list[str], folder: Path, step: int, *more: str) -> None:
     process.join()
 
 
+@pytest.mark.stress
 def test_killed_twice_with_other_numbers_of_workers(words, tmp_path):
     finish(words, "--experiment", "whole", "-j", "0")
     killed_at(words, tmp_path / "cut", 2, "--experiment", "cut", "-j", "2")

@@ -161,6 +161,7 @@ def test_mixed_precision_reaches_both_branches_and_the_scaler(flags, dtype, monk
     assert math.isfinite(float(rows(folder)[-1]["train_loss"]))
 
 
+@pytest.mark.stress
 def test_looking_does_not_change_the_run(flags):
     states = []
     for interval in ("1", "2"):

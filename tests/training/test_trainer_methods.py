@@ -39,6 +39,11 @@ METHODS = {
     "relevance-beside": f"--aug relevance --relevance-per-class 1 --relevance-keep-clean {MIXED}",
 }
 
+# What another one has too: those of make stress alone.
+LONG = ("random", "permuted", "trades-original", "negative-patches-contrastive", "relevance-beside")
+# Whose ranks do different things: a noise, no clean forward, two passes, several views.
+FEW = ("nullspace", "madry-alone", "sam", "augmix")
+
 
 @pytest.fixture(scope="module")
 def common(digits_dir, tmp_path_factory) -> list[str]:
@@ -72,7 +77,9 @@ def test_every_method_is_tried():
     assert tried == set(augmentation_names())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(method, marks=[pytest.mark.stress] * (method in LONG)) for method in METHODS]
+)
 def test_a_run_that_is_killed_goes_on_exactly(method, common, tmp_path, monkeypatch):
     words = [*common, "--epoch-steps", "4", "--recovery-interval", "3", *METHODS[method].split()]
     run(words, tmp_path / "whole")
@@ -97,14 +104,15 @@ def test_a_run_that_is_killed_goes_on_exactly(method, common, tmp_path, monkeypa
     assert any(not torch.equal(value, start[name]) for name, value in whole["state_dict"].items())
 
 
-def test_two_ranks_end_with_the_same_weights(common, tmp_path):
-    words = [" ".join([name, *common, "--epoch-steps", "2", flags]) for name, flags in METHODS.items()]
+@pytest.mark.parametrize("methods", [FEW, pytest.param(tuple(METHODS), marks=pytest.mark.stress)], ids=["few", "all"])
+def test_two_ranks_end_with_the_same_weights(methods, common, tmp_path):
+    words = [" ".join([name, *common, "--epoch-steps", "2", METHODS[name]]) for name in methods]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     done = subprocess.run(
         [*torchrun, str(SCRIPT), str(tmp_path), *words], capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
-    for name in METHODS:
+    for name in methods:
         assert first[name]["moved"] > 0, name
         equal(first[name]["weights"], second[name]["weights"], name)

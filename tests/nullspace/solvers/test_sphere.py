@@ -64,6 +64,7 @@ def test_a_shift_of_a_whole_token_does_nothing_and_does_not_count(trained, batch
         synthesize(trained, batches, SPHERE, start=shift.contiguous())
 
 
+@pytest.mark.stress
 def test_the_same_seed_gives_the_same_noise_and_another_a_different_one(trained, batches):
     def noise(seed):
         generator = torch.Generator().manual_seed(seed)
@@ -139,7 +140,8 @@ def test_what_is_returned_is_what_was_judged(trained, batches, monkeypatch):
     assert noise.trace[-1].norm == pytest.approx(noise.norm, rel=1e-5)
 
 
-@pytest.mark.parametrize("norm", [0.05, pytest.param(500.0, marks=pytest.mark.stress)])
+@pytest.mark.stress
+@pytest.mark.parametrize("norm", [0.05, 500.0])
 def test_the_last_radius_is_found_from_either_side(trained, batches, monkeypatch, norm):
     """One short turn, from far inside and from far outside: the norm ends where random noise's may."""
     monkeypatch.setattr("ns_easyrobust.nullspace.solvers.sphere._FIRST", _FIRST._replace(tests=1))
