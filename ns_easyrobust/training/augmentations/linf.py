@@ -10,6 +10,7 @@ from typing import ClassVar
 from ...attacks import gradient_error, require_pixels, require_radius
 from ...errors import OptionError
 from ...utils import setting, torch
+from .base import Augmentation
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,21 @@ class LinfSettings:
             raise OptionError(f"{self.method}: expected beta >= 0, found {self.beta}.")
 
 
-def require_erasing_inside(method: str, args: argparse.Namespace) -> None:
-    """Raise OptionError for random erasing that leaves [0, 1], where a radius in pixels of [0, 1] means nothing.
+class LinfAugmentation(Augmentation):
+    """A companion that attacks pixels in [0, 1]."""
 
-    Clipping to [0, 1], as public attacks do, would change the erased pixels by far more than the radius.
-    """
-    if getattr(args, "erase_outside", False) and getattr(args, "reprob", 0) > 0:
-        raise OptionError(
-            f"erase_outside: expected erased pixels inside [0, 1], in which {method} has its radius, found them left "
-            "as drawn. Leave erase_outside out."
-        )
+    @classmethod
+    def check(cls, args: argparse.Namespace) -> None:
+        """Refuse also random erasing that leaves [0, 1], where a radius in pixels of [0, 1] means nothing.
+
+        Clipping to [0, 1], as public attacks do, would change the erased pixels by far more than the radius.
+        """
+        super().check(args)
+        if getattr(args, "erase_outside", False) and getattr(args, "reprob", 0) > 0:
+            raise OptionError(
+                f"erase_outside: expected erased pixels inside [0, 1], in which {cls.name} has its radius, found them "
+                "left as drawn. Leave erase_outside out."
+            )
 
 
 def as_pixels(input: torch.Tensor, method: str) -> torch.Tensor:

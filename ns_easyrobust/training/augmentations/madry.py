@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,8 +9,7 @@ from typing import Any, ClassVar
 from ...errors import OptionError
 from ...models import frozen, logits_of, output_of, unwrap
 from ...utils import fork_rng, nn, setting, torch
-from .base import Augmentation
-from .linf import LinfSettings, as_pixels, ascend, ascent_logits, require_erasing_inside, uniform_start
+from .linf import LinfAugmentation, LinfSettings, as_pixels, ascend, ascent_logits, uniform_start
 from .registry import register_augmentation
 
 
@@ -39,7 +37,7 @@ class MadrySettings(LinfSettings):
 
 
 @register_augmentation("madry")
-class Madry(Augmentation):
+class Madry(LinfAugmentation):
     """``beta`` * the loop's loss on adversarial images, beside the clean loss; ``alone``: in its place, unweighted.
 
     The images are those of PGD in an L-infinity ball: signed ascent of the cross-entropy with the target, hard or
@@ -53,11 +51,6 @@ class Madry(Augmentation):
 
     Settings: ClassVar[type] = MadrySettings
     config: MadrySettings
-
-    @classmethod
-    def check(cls, args: argparse.Namespace) -> None:
-        super().check(args)
-        require_erasing_inside(cls.name, args)
 
     @classmethod
     def replaces(cls, config: MadrySettings) -> bool:

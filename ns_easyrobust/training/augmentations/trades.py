@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,8 +9,7 @@ from typing import Any, ClassVar
 from ...attacks import require_radius
 from ...models import frozen, logits_of, mean_logits, output_of, unwrap
 from ...utils import fork_rng, setting, torch
-from .base import Augmentation
-from .linf import LinfSettings, as_pixels, ascend, ascent_logits, in_full_precision, require_erasing_inside
+from .linf import LinfAugmentation, LinfSettings, as_pixels, ascend, ascent_logits, in_full_precision
 from .registry import register_augmentation
 
 
@@ -36,7 +34,7 @@ class TradesSettings(LinfSettings):
 
 
 @register_augmentation("trades")
-class Trades(Augmentation):
+class Trades(LinfAugmentation):
     """``beta`` * KL(p(clean) || p(adversarial)), averaged over the images of the batch, beside the clean loss.
 
     The images are those of signed ascent of that divergence in an L-infinity ball, in eval mode, from the image plus
@@ -56,11 +54,6 @@ class Trades(Augmentation):
     Settings: ClassVar[type] = TradesSettings
     uses_output = True
     config: TradesSettings
-
-    @classmethod
-    def check(cls, args: argparse.Namespace) -> None:
-        super().check(args)
-        require_erasing_inside(cls.name, args)
 
     @classmethod
     def cost(cls, config: TradesSettings) -> float:
