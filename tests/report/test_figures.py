@@ -23,20 +23,6 @@ from ns_easyrobust.report.canvas import colour
 from ns_easyrobust.report.figures import Dot, dot_panels, image_sheet, noise_history
 
 
-@pytest.fixture
-def saved(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that were written."""
-    found: list[Figure] = []
-    save = Figure.savefig
-
-    def spy(self: Figure, *args: Any, **kwargs: Any) -> None:
-        found.append(self)
-        save(self, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", spy)
-    return found
-
-
 def entries(norms: list[float], converged: list[bool | None]) -> list[dict[str, Any]]:
     common = {"synthesis_steps": 9, "stopped": True}
     return [

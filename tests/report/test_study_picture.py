@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers.records import make
@@ -14,20 +13,6 @@ from ns_easyrobust.errors import OptionError
 from ns_easyrobust.report.study_picture import study_figure
 from ns_easyrobust.report.study_runs import MethodRuns, SeedRun
 from ns_easyrobust.report.study_table import StudyTable
-
-
-@pytest.fixture
-def saved(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that were written."""
-    found: list[Figure] = []
-    save = Figure.savefig
-
-    def spy(self: Figure, *args: Any, **kwargs: Any) -> None:
-        found.append(self)
-        save(self, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", spy)
-    return found
 
 
 def method(label: str, seeds: int, clean: int, *suites: str) -> MethodRuns:
