@@ -15,7 +15,15 @@ from typing import Any, NamedTuple
 from PIL import Image, ImageFile
 
 from ..errors import DataError, OptionError, OutputError
-from ..utils import FileLock, import_package, np, os_errors_as_output_errors, replaced_attributes, write_atomically
+from ..utils import (
+    FileLock,
+    import_package,
+    np,
+    os_errors_as_output_errors,
+    remove_temporaries,
+    replaced_attributes,
+    write_atomically,
+)
 from .benchmarks import known_benchmarks
 from .corrupt_record import CORRUPT_FORMATS, CorruptRecord, CorruptSettings
 from .corruptions import FrostPictures, corrupt, known_corruptions
@@ -125,15 +133,25 @@ class FolderCorruption:
                 waiting = np.flatnonzero(missing.any(1)).tolist()
                 written = int(missing[waiting].sum())
                 jobs = _Corruptions(self, waiting, missing)
-                with progress("corrupt", written) as advance:
-                    for count in results_of(jobs, workers):
-                        advance(count)
+                try:
+                    with progress("corrupt", written) as advance, contextlib.closing(results_of(jobs, workers)) as done:
+                        for count in done:
+                            advance(count)
+                except BaseException:
+                    self._remove_unfinished()
+                    raise
         finally:
             with contextlib.suppress(OSError):
                 for folder in new_folders:
                     folder.rmdir()  # if nothing has been written
         total = (len(self.images) - len(skipped)) * len(self.folders)
         return CorruptedFolder(written, total - written, len(skipped))
+
+    def _remove_unfinished(self) -> None:
+        """Delete what a worker was writing when another's error, or a signal, ended them all."""
+        for corruption, severity in self.folders:
+            for folder in {os.path.dirname(name) for name in self.names}:
+                remove_temporaries(self.target / corruption / str(severity) / folder)
 
     def _require_apart(self) -> None:
         source, target = (Path(os.path.realpath(path)) for path in (self.source, self.target))

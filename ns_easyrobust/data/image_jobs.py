@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from ..utils import cv2
 
 
-def results_of(jobs: Any, workers: int) -> Iterator[Any]:
+def results_of(jobs: Any, workers: int) -> Generator[Any, None, None]:
     """The items of a dataset as they are done, in any order.
 
     Args:
@@ -34,6 +34,8 @@ def results_of(jobs: Any, workers: int) -> Iterator[Any]:
     finally:
         for worker in getattr(items, "_workers", ()):
             worker.terminate()  # or PyTorch waits 5 seconds for each to end its item
+        for worker in getattr(items, "_workers", ()):
+            worker.join(5)  # so that none writes any more
 
 
 def _as_it_is(item: Any) -> Any:

@@ -264,6 +264,21 @@ def test_a_full_disk(source, tmp_path, monkeypatch):
     assert not contents(tmp_path / "c")
 
 
+def test_an_error_leaves_nothing_half_written_by_the_other_workers(source, tmp_path, monkeypatch):
+    def slow_or_full(image: Image.Image, path: Path, *rest: object, **how: object) -> None:
+        writing = list((tmp_path / "c").rglob("*.tmp"))
+        if len(writing) < 2:
+            time.sleep(30)  # until it is ended
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", slow_or_full)
+    job = FolderCorruption(source, tmp_path / "c", ["fog"], [1])
+    monkeypatch.setattr(job.record, "write", lambda skipped, more: None)
+    with pytest.raises(OutputError, match="No space left on device"):
+        job.run(workers=2)
+    assert not contents(tmp_path / "c")
+
+
 @pytest.mark.parametrize(
     ("corruptions", "severities", "message"),
     [(["rain"], [1], "found rain and"), (["fog"], [0, 6], r"\[0, 6\]"), ([], [1], "corruptions"), (["fog"], [], "fog")],
