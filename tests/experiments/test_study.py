@@ -22,7 +22,8 @@ from ns_easyrobust.experiments.study_file import read_study
 from ns_easyrobust.experiments.study_plan import LAST, Run, Step
 from ns_easyrobust.experiments.study_record import RunRecord, require_unchanged
 from ns_easyrobust.experiments.study_report import write_study
-from ns_easyrobust.experiments.study_run import Slot, carry_out
+from ns_easyrobust.experiments.study_run import carry_out
+from ns_easyrobust.experiments.study_slots import Slot
 from ns_easyrobust.models.checkpoint_save import save_model
 from ns_easyrobust.training import TrainingCost
 
