@@ -12,7 +12,8 @@ from ..errors import OptionError
 from ..utils import file_or_folder, read_settings
 
 _KEYS = (
-    "start", "model", "data_dir", "seeds", "budget", "train", "ema", "baseline", "methods", "benchmark", "checkpoints",
+    "question", "protocol", "start", "model", "data_dir", "seeds", "budget", "train", "ema", "baseline", "methods",
+    "benchmark", "checkpoints",
 )  # fmt: skip
 _BUDGETS = ("updates", "forward_equivalents")
 _GREATEST_SEED = 2**32 - 1
@@ -52,6 +53,7 @@ class StudyFile:
         baseline: the label that differences refer to; None for none.
         methods: flags of ``train`` by label.
         checkpoints: flags of ``benchmark`` by label, with ``path``, the file.
+        question, protocol: what the study asks, and what was laid down before it ran, in the author's words.
     """
 
     path: Path
@@ -67,6 +69,8 @@ class StudyFile:
     baseline: str | None
     methods: Mapping[str, Mapping[str, Any]]
     checkpoints: Mapping[str, dict[str, Any]]
+    question: str | None = None
+    protocol: str | None = None
 
 
 def read_study(path: str | Path) -> StudyFile:
@@ -95,6 +99,8 @@ def read_study(path: str | Path) -> StudyFile:
         baseline=reader.text("baseline"),
         methods=reader.rows("methods", _OF_TRAIN),
         checkpoints=reader.rows("checkpoints", _OF_CHECKPOINTS),
+        question=reader.text("question"),
+        protocol=reader.text("protocol"),
     )
     if not study.methods:
         raise OptionError(f"{path}: methods: expected one at least, found none.")

@@ -105,14 +105,17 @@ def _costs(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _heading(study: StudyFile) -> str:
+    """The file's name, its question and protocol, and from what each method was trained for how long."""
     start = "timm's weights" if study.start is None else without_secrets(study.start)
     machine = evaluation.describe_machine("cpu")
     seeds = ", ".join(map(str, study.seeds))
     budget = f"{study.budget:g} {study.budget_unit.replace('_', '-')}"
-    head = (
-        f"# {report.escape(study.path.name)}\n\nEach method was trained from {report.escape(start)} for {budget}, with "
-    )
-    return f"{head}seeds {seeds}; the table was made on {machine}.\n"
+    said = {"Question": study.question, "Protocol": study.protocol}
+    parts = [f"## {title}\n\n{report.escape_text(text)}\n" for title, text in said.items() if text]
+    parts += ["## Results\n"] * bool(parts)
+    made = f"with seeds {seeds}; the table was made on {machine}.\n"
+    trained = f"Each method was trained from {report.escape(start)} for {budget}, {made}"
+    return "\n".join([f"# {report.escape(study.path.name)}\n", *parts, trained])
 
 
 def _methods(study: StudyFile, runs: Sequence[Run]) -> str:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from .figures import image_sheet, noise_history
     from .leaderboards import LEADERBOARDS, easyrobust_form, read_about, robustbench_form
     from .published import PUBLISHED_TABLES, Published
-    from .sheet import as_text, escape
+    from .sheet import as_text, escape, escape_text
     from .study_picture import study_figure
     from .study_runs import MethodRuns, SeedRun
     from .study_table import StudyTable
@@ -32,6 +32,7 @@ __all__ = [
     "columns_of",
     "easyrobust_form",
     "escape",
+    "escape_text",
     "image_sheet",
     "noise_history",
     "open_canvas",

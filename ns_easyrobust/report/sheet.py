@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..evaluation import Record
+from .presentable import presentable
 from .statistics import Difference, wilson_interval
 
 NOT_RUN = "not run"
@@ -228,6 +229,13 @@ def _escape_line(text: str) -> str:
     """:func:`escape` for a whole line, which must not begin a list or be a rule either."""
     text = re.sub(r"^(\s*)([-+=])(?=\s|[-=\s]*$)", r"\1\\\2", escape(text))
     return re.sub(r"^(\s*\d+)([.)])(?=\s|$)", r"\1\\\2", text)
+
+
+def escape_text(text: str) -> str:
+    """:func:`escape` for a text of several lines, :func:`presentable`: its line breaks and paragraphs are kept."""
+    lines = [_escape_line(presentable(line.strip())) for line in text.strip().splitlines()]
+    ends = ["\\" if line and after else "" for line, after in itertools.pairwise([*lines, ""])]
+    return "\n".join(line + end for line, end in zip(lines, ends, strict=True))
 
 
 def describe_difference(found: Difference, unit: str) -> str:

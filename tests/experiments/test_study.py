@@ -60,6 +60,8 @@ def study(tmp_path, digits_dir, monkeypatch):
         ({"benchmark": {"suite": ["vall"]}}, "benchmark: argument --suite"),
         ({"benchmark": {"suite": ["val"], "subset": ["few"]}}, "benchmark: "),
         ({"baseline": "nobody"}, "baseline: expected one of none, sphere, found nobody"),
+        ({"question": ["one"]}, "question: expected text, found ['one']"),
+        ({"protocol": ""}, "protocol: expected text, found ''"),
         ({"seeds": [0, 0]}, "seeds: expected each once"),
         ({"seeds": 3}, "seeds: expected a list"),
         ({"budget": {"updates": 0.5}}, "budget: updates: expected a whole number"),
@@ -173,11 +175,14 @@ def test_a_report_is_of_the_newest_weights_and_names_are_shown_as_they_are(tmp_p
     ):
         record = make("a|*b*, seed 0", "imagenet-val", right, n=40)
         append_record(run.results, replace(record, checkpoint_sha256=sha256, created=created))
-    (tmp_path / "s.yaml").write_text("budget: {updates: 1}\nmethods: {'a|*b*': {aa: 'x|y'}}\n")
+    said = "question: does *x* help?\nprotocol: |\n  # not a heading\n    <b>three</b> seeds\n\n  - stop\n"
+    (tmp_path / "s.yaml").write_text(said + "budget: {updates: 1}\nmethods: {'a|*b*': {aa: 'x|y'}}\n")
     assert "75.00" in write_study(read_study(tmp_path / "s.yaml"), [run], tmp_path, 120)
     text = (tmp_path / "report.md").read_text()
     assert r"| a\|\*b\* | aa: x\|y | 1 | 3 an update |" in text
     assert "25.00" not in text
+    assert "# s.yaml\n\n## Question\n\ndoes \\*x\\* help?\n\n## Protocol\n\n\\# not a heading\\\n" in text
+    assert "\n\\<b\\>three\\</b\\> seeds\n\n\\- stop\n\n## Results\n\nEach method was trained" in text
 
 
 @pytest.mark.stress
