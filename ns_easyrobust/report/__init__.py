@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .published import PUBLISHED_TABLES, Published
     from .sheet import as_text, escape, escape_text
     from .study_picture import study_figure
+    from .study_primary import ENDPOINTS, PrimaryEndpoint
     from .study_runs import MethodRuns, SeedRun
     from .study_table import StudyTable
     from .table import ResultsTable
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
     from .writing import write_report, write_tables
 
 __all__ = [
+    "ENDPOINTS",
     "LEADERBOARDS",
     "PUBLISHED_TABLES",
     "MethodRuns",
+    "PrimaryEndpoint",
     "Published",
     "ResultsTable",
     "SeedRun",
