@@ -152,4 +152,15 @@ def _methods(study: StudyFile, runs: Sequence[Run]) -> str:
 
 
 def _shown(flags: Mapping[str, Any]) -> str:
-    return report.escape(without_secrets("; ".join(printable(f"{key}: {value}") for key, value in flags.items())))
+    return report.escape(
+        without_secrets("; ".join(printable(f"{key}: {_as_yaml(value)}") for key, value in flags.items()))
+    )
+
+
+def _as_yaml(value: Any) -> str:
+    """A flag's value as a study's file may have it."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_as_yaml, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {_as_yaml(item)}' for key, item in value.items())}}}"
+    return {None: "null", True: "true", False: "false"}[value] if isinstance(value, bool | None) else str(value)

@@ -22,9 +22,9 @@ def format_value(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        steps = value * 255  # attack radii are usually whole 8-bit pixel steps
-        whole = 0.5 < steps < 16.5 and abs(steps - round(steps)) < 1e-6
-        return f"{round(steps)}/255" if whole else f"{value:.6g}"
+        steps = round(4 * 255 * value) / 4  # radii are usually whole 8-bit pixel steps, or quarters of one
+        simple = 0 < steps < 16.5 and (steps < 1 or steps == round(steps)) and abs(255 * value - steps) < 1e-6
+        return f"{steps:g}/255" if simple else f"{value:.6g}"
     if isinstance(value, list):
         return "(" + ", ".join(map(format_value, value)) + ")"
     if isinstance(value, Mapping):

@@ -186,10 +186,12 @@ def test_a_report_is_of_the_newest_weights_and_names_are_shown_as_they_are(tmp_p
     said = "question: does *x* help?\nprotocol: |\n  # not a heading\n    <b>three</b> seeds\n\n  - stop\n"
     said += "primary: {columns: all, against: [x]}\ncheckpoints: {x: {path: x.pth}}\n"
     (run.folder / "noise.csv").write_text("norm,held_out_mse_probability,converged\n7,0.02,True\n")
-    (tmp_path / "s.yaml").write_text(said + "budget: {updates: 1}\nmethods: {'a|*b*': {aa: 'x|y'}}\n")
+    (tmp_path / "s.yaml").write_text(
+        said + "budget: {updates: 1}\nmethods: {'a|*b*': {aa: 'x|y', amp: true, scale: [2/255, 1]}}\n"
+    )
     assert "75.00" in write_study(read_study(tmp_path / "s.yaml"), [run], tmp_path, 120)
     text = (tmp_path / "report.md").read_text()
-    assert r"| a\|\*b\* | aa: x\|y | 1 | 3 an update |" in text
+    assert r"| a\|\*b\* | aa: x\|y; amp: true; scale: \[2/255, 1\] | 1 | 3 an update |" in text
     assert "25.00" not in text
     headings = [line for line in text.splitlines() if line.startswith("## ")]
     assert headings[-4:] == ["## Results", "## Primary endpoint", "## Noises", "## Methods"]
