@@ -17,7 +17,8 @@ from .study_file import StudyFile, read_study
 from .study_plan import Run, plan_runs
 from .study_record import require_unchanged
 from .study_report import write_study
-from .study_run import carry_out, find_slots
+from .study_run import carry_out
+from .study_slots import find_slots
 
 
 @register_experiment("study")
@@ -47,10 +48,14 @@ class Study(Experiment):
             nargs="+",
             default=[],
             metavar="NAME",
-            help="cuda:0 cuda:1 ..., one process on each, or cpu (default: every GPU, else cpu)",
+            help="cuda:0 cuda:1 ..., or cpu (default: every GPU, else cpu)",
         )
         parser.add_argument(
-            "--processes", type=int_from(1, 1024), default=1, metavar="N", help="at a time on the CPU (default: 1)"
+            "--processes",
+            type=int_from(1, 1024),
+            default=1,
+            metavar="N",
+            help="at a time on each device, which share its memory and all cores (default: 1)",
         )
 
     def run(self, args: argparse.Namespace, commands: Mapping[str, Command]) -> Iterator[str]:

@@ -8,8 +8,9 @@ if TYPE_CHECKING:
     from .figures import image_sheet, noise_history
     from .leaderboards import LEADERBOARDS, easyrobust_form, read_about, robustbench_form
     from .published import PUBLISHED_TABLES, Published
-    from .sheet import as_text, escape
+    from .sheet import as_text, escape, escape_text
     from .study_picture import study_figure
+    from .study_primary import ENDPOINTS, PrimaryEndpoint
     from .study_runs import MethodRuns, SeedRun
     from .study_table import StudyTable
     from .table import ResultsTable
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
     from .writing import write_report, write_tables
 
 __all__ = [
+    "ENDPOINTS",
     "LEADERBOARDS",
     "PUBLISHED_TABLES",
     "MethodRuns",
+    "PrimaryEndpoint",
     "Published",
     "ResultsTable",
     "SeedRun",
@@ -32,6 +35,7 @@ __all__ = [
     "columns_of",
     "easyrobust_form",
     "escape",
+    "escape_text",
     "image_sheet",
     "noise_history",
     "open_canvas",
