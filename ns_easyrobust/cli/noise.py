@@ -69,7 +69,7 @@ def _describe_end(noise: Noise, max_steps: int, batch: int) -> str:
             f"0 steps: the start was already under {eps} on a minibatch of {batch} and is saved as it was, as the "
             f"model hardly reacts to it (a larger --ns-limit than {noise.config.limit:g} makes a larger start)"
         )
-    if noise.config.solver == "sphere":
+    if noise.config.solver in ("sphere", "sensitive"):
         result = "set just" if noise.stopped else "not got"
         return f"{noise.steps} turns, then {result} under {eps} on the stream's next images"
     return f"{noise.steps} steps, {'stopped under' if noise.stopped else 'never under'} {eps} on a minibatch of {batch}"
