@@ -10,7 +10,7 @@ from ..errors import OptionError
 from ..utils import choices_of, setting
 from .solvers import known_solvers
 
-_MOST = 10**9  # steps, uses, images
+_MOST = 10**9  # steps, uses, images, blocks
 _POSITIVE = ("limit", "lr", "eps", "turn")
 
 
@@ -65,6 +65,13 @@ class NoiseConfig:
     )
     reuse: int = setting(
         0, "uses of a kept batch before a fresh one takes its place; 0 keeps it for good", least=0, most=_MOST
+    )
+    block: int = setting(
+        -1,
+        "where the noise is added: -1, the output of patch_embed, as in the paper; K from 0, the input of the K-th "
+        "block, class token included",
+        least=-1,
+        most=_MOST,
     )
     autocast: str = setting("off", "precision of the forwards", choices=("off", "bfloat16", "float16"))
 

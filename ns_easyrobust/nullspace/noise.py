@@ -54,7 +54,7 @@ class Noise:
     """A perturbation of the encoder's input, and how it was synthesized.
 
     Attributes:
-        value: (1, *tokens), for a ViT (1, N, D); on the CPU.
+        value: (1, *tokens), for a ViT (1, N, D), at the input of a block (1, N + 1, D); on the CPU.
         mse_probability: at the last test, which precedes the last update if the steps ran out (sphere, sensitive:
             of ``value``, on the images that set the final radius); nan if permuted or never tested.
         steps: number of updates (for the random baseline: of times it was shrunk).
