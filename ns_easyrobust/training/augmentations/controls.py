@@ -1,4 +1,4 @@
-"""Controls for nullspace noise: Gaussian noise under the same threshold, and nullspace noise in another order."""
+"""Controls for nullspace noise: other noise under the same threshold, and nullspace noise in another order."""
 
 from __future__ import annotations
 
@@ -22,3 +22,14 @@ class PermutedNoiseAugmentation(NullspaceAugmentation):
     def make_noise(self) -> Noise:
         seed = self._seed_for(_PERMUTE, len(self.history))
         return self.measured_anew(super().make_noise().permuted(torch.Generator().manual_seed(seed)))
+
+
+@register_augmentation("sensitive")
+class SensitiveNoiseAugmentation(NullspaceAugmentation):
+    """Adversarial control: the smallest noise found for an influence of eps, in the model's most sensitive direction.
+
+    One noise for all images is a universal adversarial perturbation (Moosavi-Dezfooli et al. 2017, arXiv:1610.08401),
+    here of the encoder's input.
+    """
+
+    solver = "sensitive"

@@ -79,7 +79,8 @@ def add_nullspace_args(parser: argparse.ArgumentParser) -> None:
         type=_joined_names,
         choices=_Choices(augmentation_names()),
         metavar="NAME[,NAME]",
-        help="what is added to the clean loss: noise on the encoder's input (nullspace), a control (random, permuted), "
+        help="what is added to the clean loss: noise on the encoder's input (nullspace), a control (random, permuted, "
+        "sensitive), "
         f"or another method; of {', '.join(augmentation_names())}, or several joined by commas (default: none)",
     )
     parser.add_argument(

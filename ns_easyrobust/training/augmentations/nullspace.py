@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ... import data, nullspace
 from ...errors import DataError, NoiseError, OptionError
-from ...models import encoder_noise, find_patch_embed, output_of, reference_tensor
+from ...models import encoder_noise, find_noise_site, output_of, reference_tensor
 from ...nullspace import Noise, NoiseConfig
 from ...utils import derive_seed, fork_rng, nn, rank, torch, world_size
 from .base import Augmentation
@@ -59,9 +59,9 @@ class NullspaceAugmentation(Augmentation):
         on_step: called with each synthesis :class:`~ns_easyrobust.nullspace.noise.Step`, for progress bars.
 
     Raises:
-        ModelError: the model has no single patch embedding.
+        ModelError: the model has no single patch embedding, or no blocks where ``config.block`` names one.
         DataError: the loader cannot be copied.
-        OptionError: ``interval`` < 1, or ``warm_start`` with the random baseline.
+        OptionError: ``interval`` < 1, ``warm_start`` with the random baseline, or a block that the model does not have.
 
     Example:
         >>> ns = NullspaceAugmentation(model, loader, NoiseConfig(max_steps=5), interval=2)
@@ -92,7 +92,7 @@ class NullspaceAugmentation(Augmentation):
         config = config or NoiseConfig()
         config = config if self.solver is None else replace(config, solver=self.solver)
         _check(interval, warm_start, config.solver)
-        find_patch_embed(model)  # refuse an unsuitable model now, not at the first step
+        find_noise_site(model, config.block)  # refuse an unsuitable model now, not at the first step
         if isinstance(batches, torch.utils.data.DataLoader):
             if (ignored := data.inspect_loader(batches).ignored) is not None:
                 _logger.warning("%s is not followed: noise is synthesized on all of the dataset", ignored)
@@ -193,7 +193,7 @@ class NullspaceAugmentation(Augmentation):
         """``noise`` with its influence measured on the held-out images, for subclasses that change it."""
         if self._held_out is None:
             return noise
-        influence = nullspace.measure(self.model, self._held_out, noise.value)
+        influence = nullspace.measure(self.model, self._held_out, noise.value, block=self.config.block)
         return replace(noise, mse_probability=influence.mse_probability, held_out=influence)
 
     @property
@@ -250,7 +250,7 @@ class NullspaceAugmentation(Augmentation):
         seed = self.next_seed()
         if self._value is None:
             self._value = self.noise.value.to(self._device())
-        with encoder_noise(self.model, self._value) as inner, fork_rng(seed, input.device):
+        with encoder_noise(self.model, self._value, block=self.config.block) as inner, fork_rng(seed, input.device):
             return loss_fn(output_of(inner, input), target)
 
     def state_dict(self) -> dict[str, Any]:
