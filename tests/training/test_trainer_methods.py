@@ -27,6 +27,7 @@ METHODS = {
     "nullspace": f"--aug nullspace {NOISE} {MIXED}",
     "random": f"--aug random {NOISE} {MIXED}",
     "permuted": f"--aug permuted {NOISE} {MIXED}",
+    "noise-use": f"--aug nullspace {NOISE} --ns-bank 2 --ns-eps-growth 2 --ns-loss kl --ns-valid-pixels",
     "madry": f"--aug madry --madry-steps 2 {MIXED}",
     "madry-alone": "--aug madry --madry-steps 2 --madry-alone --madry-best",
     "trades": f"--aug trades --trades-steps 2 {MIXED}",
