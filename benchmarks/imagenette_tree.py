@@ -64,5 +64,7 @@ def write_square(source: Path, target: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
-        sys.exit("usage: python benchmarks/imagenette_tree.py IMAGENETTE_FOLDER OUT, where the first has train/ and val/")
+        sys.exit(
+            "usage: python benchmarks/imagenette_tree.py IMAGENETTE_FOLDER OUT, where the first has train/ and val/"
+        )
     write_tree(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from ...nullspace import Noise
 from ...utils import torch
-from .nullspace import _PERMUTE, NullspaceAugmentation
+from .noise_use import gaussians_like, permutations_of
+from .nullspace import NullspaceAugmentation
 from .registry import register_augmentation
+from .renewed_noise import _PERMUTE
 
 
 @register_augmentation("random")
@@ -13,11 +15,14 @@ class RandomNoiseAugmentation(NullspaceAugmentation):
     """Baseline of Table 4: Gaussian noise, scaled down until its mse_probability is under eps."""
 
     solver = "random"
+    draw_fresh = staticmethod(gaussians_like)
 
 
 @register_augmentation("permuted")
 class PermutedNoiseAugmentation(NullspaceAugmentation):
     """Norm-matched control: nullspace noise with its elements permuted, which keeps the norm but not the direction."""
+
+    draw_fresh = staticmethod(permutations_of)
 
     def make_noise(self) -> Noise:
         seed = self._seed_for(_PERMUTE, len(self.history))
