@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import report
+from .. import evaluation, report
 from ..errors import OptionError
 from ..utils import file_or_folder, read_settings
 
@@ -43,9 +43,13 @@ del _OF_CHECKPOINTS["use_ema"]
 
 @dataclass(frozen=True)
 class Primary:
-    """The primary endpoint: the ``columns`` of whose mean, ``all`` or ``robust``, and the labels to compare with."""
+    """The primary endpoint: the ``columns`` of whose mean, and the labels to compare with.
 
-    columns: str
+    Attributes:
+        columns: ``all``, ``robust``, or names of suites.
+    """
+
+    columns: str | tuple[str, ...]
     against: tuple[str, ...]
 
 
@@ -167,12 +171,14 @@ class _Reader:
             found = ", ".join(map(str, value)) or "none" if isinstance(value, dict) else repr(value)
             raise self.wrong("primary", "columns and against, such as {columns: all, against: [none]}", found)
         columns, against = value["columns"], value["against"]
-        if columns not in report.ENDPOINTS:
-            raise self.wrong("primary: columns", " or ".join(report.ENDPOINTS), repr(columns))
-        is_list = isinstance(against, list) and against and all(isinstance(label, str) for label in against)
-        if not is_list or len(set(against)) < len(against):
+        if not _is_list_of_names(against):
             raise self.wrong("primary: against", "a list of methods, each once, such as [none, random]", repr(against))
-        return Primary(columns, tuple(against))
+        if isinstance(columns, str) and columns in report.ENDPOINTS:
+            return Primary(columns, tuple(against))
+        if not (_is_list_of_names(columns) and {*columns} <= evaluation.suites().keys()):
+            expected = f"{' or '.join(report.ENDPOINTS)}, or a list of suites ({', '.join(evaluation.suites())})"
+            raise self.wrong("primary: columns", expected, repr(columns))
+        return Primary(tuple(columns), tuple(against))
 
     def switch(self, key: str) -> bool:
         value = self.content.get(key, False)
@@ -222,3 +228,9 @@ class _Reader:
         if odd := [label for label in value if len(label) > _LONGEST_LABEL or not label.isprintable()]:
             raise self.wrong(key, f"names of a line and at most {_LONGEST_LABEL} characters", repr(odd[0][:50]))
         return {label: self.flags(f"{key}: {label}", flags, own) for label, flags in value.items()}
+
+
+def _is_list_of_names(value: Any) -> bool:
+    """Whether ``value`` is a list of texts, one at least and each once."""
+    is_texts = isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
+    return is_texts and len(set(value)) == len(value)

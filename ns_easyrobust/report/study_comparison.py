@@ -131,6 +131,21 @@ class StudyComparison:
         """:func:`mean_of` all columns in percent, clean accuracy included."""
         return mean_of("mean of all columns", [column for column in self.columns if column.unit == "%"])
 
+    def mean_over(self, names: Sequence[str]) -> Measure | None:
+        """:func:`mean_of` the columns in percent of these suites (``val``, ``fgsm``, ...); None if one has none.
+
+        Raises:
+            OptionError: an unknown suite.
+        """
+        known = suites()
+        if unknown := [name for name in names if name not in known]:
+            raise OptionError(f"suite: expected some of {', '.join(known)}, found {unknown[0]}. Correct the call.")
+        own = [
+            [column for column in self.columns if column.unit == "%" and column.suite == known[name].record]
+            for name in names
+        ]
+        return mean_of("mean", [column for each in own for column in each]) if all(own) else None
+
     @property
     def robust_names(self) -> str:
         """The columns of :attr:`robustness` in words."""

@@ -55,29 +55,37 @@ class PrimaryEndpoint:
     Args:
         study: with the rows that are there.
         methods, against: labels of rows, there or not.
-        columns: ``all`` for the mean of all columns in percent, clean accuracy included; ``robust`` for the others'.
+        columns: ``all`` for the mean of all columns in percent, clean accuracy included; ``robust`` for the others';
+            or names of suites, for that of theirs.
 
     Attributes:
-        measure: None where no column is in percent.
+        measure: None where no column is in percent, or a suite that is named has none.
 
     Raises:
-        OptionError: no pair, or other ``columns``.
+        OptionError: no pair, another word for ``columns``, or an unknown suite.
     """
 
-    def __init__(self, study: StudyComparison, methods: Sequence[str], against: Sequence[str], columns: str) -> None:
+    def __init__(
+        self, study: StudyComparison, methods: Sequence[str], against: Sequence[str], columns: str | Sequence[str]
+    ) -> None:
         self.study = study
         self.methods = tuple(dict.fromkeys(map(presentable, methods)))
         self.against = tuple(dict.fromkeys(map(presentable, against)))
         names = [pair for method in self.methods for pair in self._pairs_of(method)]
-        if columns not in ENDPOINTS or not names:
+        if not names or (isinstance(columns, str) and columns not in ENDPOINTS):
             raise OptionError(
                 f"primary endpoint: expected columns of {', '.join(ENDPOINTS)} and a method to compare with another, "
                 f"found {columns} and {len(names)} pairs. Correct the study."
             )
-        self.measure: Measure | None = study.overall if columns == "all" else study.robustness
+        self.measure = self._measure_of(columns)
         found = [self._compared(*pair) for pair in names]
         ps = [1.0 if each is None or each.claim is None else each.claim.p for each in found]
         self.pairs = [self._judged(*each) for each in zip(names, found, holm(ps), strict=True)]
+
+    def _measure_of(self, columns: str | Sequence[str]) -> Measure | None:
+        if not isinstance(columns, str):
+            return self.study.mean_over(columns)
+        return self.study.overall if columns == "all" else self.study.robustness
 
     def _pairs_of(self, method: str) -> list[tuple[str, str]]:
         rank = self.against.index(method) if method in self.against else len(self.against)
@@ -101,7 +109,7 @@ class PrimaryEndpoint:
         if found is not None:
             return "not all runs' verdicts on each image were kept"
         if self.measure is None:
-            return "there is no column in percent"
+            return "there is no such column in percent"
         for name in names:
             if name not in self.study.methods:
                 return f"{name} is not done"

@@ -136,8 +136,21 @@ def test_bits_that_were_not_kept_and_no_column_in_percent() -> None:
     assert "a and b: not compared, as not all runs' verdicts on each image were kept." in found.to_markdown()
     clean = [MethodRuns(label, [SeedRun(0, [make(label)])]) for label in ("a", "b")]
     assert (
-        "as there is no column in percent" in PrimaryEndpoint(StudyTable(clean), ["a"], ["b"], "robust").to_markdown()
+        "as there is no such column in percent"
+        in PrimaryEndpoint(StudyTable(clean), ["a"], ["b"], "robust").to_markdown()
     )
+
+
+def test_columns_of_named_suites_are_the_endpoint(tmp_path: Path, bits: Bits) -> None:
+    found = PrimaryEndpoint(table := study(tmp_path, bits), ["ours"], ["none"], ["val", "pgd"])
+    assert found.measure is not None
+    assert [column.suite for _, column in found.measure.terms] == ["imagenet-val", "pgd"]
+    values = {column.suite: table.value("ours", table.measures[i]) for i, column in enumerate(table.columns)}
+    assert table.value("ours", found.measure) == pytest.approx((values["imagenet-val"] + values["pgd"]) / 2)
+    lacking = PrimaryEndpoint(table, ["ours"], ["none"], ["val", "cw"])
+    assert (lacking.measure, lacking.pairs[0].verdict) == (None, "not compared")
+    with pytest.raises(OptionError, match=r"suite: expected some of val, .*, found nothing"):
+        PrimaryEndpoint(table, ["ours"], ["none"], ["nothing"])
 
 
 @pytest.mark.parametrize(("methods", "columns"), [(["none"], "all"), (["ours"], "clean")])
