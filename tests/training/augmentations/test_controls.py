@@ -39,9 +39,8 @@ def test_the_sensitive_direction_is_a_smaller_noise_than_random(trained, loader)
 def test_flags_make_it_and_say_the_block(loader):
     parser = argparse.ArgumentParser()
     add_nullspace_args(parser)
-    made = augmentation_from_args(
-        parser.parse_args("--aug sensitive --ns-block 2 --ns-max-steps 9".split()), small_vit(), loader
-    )
+    words = ["--aug", "sensitive", "--ns-block", "2", "--ns-max-steps", "9"]
+    made = augmentation_from_args(parser.parse_args(words), small_vit(), loader)
     assert type(made) is SensitiveNoiseAugmentation
     assert made.config == NoiseConfig(solver="sensitive", block=2, max_steps=9)
 
@@ -60,7 +59,7 @@ def test_a_block_takes_the_noise_of_every_solver(trained, loader, solver):
 
 
 def test_a_block_that_the_model_does_not_have_is_refused_at_once(loader):
-    with pytest.raises(OptionError, match="noise block: expected -1 .* 0 to 2, found 3"):
+    with pytest.raises(OptionError, match=r"noise block: expected -1 .* 0 to 2, found 3"):
         NullspaceAugmentation(small_vit(), loader, NoiseConfig(block=3))
     with pytest.raises(ModelError, match="SwinTransformer has no blocks"):
         NullspaceAugmentation(small_vit(arch="swin_micro_patch2_32"), loader, AT_BLOCK)
@@ -79,7 +78,5 @@ def test_states_and_files_from_before_there_were_blocks_go_on(loader):
     second.load_state_dict(state)
     assert second.noise.config == first.noise.config
     assert torch.equal(second.refresh().value, first.refresh().value)
-    assert (
-        Noise.from_state_dict(Noise.state_dict(NullspaceAugmentation(model, loader, AT_BLOCK).refresh())).config.block
-        == 1
-    )
+    at_block = NullspaceAugmentation(model, loader, AT_BLOCK).refresh()
+    assert Noise.from_state_dict(at_block.state_dict()).config.block == 1
