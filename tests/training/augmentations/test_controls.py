@@ -42,6 +42,8 @@ def test_flags_make_it_and_say_the_block(loader):
     made = augmentation_from_args(
         parser.parse_args(["--aug", "sensitive", "--ns-block", "2", "--ns-max-steps", "9"]), small_vit(), loader
     )
+    words = ["--aug", "sensitive", "--ns-block", "2", "--ns-max-steps", "9"]
+    made = augmentation_from_args(parser.parse_args(words), small_vit(), loader)
     assert type(made) is SensitiveNoiseAugmentation
     assert made.config == NoiseConfig(solver="sensitive", block=2, max_steps=9)
 
@@ -79,7 +81,5 @@ def test_states_and_files_from_before_there_were_blocks_go_on(loader):
     second.load_state_dict(state)
     assert second.noise.config == first.noise.config
     assert torch.equal(second.refresh().value, first.refresh().value)
-    assert (
-        Noise.from_state_dict(Noise.state_dict(NullspaceAugmentation(model, loader, AT_BLOCK).refresh())).config.block
-        == 1
-    )
+    at_block = NullspaceAugmentation(model, loader, AT_BLOCK).refresh()
+    assert Noise.from_state_dict(at_block.state_dict()).config.block == 1
