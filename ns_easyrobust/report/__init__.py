@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .canvas import colour, open_canvas
     from .columns import column_key, columns_of
+    from .feasible_norm_picture import feasible_norm_figure
+    from .feasible_norms import NormChanges
     from .figures import image_sheet, noise_history
     from .leaderboards import LEADERBOARDS, easyrobust_form, read_about, robustbench_form
     from .published import PUBLISHED_TABLES, Published
@@ -21,6 +23,7 @@ __all__ = [
     "LEADERBOARDS",
     "PUBLISHED_TABLES",
     "MethodRuns",
+    "NormChanges",
     "Published",
     "ResultsTable",
     "SeedRun",
@@ -32,6 +35,7 @@ __all__ = [
     "columns_of",
     "easyrobust_form",
     "escape",
+    "feasible_norm_figure",
     "image_sheet",
     "noise_history",
     "open_canvas",
