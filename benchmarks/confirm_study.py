@@ -16,10 +16,10 @@ CHOSEN = 2
 SEEDS = list(range(20, 28))
 QUESTION = "Do the two best of variants.yaml beat plain finetuning, random noise and norm-matched noise, elsewhere too?"
 PROTOCOL = """\
-The rule was written before the first run: of the variants in variants.yaml, the two of the highest mean over seeds of its
-primary endpoint. They are judged here by the same measure, on the images of the part "confirm", which nothing else has
-looked at, with eight fresh seeds, none added afterwards. A variant is recommended if it is better than none, random and
-permuted after Holm's correction over all pairs of this study."""
+The rule was written before the first run: of the variants in variants.yaml, the two of the highest mean over seeds of
+its primary endpoint. They are judged here by the same measure, on the images of the part "confirm", which nothing else
+has looked at, with eight fresh seeds, none added afterwards. A variant is recommended if it is better than none, random
+and permuted after Holm's correction over all pairs of this study."""
 
 
 def chosen_variants(folder: Path) -> list[str]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .mce import corruption_error, mean_corruption_error
     from .per_image import images_digest, load_correctness
     from .recorder import Recorder
-    from .records import MODEL_SETTINGS, RUN_SETTINGS, Record, column_settings, describe_machine
+    from .records import MODEL_SETTINGS, RUN_SETTINGS, Record, collect_versions, column_settings, describe_machine
     from .results_file import latest, read_records
     from .suite import (
         LARGEST_BATCH,
@@ -53,6 +53,7 @@ __all__ = [
     "Recorder",
     "Suite",
     "SuitesRun",
+    "collect_versions",
     "column_settings",
     "corruption_error",
     "describe_machine",

@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from .config import NoiseConfig
     from .exact import SPACES, PatchSpectrum, find_projection, patch_nullspace, patch_pseudo_inverse, patch_spectrum
     from .exact_noise import patchify, unpatchify, valid_nullspace_noise
+    from .feasible import FeasibleNorm, InfluenceProbe, first_crossing, unit_direction
     from .noise import Influence, Noise, Step
     from .objective import OnStep
     from .solvers import SolverResult, centred, known_solvers, register_solver
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SPACES",
+    "FeasibleNorm",
     "Influence",
+    "InfluenceProbe",
     "Noise",
     "NoiseConfig",
     "OnStep",
@@ -22,6 +25,7 @@ __all__ = [
     "Step",
     "centred",
     "find_projection",
+    "first_crossing",
     "known_solvers",
     "measure",
     "patch_nullspace",
@@ -30,6 +34,7 @@ __all__ = [
     "patchify",
     "register_solver",
     "synthesize",
+    "unit_direction",
     "unpatchify",
     "valid_nullspace_noise",
 ]

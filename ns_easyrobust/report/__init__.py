@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .canvas import colour, open_canvas
     from .columns import column_key, columns_of
+    from .feasible_norm_picture import feasible_norm_figure
+    from .feasible_norms import NormChanges
     from .figures import image_sheet, noise_history
     from .leaderboards import LEADERBOARDS, easyrobust_form, read_about, robustbench_form
     from .published import PUBLISHED_TABLES, Published
@@ -23,6 +25,7 @@ __all__ = [
     "LEADERBOARDS",
     "PUBLISHED_TABLES",
     "MethodRuns",
+    "NormChanges",
     "PrimaryEndpoint",
     "Published",
     "ResultsTable",
@@ -36,6 +39,7 @@ __all__ = [
     "easyrobust_form",
     "escape",
     "escape_text",
+    "feasible_norm_figure",
     "image_sheet",
     "noise_history",
     "open_canvas",
