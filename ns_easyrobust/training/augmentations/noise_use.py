@@ -8,9 +8,9 @@ import numbers
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ... import nullspace
 from ...errors import ModelError, NoiseError, OptionError
 from ...models import find_normalize, find_patch_embed
-from ...nullspace import find_projection, unpatchify
 from ...utils import choices_of, nn, setting, settings_from, torch
 
 _MOST_KEPT = 10_000
@@ -105,7 +105,7 @@ def check_use(use: NoiseUse, method: str, *, draws_fresh: bool, warm_start: bool
 
 def check_valid_pixels(model: nn.Module) -> None:
     """Raise ModelError unless ``model`` embeds patches of pixels in [0, 1] by one linear map."""
-    find_projection(model)
+    nullspace.find_projection(model)
     norm = getattr(find_patch_embed(model), "norm", None)
     if norm is not None and not isinstance(norm, nn.Identity):
         raise ModelError(
@@ -166,5 +166,5 @@ def with_pixel_noise(pixels: torch.Tensor, value: torch.Tensor, inverse: torch.T
             f"noise does not fit these images: expected {tokens.shape[1]} patches of {patch_size} x {patch_size}, "
             f"found {height} x {width} pixels. Synthesize it for this image size."
         )
-    change = unpatchify(tokens @ inverse.T, patch_size, (channels, height, width))
+    change = nullspace.unpatchify(tokens @ inverse.T, patch_size, (channels, height, width))
     return (pixels.to(change.dtype) + change).clamp(0, 1).to(pixels.dtype)
