@@ -16,8 +16,10 @@ from ns_easyrobust.errors import DataError, ModelError, OptionError
 from ns_easyrobust.integration.companion_loss import CompanionLoss
 from ns_easyrobust.integration.training_function import FirstBatches, add_script_args, nullspace_augmented
 from ns_easyrobust.nullspace.config import NoiseConfig
+from ns_easyrobust.training.augmentations.controls import RandomNoiseAugmentation
 from ns_easyrobust.training.augmentations.flags import add_nullspace_args, config_from_args
 from ns_easyrobust.training.augmentations.madry import Madry, MadrySettings
+from ns_easyrobust.training.augmentations.noise_use import NoiseUse
 from ns_easyrobust.training.augmentations.nullspace import NullspaceAugmentation
 from ns_easyrobust.training.augmentations.trades import Trades, TradesSettings
 
@@ -154,6 +156,22 @@ def test_trades_gets_the_scripts_own_logits(data):
 
     weights = trained_by_flags(data, "--aug", "trades", "--trades-beta", "6", "--trades-steps", "2")
     torch.testing.assert_close(weights, trained_by_hand(data, with_trades), rtol=0, atol=1e-5)
+    assert float((weights - trained_by_flags(data)).abs().max()) > 1e-4
+
+
+def test_a_divergence_from_the_scripts_own_logits_in_place_of_the_noisy_loss(data):
+    def with_kl(model, generator):
+        config = NoiseConfig(eps=0.1)
+        ns = RandomNoiseAugmentation(model, loader(data), config, use=NoiseUse(loss="kl"), generator=generator)
+
+        def loss(input, target):
+            output = model(input)
+            return F.cross_entropy(output, target) + ns.loss(input, target, None, output=output)
+
+        return loss
+
+    weights = trained_by_flags(data, "--aug", "random", "--ns-interval", "40", "--ns-eps", "0.1", "--ns-loss", "kl")
+    torch.testing.assert_close(weights, trained_by_hand(data, with_kl), rtol=0, atol=1e-5)
     assert float((weights - trained_by_flags(data)).abs().max()) > 1e-4
 
 
