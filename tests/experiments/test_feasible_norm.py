@@ -74,7 +74,7 @@ def test_an_untouched_model_has_ratio_1_and_half_the_logits_their_own_root(comma
     out = capsys.readouterr().out
     assert "same (baseline)" in out
     assert "One seed a method" in out
-    assert "| same (baseline) | 1 | 1 | 1 |" in (tmp_path / "out" / "feasible_norm.md").read_text()
+    assert "| same (baseline) | 1.000 | 1.000 | 1.000 |" in (tmp_path / "out" / "feasible_norm.md").read_text()
     assert (tmp_path / "out" / "feasible_norm.png").stat().st_size > 10_000
 
 
