@@ -55,7 +55,7 @@ def algorithm_1(model: nn.Sequential, images: torch.Tensor, labels: torch.Tensor
 
 def sphere(model: nn.Sequential, images: torch.Tensor, labels: torch.Tensor) -> None:
     """The sphere solver in few steps; its last radius is set on these images in place of 512."""
-    solver = importlib.import_module("ns_easyrobust.nullspace.solvers.sphere")
+    solver = importlib.import_module("ns_easyrobust.nullspace.solvers.sphere_search")
     with replaced_attributes(solver, _FINAL_IMAGES=len(images)):
         _require_moved(synthesize(model, [images], NoiseConfig(solver="sphere", max_steps=2, pool=1, eps=0.03)), 1)
 

@@ -54,6 +54,12 @@ def flags(digits_dir: Path, tmp_path: Path) -> list[str]:
         ["--amp", "--amp-dtype", "float16", "--ns-solver", "sphere", "--model-ema", "--mixup", "0.8", "--cutmix", "1"],
         ["--aug", "random", "--clip-grad", "1"],
         ["--aug", "permuted", "--opt", "sgd"],
+        ["--aug", "sensitive", "--ns-block", "1", "--ns-bank", "2"],
+        ["--aug", "random", "--ns-fresh", "--ns-valid-pixels", "--ns-loss", "kl", "--ns-eps-growth", "2"],
+        ["--aug", "madry", "--madry-alone", "--amp", "--amp-dtype", "float16"],
+        ["--aug", "nullspace,trades", "--sam-rho", "0.05"],
+        ["--aug", "negative-patches", "--negative-loss", "contrastive", "--grad-accum-steps", "2"],
+        ["--aa", "augmix-m1-w3", "--aug-splits", "3", "--jsd-loss"],
     ],
     ids=" ".join,
 )

@@ -10,7 +10,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ..data import FolderView, Preprocessing, open_image_folder
-from ..errors import OutputError, printable
+from ..errors import NoiseError, OutputError, printable
 from ..nullspace import Noise, Step
 from ..training import add_noise_args, config_from_args
 from ..utils import (
@@ -69,10 +69,24 @@ def _describe_end(noise: Noise, max_steps: int, batch: int) -> str:
             f"0 steps: the start was already under {eps} on a minibatch of {batch} and is saved as it was, as the "
             f"model hardly reacts to it (a larger --ns-limit than {noise.config.limit:g} makes a larger start)"
         )
-    if noise.config.solver == "sphere":
+    if noise.config.solver in ("sphere", "sensitive"):
         result = "set just" if noise.stopped else "not got"
         return f"{noise.steps} turns, then {result} under {eps} on the stream's next images"
     return f"{noise.steps} steps, {'stopped under' if noise.stopped else 'never under'} {eps} on a minibatch of {batch}"
+
+
+def _start(path: str, block: int) -> Noise:
+    """The saved noise to start from.
+
+    Raises:
+        NoiseError: there is none, or one for another place in the model.
+    """
+    noise = Noise.load(path)
+    if (found := noise.config.block) != block:
+        raise NoiseError(
+            f"{printable(path)}: expected noise for --ns-block {block}, found one for {found}. Pass --ns-block {found}."
+        )
+    return noise
 
 
 def run(args: argparse.Namespace) -> None:
@@ -93,7 +107,8 @@ def run(args: argparse.Namespace) -> None:
     output, held = Path(args.output), ExitStack()
     with held, process_group(pick_device(args.device)) as device:
         on_first_rank(hold_output, device)
-        start = Noise.load(args.start).value if args.start else None
+        config = config_from_args(args)
+        start = _start(args.start, config.block).value if args.start else None
         model, _ = checkpoint_model(args, device)
         folder: Any = open_image_folder(
             args.data_dir, Preprocessing(args.input_size, args.crop_pct, args.interpolation).transform()
@@ -103,7 +118,6 @@ def run(args: argparse.Namespace) -> None:
         rank_images: Any = FolderView(folder, held_out[rank() :: world_size()], folder.transform)
         held_out_loader: DataLoader[Any] = DataLoader(rank_images, args.batch_size, num_workers=args.workers)
         stream = endless_batches(loader, seed=args.seed, rank=rank(), world_size=world_size(), indices=remaining)
-        config = config_from_args(args)
         with tqdm(total=config.max_steps, desc="noise", disable=None if rank() == 0 else True) as bar:
 
             def update_bar(step: Step) -> None:
@@ -120,7 +134,7 @@ def run(args: argparse.Namespace) -> None:
                 generator=torch.Generator().manual_seed(args.seed),
             )
         control = noise.permuted(torch.Generator().manual_seed(args.seed))
-        control_influence = measure(model, held_out_loader, control.value)
+        control_influence = measure(model, held_out_loader, control.value, block=config.block)
         if rank() == 0:
             noise.save(output)
             assert noise.held_out is not None

@@ -10,14 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from .. import training
-from ..errors import TrainingError
+from ..errors import DataError, TrainingError
 from ..utils import FileLock, file_or_folder, int_from, os_errors_as_output_errors
 from .registry import Command, Experiment, register_experiment
 from .study_file import StudyFile, read_study
 from .study_plan import Run, plan_runs
 from .study_record import require_unchanged
 from .study_report import write_study
-from .study_run import carry_out, find_slots
+from .study_run import carry_out
+from .study_slots import find_slots
 
 
 @register_experiment("study")
@@ -37,6 +38,11 @@ class Study(Experiment):
             help="where everything goes; what is done there already is not done again (default: output/FILE's name)",
         )
         parser.add_argument("--dry-run", action="store_true", help="print the commands and costs, and do nothing")
+        parser.add_argument(
+            "--report-only",
+            action="store_true",
+            help="write the report of what is done in the folder, which needs neither the start nor the data",
+        )
         parser.add_argument("--start", type=file_or_folder, metavar="PATH", help="instead of the file's")
         parser.add_argument("--data-dir", type=file_or_folder, metavar="DIR", help="instead of the file's")
         parser.add_argument(
@@ -47,10 +53,14 @@ class Study(Experiment):
             nargs="+",
             default=[],
             metavar="NAME",
-            help="cuda:0 cuda:1 ..., one process on each, or cpu (default: every GPU, else cpu)",
+            help="cuda:0 cuda:1 ..., or cpu (default: every GPU, else cpu)",
         )
         parser.add_argument(
-            "--processes", type=int_from(1, 1024), default=1, metavar="N", help="at a time on the CPU (default: 1)"
+            "--processes",
+            type=int_from(1, 1024),
+            default=1,
+            metavar="N",
+            help="at a time on each device, which share its memory and all cores (default: 1)",
         )
 
     def run(self, args: argparse.Namespace, commands: Mapping[str, Command]) -> Iterator[str]:
@@ -65,16 +75,18 @@ class Study(Experiment):
         """
         study = _with_flags(read_study(args.config), args)
         folder = Path(args.output or Path("output") / study.path.stem)
-        runs = plan_runs(study, folder, commands)
+        runs = plan_runs(study, folder, commands, with_files=not args.report_only)
         require_unchanged(runs, training.defaults())
-        slots = find_slots(args.devices, args.processes)
+        slots = [] if args.report_only else find_slots(args.devices, args.processes)
         if args.dry_run:
             yield from _dry_lines(study, runs)
             return
+        if args.report_only and not folder.is_dir():
+            raise DataError(f"--output: expected the folder of a study, found none at {folder}. Correct it.")
         with os_errors_as_output_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock", "this study"):
-            failed = carry_out(runs, slots)
+            failed = carry_out(runs, slots) if slots else {}
             text = write_study(study, runs, folder, shutil.get_terminal_size((120, 24)).columns)
         if text:
             yield text

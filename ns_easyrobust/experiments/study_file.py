@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import evaluation, report
 from ..errors import OptionError
 from ..utils import file_or_folder, read_settings
 
 _KEYS = (
-    "start", "model", "data_dir", "seeds", "budget", "train", "ema", "baseline", "methods", "benchmark", "checkpoints",
+    "question", "protocol", "start", "model", "data_dir", "seeds", "budget", "train", "ema", "baseline", "primary",
+    "methods", "benchmark", "checkpoints",
 )  # fmt: skip
 _BUDGETS = ("updates", "forward_equivalents")
 _GREATEST_SEED = 2**32 - 1
@@ -40,6 +42,18 @@ del _OF_CHECKPOINTS["use_ema"]
 
 
 @dataclass(frozen=True)
+class Primary:
+    """The primary endpoint: the ``columns`` of whose mean, and the labels to compare with.
+
+    Attributes:
+        columns: ``all``, ``robust``, or names of suites.
+    """
+
+    columns: str | tuple[str, ...]
+    against: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class StudyFile:
     """What a study's file says; flags are settings by name, not yet checked by their commands.
 
@@ -52,6 +66,8 @@ class StudyFile:
         baseline: the label that differences refer to; None for none.
         methods: flags of ``train`` by label.
         checkpoints: flags of ``benchmark`` by label, with ``path``, the file.
+        primary: what the study is to be judged by; None for no such section.
+        question, protocol: what the study asks, and what was laid down before it ran, in the author's words.
     """
 
     path: Path
@@ -67,6 +83,9 @@ class StudyFile:
     baseline: str | None
     methods: Mapping[str, Mapping[str, Any]]
     checkpoints: Mapping[str, dict[str, Any]]
+    question: str | None = None
+    protocol: str | None = None
+    primary: Primary | None = None
 
 
 def read_study(path: str | Path) -> StudyFile:
@@ -95,13 +114,22 @@ def read_study(path: str | Path) -> StudyFile:
         baseline=reader.text("baseline"),
         methods=reader.rows("methods", _OF_TRAIN),
         checkpoints=reader.rows("checkpoints", _OF_CHECKPOINTS),
+        question=reader.text("question"),
+        protocol=reader.text("protocol"),
+        primary=reader.primary(),
     )
     if not study.methods:
         raise OptionError(f"{path}: methods: expected one at least, found none.")
     if twice := study.methods.keys() & study.checkpoints.keys():
         raise OptionError(f"{path}: checkpoints: expected other names than methods have, found {min(twice)}.")
-    if study.baseline is not None and study.baseline not in (labels := [*study.methods, *study.checkpoints]):
-        raise OptionError(f"{path}: baseline: expected one of {', '.join(labels)}, found {study.baseline}.")
+    labels = [*study.methods, *study.checkpoints]
+    named: dict[str, tuple[str, ...]] = {"baseline": () if study.baseline is None else (study.baseline,)}
+    named |= {"primary: against": () if study.primary is None else study.primary.against}
+    for key, values in named.items():
+        if odd := [value for value in values if value not in labels]:
+            raise OptionError(f"{path}: {key}: expected some of {', '.join(labels)}, found {odd[0]}.")
+    if study.primary is not None and not any({*study.primary.against} - {label} for label in study.methods):
+        raise reader.wrong("primary: against", "another method than the only one", ", ".join(study.primary.against))
     for label, flags in study.checkpoints.items():
         if (file := reader.file(f"checkpoints: {label}: path", flags.get("path"))) is None:
             raise OptionError(f"{path}: checkpoints: {label}: path: expected a file, found none.")
@@ -134,6 +162,23 @@ class _Reader:
             return file_or_folder(value)
         except argparse.ArgumentTypeError as error:
             raise OptionError(f"{self.path}: {key}: {error}.") from error
+
+    def primary(self) -> Primary | None:
+        value = self.content.get("primary")
+        if value is None:
+            return None
+        if not (isinstance(value, dict) and value.keys() == {"columns", "against"}):
+            found = ", ".join(map(str, value)) or "none" if isinstance(value, dict) else repr(value)
+            raise self.wrong("primary", "columns and against, such as {columns: all, against: [none]}", found)
+        columns, against = value["columns"], value["against"]
+        if not _is_list_of_names(against):
+            raise self.wrong("primary: against", "a list of methods, each once, such as [none, random]", repr(against))
+        if isinstance(columns, str) and columns in report.ENDPOINTS:
+            return Primary(columns, tuple(against))
+        if not (_is_list_of_names(columns) and {*columns} <= evaluation.suites().keys()):
+            expected = f"{' or '.join(report.ENDPOINTS)}, or a list of suites ({', '.join(evaluation.suites())})"
+            raise self.wrong("primary: columns", expected, repr(columns))
+        return Primary(tuple(columns), tuple(against))
 
     def switch(self, key: str) -> bool:
         value = self.content.get(key, False)
@@ -183,3 +228,9 @@ class _Reader:
         if odd := [label for label in value if len(label) > _LONGEST_LABEL or not label.isprintable()]:
             raise self.wrong(key, f"names of a line and at most {_LONGEST_LABEL} characters", repr(odd[0][:50]))
         return {label: self.flags(f"{key}: {label}", flags, own) for label, flags in value.items()}
+
+
+def _is_list_of_names(value: Any) -> bool:
+    """Whether ``value`` is a list of texts, one at least and each once."""
+    is_texts = isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
+    return is_texts and len(set(value)) == len(value)

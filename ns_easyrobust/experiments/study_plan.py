@@ -69,23 +69,28 @@ class Run:
         return self.folder / "results.jsonl"
 
 
-def plan_runs(study: StudyFile, folder: Path, commands: Mapping[str, Command]) -> list[Run]:
+def plan_runs(study: StudyFile, folder: Path, commands: Mapping[str, Command], *, with_files: bool = True) -> list[Run]:
     """All runs of a study whose files go into ``folder``: seed by seed, each method; then the checkpoints.
+
+    Args:
+        with_files: whether the start, the checkpoints and the data have to be there, without which nothing can be
+            carried out.
 
     Raises:
         OptionError: a flag, value or budget that cannot be, named with the file, the part and the method.
         DataError: a file or folder that is not there.
     """
     _require_distinct_labels(study)
-    methods = {label: _Method(study, label, commands["train"]) for label in study.methods}
+    methods = {label: _Method(study, label, commands["train"], with_files) for label in study.methods}
     if study.ema and not any(method.args.model_ema for method in methods.values()):
         raise OptionError(f"{study.path}: ema: expected a method with model_ema, found none. Take ema out.")
     with _naming(f"{study.path}: benchmark"):
-        evaluation = _evaluation(study, study.benchmark, commands["benchmark"])
-    for seed in study.seeds:
+        evaluation = _evaluation(study, study.benchmark, commands["benchmark"], with_files)
+    for seed in study.seeds if with_files else ():
         _require_file(study.start and study.start.replace("{seed}", str(seed)), f"{study.path}: start")
     runs = [method.run(seed, folder, evaluation) for seed in study.seeds for method in methods.values()]
-    return runs + [_checkpoint_run(study, label, folder, commands["benchmark"]) for label in study.checkpoints]
+    command = commands["benchmark"]
+    return runs + [_checkpoint_run(study, label, folder, command, with_files) for label in study.checkpoints]
 
 
 def slug(label: str) -> str:
@@ -133,7 +138,7 @@ def _require_file(path: str | None, where: str) -> None:
 class _Method:
     """A method's training: its flags, their parsed values, its cost and its updates."""
 
-    def __init__(self, study: StudyFile, label: str, command: Command) -> None:
+    def __init__(self, study: StudyFile, label: str, command: Command, with_files: bool) -> None:
         self.study, self.label, self.command = study, label, command
         where = f"{study.path}: methods: {label}"
         flags = dict(study.methods[label])
@@ -151,7 +156,7 @@ class _Method:
             self.args = command.parse([*self.words, "--max-steps=1"])
             if study.start is None and not self.args.pretrained:
                 raise OptionError("expected a start (or pretrained: true below train), found none.")
-            if not (self.args.dataset or os.path.isdir(self.args.data_dir or "")):
+            if with_files and not (self.args.dataset or os.path.isdir(self.args.data_dir or "")):
                 raise DataError(f"data_dir: expected a folder, found none at {self.args.data_dir}.")
             self.cost = training.training_cost(self.args)
         self.updates = self._updates(where)
@@ -191,11 +196,12 @@ def _deciding(args: argparse.Namespace) -> dict[str, Any]:
     return json.loads(json.dumps({k: v for k, v in flags.items() if k not in training.MAY_CHANGE_ON_RESUME}))
 
 
-def _evaluation(study: StudyFile, flags: Mapping[str, Any], command: Command, ckpt: str = LAST) -> list[str]:
+def _evaluation(study: StudyFile, flags: Mapping[str, Any], command: Command, with_files: bool) -> list[str]:
     """The words of an evaluation but for what names the checkpoint and its records."""
     words = [f"--data-dir={study.data_dir}"] if study.data_dir else []
     words += words_of(flags, command.parser, f"{study.path}: benchmark")
-    command.parse([*words, f"--ckpt-path={ckpt}"])
+    if with_files:  # which are checked together with the flags
+        command.parse([*words, f"--ckpt-path={LAST}"])
     return words
 
 
@@ -203,14 +209,15 @@ def _into(folder: Path, label: str) -> list[str]:
     return [f"--records={folder / 'results.jsonl'}", f"--label={label}"]
 
 
-def _checkpoint_run(study: StudyFile, label: str, folder: Path, command: Command) -> Run:
+def _checkpoint_run(study: StudyFile, label: str, folder: Path, command: Command, with_files: bool) -> Run:
     where, own = f"{study.path}: checkpoints: {label}", folder / "checkpoints" / slug(label)
     flags = dict(study.checkpoints[label])
     path = flags.pop("path")
-    _require_file(path, f"{where}: path")
+    if with_files:
+        _require_file(path, f"{where}: path")
     with _naming(where):
         words_of(flags, command.parser, where)  # so that what is wrong here is not said of benchmark
-        words = _evaluation(study, {**study.benchmark, **flags}, command)
+        words = _evaluation(study, {**study.benchmark, **flags}, command, with_files)
     step = Step("benchmark", (f"--ckpt-path={path}", *words, *_into(own, label)))
     own_flags = {name: without_secrets(value) if isinstance(value, str) else value for name, value in flags.items()}
     return Run(label, None, own, {"path": without_secrets(path), **own_flags}, 0, None, None, {label: step})

@@ -12,6 +12,7 @@ from .. import evaluation, report
 from ..errors import UserError, printable, without_secrets
 from ..utils import write_text
 from .study_file import StudyFile
+from .study_noises import noises_csv, noises_markdown, read_noises
 from .study_plan import Run
 from .study_record import record_of
 
@@ -23,7 +24,7 @@ _logger = logging.getLogger(__name__)
 
 
 def write_study(study: StudyFile, runs: Sequence[Run], folder: Path, width: int) -> str:
-    """Write report.md, report.csv, costs.json and, where there are accuracies, study.png into ``folder``.
+    """Write report.md, report.csv, costs.json, and where there is what they show study.png, primary.csv and noises.csv.
 
     A row that lacks one of its seeds is left out, with a warning, and so are differences from a baseline that is.
 
@@ -44,10 +45,25 @@ def write_study(study: StudyFile, runs: Sequence[Run], folder: Path, width: int)
     except UserError as error:
         _logger.warning("study.png was not drawn: %s", error)
         picture = ""
-    shown = f"{_heading(study)}\n{picture}{table.to_markdown().rstrip()}\n\n{_methods(study, runs)}"
-    write_text(folder / "report.md", shown)
+    noises = read_noises([run for run in runs if run.label in rows])
+    parts = [_heading(study), f"{picture}{table.to_markdown()}", noises_markdown(noises), _methods(study, runs)]
+    text = str(table.to_text(width))
+    if study.primary is not None:
+        trained = dict.fromkeys(_row(run, label) for run in runs if run.train is not None for label in run.measuring)
+        primary = report.PrimaryEndpoint(table, list(trained), study.primary.against, study.primary.columns)
+        parts.insert(2, primary.to_markdown())
+        write_text(folder / "primary.csv", primary.to_csv())
+        text += f"\n{primary.conclusion()}\n" if primary.conclusion() else ""
+    write_text(folder / "report.md", "\n\n".join(part.rstrip() for part in parts if part) + "\n")
     write_text(folder / "report.csv", table.to_csv())
-    return str(table.to_text(width))
+    if noises:
+        write_text(folder / "noises.csv", noises_csv(noises))
+    return text
+
+
+def _row(run: Run, label: str) -> str:
+    """The row of the records of this label."""
+    return label.removesuffix(f", seed {run.seed}")
 
 
 def _rows(runs: Sequence[Run]) -> dict[str, list[SeedRun]]:
@@ -57,7 +73,7 @@ def _rows(runs: Sequence[Run]) -> dict[str, list[SeedRun]]:
         record = record_of(run)
         found = evaluation.read_records(run.results) if run.results.exists() else []
         for label in run.measuring:
-            row = label.removesuffix(f", seed {run.seed}")
+            row = _row(run, label)
             own = _of_newest_weights([one for one in found if one.label == label])
             if record is None or not own:
                 rows.setdefault(row, []).append(None)
@@ -105,14 +121,17 @@ def _costs(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _heading(study: StudyFile) -> str:
+    """The file's name, its question and protocol, and from what each method was trained for how long."""
     start = "timm's weights" if study.start is None else without_secrets(study.start)
     machine = evaluation.describe_machine("cpu")
     seeds = ", ".join(map(str, study.seeds))
     budget = f"{study.budget:g} {study.budget_unit.replace('_', '-')}"
-    head = (
-        f"# {report.escape(study.path.name)}\n\nEach method was trained from {report.escape(start)} for {budget}, with "
-    )
-    return f"{head}seeds {seeds}; the table was made on {machine}.\n"
+    said = {"Question": study.question, "Protocol": study.protocol}
+    parts = [f"## {title}\n\n{report.escape_text(text)}\n" for title, text in said.items() if text]
+    parts += ["## Results\n"] * bool(parts)
+    made = f"with seeds {seeds}; the table was made on {machine}.\n"
+    trained = f"Each method was trained from {report.escape(start)} for {budget}, {made}"
+    return "\n".join([f"# {report.escape(study.path.name)}\n", *parts, trained])
 
 
 def _methods(study: StudyFile, runs: Sequence[Run]) -> str:
@@ -133,4 +152,15 @@ def _methods(study: StudyFile, runs: Sequence[Run]) -> str:
 
 
 def _shown(flags: Mapping[str, Any]) -> str:
-    return report.escape(without_secrets("; ".join(printable(f"{key}: {value}") for key, value in flags.items())))
+    return report.escape(
+        without_secrets("; ".join(printable(f"{key}: {_as_yaml(value)}") for key, value in flags.items()))
+    )
+
+
+def _as_yaml(value: Any) -> str:
+    """A flag's value as a study's file may have it."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_as_yaml, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {_as_yaml(item)}' for key, item in value.items())}}}"
+    return {None: "null", True: "true", False: "false"}[value] if isinstance(value, bool | None) else str(value)

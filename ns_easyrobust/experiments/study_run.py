@@ -1,4 +1,4 @@
-"""Carries out the runs of a study: each command a process, one at a time on each device."""
+"""Carries out the runs of a study: each command a process, one at a time in each slot."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from ..errors import NotRunError, OptionError
-from ..utils import FileLock, Interval, default_workers, os_errors_as_output_errors, torch
+from ..errors import NotRunError
+from ..utils import FileLock, Interval, os_errors_as_output_errors
 from .study_plan import LAST, Run
 from .study_record import RunRecord, record_of
+from .study_slots import Slot
 
 _logger = logging.getLogger(__name__)
 _POLL = 0.2  # seconds
@@ -30,53 +31,6 @@ _SAVE = 20.0  # seconds between two writings of a training's seconds, which a ki
 _TO_END = 120.0  # seconds that a command has to save its state after SIGTERM
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 _TAIL = 2**16  # bytes of a log in which the line is looked for that says why a command has failed
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Where one process at a time runs.
-
-    Attributes:
-        name: for people.
-        device: the value of ``--device``.
-        environment: what differs from this process's.
-    """
-
-    name: str
-    device: str
-    environment: dict[str, str]
-
-
-def find_slots(devices: Sequence[str], processes: int) -> list[Slot]:
-    """A slot for each of ``devices`` (``cpu``, ``cuda:0``, ...), by default every GPU or else the CPU.
-
-    Args:
-        processes: at a time on the CPU, whose cores they share.
-
-    Raises:
-        OptionError: no such GPU, a device twice, or several processes for a GPU.
-    """
-    count = torch.cuda.device_count()
-    names = list(devices) or [f"cuda:{number}" for number in range(count)] or ["cpu"]
-    known = ["cpu", *(f"cuda:{number}" for number in range(count))]
-    for name in names:
-        if name not in known:
-            raise OptionError(f"--devices: expected some of {', '.join(known)}, found {name}.")
-    if len(set(names)) < len(names):
-        raise OptionError("--devices: expected each once, found one twice. Use --processes for several on the CPU.")
-    if processes > 1 and "cpu" not in names:
-        raise OptionError("--processes: expected 1 on GPUs, each of which has one process, found more. Leave it out.")
-    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    slots = []
-    for name in names:
-        if name == "cpu":
-            threads = str(max(1, default_workers(1024) // processes))
-            shared = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
-            slots += [Slot(f"cpu {number}" if processes > 1 else "cpu", "cpu", shared) for number in range(processes)]
-        else:
-            number = int(name.partition(":")[2])
-            slots.append(Slot(name, "cuda", {"CUDA_VISIBLE_DEVICES": visible[number] if visible else str(number)}))
-    return slots
 
 
 def carry_out(runs: Sequence[Run], slots: Sequence[Slot]) -> dict[str, str]:

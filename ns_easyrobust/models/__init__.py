@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .safe_load import ALLOWED_GLOBALS, read_file, read_without_objects
     from .vit import (
         bare_vit,
+        find_noise_site,
         find_normalize,
         find_patch_embed,
         find_patch_size,
@@ -55,6 +56,7 @@ __all__ = [
     "encoder_noise",
     "export_checkpoint",
     "features_of",
+    "find_noise_site",
     "find_normalize",
     "find_patch_embed",
     "find_patch_size",

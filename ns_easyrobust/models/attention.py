@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import ModelError, OptionError
 from ..utils import nn, timm, torch
 from .hooks import replaced_forward
-from .vit import find_encoder, unwrap
+from .vit import find_blocks, find_encoder, unwrap
 
 _TOLERANCE = 0.05  # of a sum of weights; bfloat16 has eight bits
 _SUPPORTED = "attention is read from ViT, DeiT, BEiT and their like: 'blocks' with one 'attn.attn_drop' each"
@@ -53,8 +53,7 @@ def attention_blocks(model: nn.Module) -> list[nn.Module]:
     Raises:
         ModelError: no patch embedding, or no such blocks (Swin's windows, a ResNet).
     """
-    encoder = find_encoder(model)
-    blocks = list(getattr(encoder, "blocks", None) or [])
+    encoder, blocks = find_encoder(model), find_blocks(model)
     name = type(encoder).__name__
     if not blocks:
         children = ", ".join(child for child, _ in encoder.named_children())

@@ -9,17 +9,27 @@ from typing import Any
 from ..errors import ModelError, NoiseError
 from ..utils import nn, torch
 from .outputs import logits_of, output_of
-from .vit import find_patch_embed, unwrap
+from .vit import find_noise_site, find_patch_embed, unwrap
 
 
-def _tokens_of(output: Any) -> torch.Tensor:
-    """The token tensor in a patch embedding's output (FAN and XCiT return it with the grid size)."""
-    return output[0] if isinstance(output, tuple) else output
+def _tokens_of(passed: Any) -> torch.Tensor:
+    """The tokens in a patch embedding's output (with the grid size in FAN and XCiT), or in a block's arguments.
+
+    Raises:
+        ModelError: there is no tensor in their place.
+    """
+    tokens = passed[0] if isinstance(passed, tuple) and passed else passed
+    if not isinstance(tokens, torch.Tensor):
+        raise ModelError(
+            f"noise: expected tokens in one tensor where it is added, found {type(tokens).__name__}, as of several "
+            "scales. Use another block or model."
+        )
+    return tokens
 
 
 @contextmanager
-def _patch_embed_hook(model: nn.Module, hook: Any, fixed_output: Any = None) -> Iterator[None]:
-    """Register ``hook(tokens) -> tokens or None`` on the patch embedding while the body runs.
+def _token_hook(model: nn.Module, hook: Any, block: int = -1, fixed_output: Any = None) -> Iterator[None]:
+    """Register ``hook(tokens) -> tokens or None`` on the patch embedding's output, or a block's input, in the body.
 
     With ``fixed_output``, the patch embedding returns that instead of computing its output.
 
@@ -28,31 +38,37 @@ def _patch_embed_hook(model: nn.Module, hook: Any, fixed_output: Any = None) -> 
     """
     fired = 0
 
-    def forward_hook(module: nn.Module, args: Any, output: Any) -> Any:
+    def change(passed: Any) -> Any:
         nonlocal fired
         fired += 1
-        tokens = hook(_tokens_of(output))
+        tokens = hook(_tokens_of(passed))
         if tokens is None:
             return None
-        return (tokens, *output[1:]) if isinstance(output, tuple) else tokens
+        return (tokens, *passed[1:]) if isinstance(passed, tuple) else tokens
 
-    patch_embed = find_patch_embed(model)
-    handle = patch_embed.register_forward_hook(forward_hook)
+    site = find_noise_site(model, block)
+    if block == -1:
+        handle = site.register_forward_hook(lambda module, args, output: change(output))
+    else:
+        handle = site.register_forward_pre_hook(lambda module, args: change(args))
     try:
-        with nullcontext() if fixed_output is None else _fixed_output(patch_embed, fixed_output):
+        with nullcontext() if fixed_output is None else _fixed_output(find_patch_embed(model), fixed_output):
             yield
     finally:
         handle.remove()
     if not fired:
+        place = "patch_embed" if block == -1 else f"block {block}"
         raise ModelError(
-            "the hook on patch_embed did not fire: expected a forward of this very model inside "
+            f"the hook on {place} did not fire: expected a forward of this very model inside "
             "encoder_noise(), found none. Call the unwrapped eager module that the noise was set on."
         )
 
 
 @contextmanager
-def encoder_noise(model: nn.Module, value: torch.Tensor, *, embedding: Any = None) -> Iterator[nn.Module]:
-    """Add ``value`` to the output of ``patch_embed`` while the body runs.
+def encoder_noise(
+    model: nn.Module, value: torch.Tensor, *, embedding: Any = None, block: int = -1
+) -> Iterator[nn.Module]:
+    """Add ``value`` to the output of ``patch_embed``, or to the input of a block, while the body runs.
 
     The model runs its own forward; the result equals adding ``value`` by hand, bit for
     bit. Outside autocast ``value`` is cast to the tokens' dtype.
@@ -61,13 +77,16 @@ def encoder_noise(model: nn.Module, value: torch.Tensor, *, embedding: Any = Non
         model: bare transformer, Sequential with normalisation, or either of them wrapped.
         value: (1, *tokens) or (B, *tokens), for a ViT (1, N, D); may require grad.
         embedding: what ``patch_embed`` returned for these images earlier, reused instead of computed again.
+        block: -1 for the output of ``patch_embed``, as in the paper, or the number of a block, from 0. What enters a
+            ViT's block has the class token too, (1, N + 1, D), and the position embedding is in it.
 
     Yields:
         The unwrapped eager module to call; a forward through DDP would break models with buffers.
 
     Raises:
         NoiseError: the shape of ``value`` does not fit the tokens.
-        ModelError: no suitable patch embedding, or no forward ran in the body.
+        ModelError: no suitable patch embedding, no blocks, or no forward ran in the body.
+        OptionError: the model has no such block.
 
     Example:
         >>> value = torch.ones(1, 16, 64)  # 16 patches, width 64
@@ -87,7 +106,8 @@ def encoder_noise(model: nn.Module, value: torch.Tensor, *, embedding: Any = Non
             return tokens + value
         return tokens + value.to(tokens.dtype)
 
-    with _patch_embed_hook(model, add, embedding):
+    # A checkpointed block runs again in the backward pass, when the body has ended: without the noise.
+    with nullcontext() if block == -1 else without_checkpointing(model), _token_hook(model, add, block, embedding):
         yield unwrap(model)
 
 
@@ -133,7 +153,7 @@ def depends_on_embedding_alone(model: nn.Module, images: torch.Tensor) -> bool:
     would have no effect, because with noise added in between it would.
     """
     copies: list[torch.Tensor] = []
-    copy_tokens = _patch_embed_hook(model, lambda tokens: copies.append(tokens.clone()))
+    copy_tokens = _token_hook(model, lambda tokens: copies.append(tokens.clone()))
     with torch.no_grad():
         with copy_tokens, capture_patch_embed(model) as outputs:
             logits = logits_of(model(images[:1]), 1)
@@ -143,10 +163,14 @@ def depends_on_embedding_alone(model: nn.Module, images: torch.Tensor) -> bool:
             return torch.equal(logits_of(model(storage_free_zeros(images[:1])), 1), logits)
 
 
-def token_shape(model: nn.Module, images: torch.Tensor) -> tuple[int, ...]:
-    """Shape (1, *tokens) of encoder noise for ``images`` (B, C, H, W), from one forward of one image in eval mode."""
+def token_shape(model: nn.Module, images: torch.Tensor, block: int = -1) -> tuple[int, ...]:
+    """Shape (1, *tokens) of encoder noise for ``images`` (B, C, H, W), from one forward of one image in eval mode.
+
+    ``block`` says where the noise joins, as in :func:`encoder_noise`, with the same errors.
+    """
     shapes: list[torch.Size] = []
-    with frozen(model) as inner, torch.no_grad(), _patch_embed_hook(inner, lambda tokens: shapes.append(tokens.shape)):
+    see = _token_hook(model, lambda tokens: shapes.append(tokens.shape), block)
+    with frozen(model) as inner, torch.no_grad(), see:
         output_of(inner, images[:1])
     return (1, *shapes[0][1:])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from itertools import chain
 
-from ..errors import ModelError
+from ..errors import ModelError, OptionError
 from ..utils import nn, torch
 
 _logger = logging.getLogger(__name__)
@@ -101,6 +101,38 @@ def find_encoder(model: nn.Module) -> nn.Module:
     """The module that has the patch embedding as a direct child."""
     patch_embed = find_patch_embed(model)
     return next(module for module in unwrap(model).modules() if patch_embed in module.children())
+
+
+def find_blocks(model: nn.Module) -> list[nn.Module]:
+    """The encoder's ``blocks`` in order; none of a model that has no such list (Swin's stages)."""
+    return list(getattr(find_encoder(model), "blocks", None) or [])
+
+
+def find_noise_site(model: nn.Module, block: int = -1) -> nn.Module:
+    """The module at which encoder noise joins: the patch embedding (at its output), or a block (at its input).
+
+    Args:
+        block: -1 for the patch embedding, or the number of a block, from 0.
+
+    Raises:
+        ModelError: no suitable patch embedding, or no list of blocks.
+        OptionError: the model has fewer blocks.
+    """
+    if block == -1:
+        return find_patch_embed(model)
+    blocks, encoder = find_blocks(model), find_encoder(model)
+    name = type(encoder).__name__
+    if not blocks:
+        children = ", ".join(child for child, _ in encoder.named_children())
+        raise ModelError(
+            f"{name} has no blocks whose input could take noise: found {children}. Use block -1, the patch embedding."
+        )
+    if not 0 <= block < len(blocks):
+        raise OptionError(
+            f"noise block: expected -1 (the patch embedding) or one of {name}'s blocks, 0 to {len(blocks) - 1}, "
+            f"found {block}. Choose one of them."
+        )
+    return blocks[block]
 
 
 def find_patch_size(model: nn.Module) -> int:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .config import NoiseConfig
-    from .exact import SPACES, PatchSpectrum, find_projection, patch_nullspace, patch_spectrum
+    from .exact import SPACES, PatchSpectrum, find_projection, patch_nullspace, patch_pseudo_inverse, patch_spectrum
     from .exact_noise import patchify, unpatchify, valid_nullspace_noise
     from .feasible import FeasibleNorm, InfluenceProbe, first_crossing, unit_direction
     from .noise import Influence, Noise, Step
@@ -29,6 +29,7 @@ __all__ = [
     "known_solvers",
     "measure",
     "patch_nullspace",
+    "patch_pseudo_inverse",
     "patch_spectrum",
     "patchify",
     "register_solver",

@@ -10,7 +10,7 @@ from ..errors import OptionError
 from ..utils import choices_of, setting
 from .solvers import known_solvers
 
-_MOST = 10**9  # steps, uses, images
+_MOST = 10**9  # steps, uses, images, blocks
 _POSITIVE = ("limit", "lr", "eps", "turn")
 
 
@@ -42,11 +42,15 @@ class NoiseConfig:
     cosine_steps: int = setting(0, "length of a cosine schedule of lr; 0 keeps lr constant", least=0, most=_MOST)
     solver: str = setting("paper", "how the noise is found", choices=known_solvers)
     turn: float = setting(
-        0.05, "sphere: length of a step, in radii; less for noise of over 1024 elements", least=0, most=10
+        0.05,
+        "sphere, sensitive: length of a step, in radii; in sphere less for noise of over 1024 elements",
+        least=0,
+        most=10,
     )
     patience: int = setting(
         100,
-        "sphere: stop when the norm has not grown by a hundredth in so many steps; 0 never stops",
+        "sphere, sensitive: stop when the norm has not grown (sensitive: shrunk) by a hundredth in so many steps; "
+        "0 never stops",
         least=0,
         most=_MOST,
     )
@@ -55,12 +59,19 @@ class NoiseConfig:
     )
     pool: int = setting(
         -1,
-        "batches kept with their clean logits and used again; -1: 32 for sphere, none for others",
+        "batches kept with their clean logits and used again; -1: 32 for sphere and sensitive, none for others",
         least=-1,
         most=_MOST,
     )
     reuse: int = setting(
         0, "uses of a kept batch before a fresh one takes its place; 0 keeps it for good", least=0, most=_MOST
+    )
+    block: int = setting(
+        -1,
+        "where the noise is added: -1, the output of patch_embed, as in the paper; K from 0, the input of the K-th "
+        "block, class token included",
+        least=-1,
+        most=_MOST,
     )
     autocast: str = setting("off", "precision of the forwards", choices=("off", "bfloat16", "float16"))
 

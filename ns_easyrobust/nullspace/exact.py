@@ -186,6 +186,25 @@ def row_and_null_space(model: nn.Module, space: str, rtol: float | None) -> tupl
     return right_vectors[:rank].clone(), right_vectors[rank:].clone()
 
 
+def patch_pseudo_inverse(model: nn.Module, *, space: str = "normalised", rtol: float | None = None) -> torch.Tensor:
+    """Moore-Penrose inverse of the patch embedding's linear map, W or W diag(1/std).
+
+    It maps a change of a patch's embedding to the change of the patch, of the least norm in ``space``, that causes it;
+    or comes nearest to it, where there is none as the rank is below D.
+
+    Args:
+        model, space, rtol: as in :func:`patch_nullspace`.
+
+    Returns:
+        (C*p*p, D), float64, on the CPU; rows in the order of a patch flattened as (C, p, p).
+
+    Raises:
+        ModelError, OptionError: as :func:`patch_nullspace`.
+    """
+    weight = find_projection(model).weight
+    return torch.linalg.pinv(_matrix(weight, space, _std_of(model, space, None)), rtol=_tolerance(weight, rtol))
+
+
 def _weight_of(model_or_weight: nn.Module | torch.Tensor) -> torch.Tensor:
     if isinstance(model_or_weight, nn.Module):
         return find_projection(model_or_weight).weight

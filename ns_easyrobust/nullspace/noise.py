@@ -54,12 +54,12 @@ class Noise:
     """A perturbation of the encoder's input, and how it was synthesized.
 
     Attributes:
-        value: (1, *tokens), for a ViT (1, N, D); on the CPU.
-        mse_probability: at the last test, which precedes the last update if the steps ran out (sphere:
+        value: (1, *tokens), for a ViT (1, N, D), at the input of a block (1, N + 1, D); on the CPU.
+        mse_probability: at the last test, which precedes the last update if the steps ran out (sphere, sensitive:
             of ``value``, on the images that set the final radius); nan if permuted or never tested.
         steps: number of updates (for the random baseline: of times it was shrunk).
-        stopped: whether mse_probability fell under eps on a minibatch before the steps ran out (sphere:
-            whether its upper bound is under eps on the images that set the final radius).
+        stopped: whether mse_probability fell under eps on a minibatch before the steps ran out (sphere,
+            sensitive: whether its upper bound is under eps on the images that set the final radius).
         held_out: influence on held-out images, or None if not measured.
         trace: every test, in order.
         config: the settings of the synthesis.

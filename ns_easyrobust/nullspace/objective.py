@@ -159,7 +159,7 @@ class NoiseObjective:
     """
 
     def __init__(self, model: nn.Module, batches: Iterator[Any], config: NoiseConfig, like: torch.Tensor) -> None:
-        self.model = model
+        self.model, self._block = model, config.block
         self.fresh = (images for batch in batches for images in _minibatches(images_of(batch, like), config.minibatch))
         self.batches = clean_batches(self.fresh, self._clean_forward, config.batches_kept, config.reuse)
         self._has_pool = config.batches_kept > 0
@@ -184,7 +184,7 @@ class NoiseObjective:
         return CleanBatch(images, None, logits)
 
     def _noisy_forward(self, batch: CleanBatch, value: torch.Tensor) -> torch.Tensor:
-        with self.precision(), encoder_noise(self.model, value, embedding=batch.embedding):
+        with self.precision(), encoder_noise(self.model, value, embedding=batch.embedding, block=self._block):
             return _at_least_float32(self.model(batch.images))
 
     def next_logits(self, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

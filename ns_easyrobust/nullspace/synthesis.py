@@ -52,7 +52,8 @@ def synthesize(
         generator: source of the start noise and of the seed for what ``batches`` draw; seed 0 by default.
 
     Raises:
-        ModelError: the model has no patch embedding, or several.
+        ModelError: the model has no patch embedding, or several, or no blocks where ``config.block`` names one.
+        OptionError: the model has no block ``config.block``.
         DataError: ``batches`` are empty, a one-shot iterator that ran out, not images, or of another size than the
             model is built for.
         NoiseError: ``start`` does not fit the model or is not finite, a distance or the noise became nan or inf, or
@@ -80,7 +81,7 @@ def synthesize(
     ):
         stream = cycle(batches)
         first = next(stream)
-        shape = token_shape(inner, images_of(first, parameter))
+        shape = token_shape(inner, images_of(first, parameter), config.block)
         is_random = start is None
         if start is None:
             start = _draw_start(shape, dtype, config, generator)
@@ -94,7 +95,7 @@ def synthesize(
             raise NoiseError(
                 f"synthesis, {result.updates} updates: expected finite noise, found nan or inf. Lower limit or lr."
             )
-        influence = None if held_out is None else measure(inner, held_out, result.value)
+        influence = None if held_out is None else measure(inner, held_out, result.value, block=config.block)
     noise = Noise(
         value=result.value.cpu(),
         mse_probability=result.history[-1].mse_probability if result.history else math.nan,
@@ -123,15 +124,16 @@ def _draw_start(shape: tuple[int, ...], dtype: torch.dtype, config: NoiseConfig,
     return start.uniform_(-config.limit, config.limit, generator=g)
 
 
-def measure(model: nn.Module, batches: Iterable[Any], value: torch.Tensor) -> Influence:
+def measure(model: nn.Module, batches: Iterable[Any], value: torch.Tensor, *, block: int = -1) -> Influence:
     """Influence of encoder noise ``value`` (1, *tokens), measured in one pass over ``batches``.
 
     The model runs in eval mode and full precision; afterwards it and the global random generators
     are as before (what ``batches`` draw comes from seed 0). With several ranks, each passes its own
-    share of the images and all get the same result.
+    share of the images and all get the same result. ``block`` says where the noise is added, as ``NoiseConfig.block``.
 
     Raises:
         NoiseError: ``value`` does not fit the model, ``batches`` are empty, or a distance is nan or inf.
+        OptionError: the model has no such block.
         DataError: a batch does not hold images.
 
     Example:
@@ -150,7 +152,7 @@ def measure(model: nn.Module, batches: Iterable[Any], value: torch.Tensor) -> In
         for batch in batches:
             images = images_of(batch, parameter)
             clean = logits_of(output_of(inner, images), len(images)).double()
-            with encoder_noise(inner, value):
+            with encoder_noise(inner, value, block=block):
                 noisy = logits_of(inner(images), len(images)).double()
             sums.add(clean, noisy)
     means = sums.means_over_ranks()

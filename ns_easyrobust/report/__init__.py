@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from .figures import image_sheet, noise_history
     from .leaderboards import LEADERBOARDS, easyrobust_form, read_about, robustbench_form
     from .published import PUBLISHED_TABLES, Published
-    from .sheet import as_text, escape
+    from .sheet import as_text, escape, escape_text
     from .study_picture import study_figure
+    from .study_primary import ENDPOINTS, PrimaryEndpoint
     from .study_runs import MethodRuns, SeedRun
     from .study_table import StudyTable
     from .table import ResultsTable
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
     from .writing import write_report, write_tables
 
 __all__ = [
+    "ENDPOINTS",
     "LEADERBOARDS",
     "PUBLISHED_TABLES",
     "MethodRuns",
     "NormChanges",
+    "PrimaryEndpoint",
     "Published",
     "ResultsTable",
     "SeedRun",
@@ -35,6 +38,7 @@ __all__ = [
     "columns_of",
     "easyrobust_form",
     "escape",
+    "escape_text",
     "feasible_norm_figure",
     "image_sheet",
     "noise_history",

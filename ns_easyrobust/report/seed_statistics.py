@@ -137,26 +137,29 @@ def claim(images: Finding, seeds: Finding | None) -> Finding:
     return Finding(wider.low, wider.high, max(images.p, seeds.p), wider.df)
 
 
-def smallest_effect(found: Finding, confidence: float = 0.95, power: float = POWER) -> float:
+def smallest_effect(found: Finding, confidence: float = 0.95, power: float = POWER, tests: int = 1) -> float:
     """The smallest true difference that a study with this spread finds, at level 1 - confidence, with that power.
 
-    By the noncentral t distribution; the far tail, which has next to nothing of the power, is left out.
+    With several ``tests`` at that level divided by their number: the strictest step of Holm's correction. By the
+    noncentral t distribution; the far tail, which has next to nothing of the power, is left out.
     Source: J. Cohen, "Statistical power analysis for the behavioral sciences", 2nd edition (1988), chapter 2.
 
     Raises:
-        OptionError: confidence or power not in (0, 1).
+        OptionError: confidence or power not in (0, 1), or no test.
     """
     from scipy import special
 
     _require_confidence(confidence)
-    if not 0 < power < 1:
-        raise OptionError(f"smallest effect: expected a power in (0, 1), found {power}. Correct the call.")
-    quantile = _quantile(found.df, confidence)
+    if not (0 < power < 1 and tests >= 1):
+        raise OptionError(
+            f"smallest effect: expected a power in (0, 1) and tests >= 1, found {power} and {tests}. Correct the call."
+        )
+    quantile = _quantile(found.df, 1 - (1 - confidence) / tests)
     if math.isinf(found.df):
         shift = quantile + float(special.ndtri(power))
     else:
         shift = float(special.nctdtrinc(found.df, 1 - power, quantile))
-    return found.half_width * shift / quantile
+    return found.half_width * shift / _quantile(found.df, confidence)
 
 
 def _student(delta: float, squares: Sequence[float], dfs: Sequence[float], confidence: float) -> Finding:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..evaluation import Record
+from .presentable import presentable
 from .statistics import Difference, wilson_interval
 
 NOT_RUN = "not run"
@@ -21,9 +22,9 @@ def format_value(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        steps = value * 255  # attack radii are usually whole 8-bit pixel steps
-        whole = 0.5 < steps < 16.5 and abs(steps - round(steps)) < 1e-6
-        return f"{round(steps)}/255" if whole else f"{value:.6g}"
+        steps = round(4 * 255 * value) / 4  # radii are usually whole 8-bit pixel steps, or quarters of one
+        simple = 0 < steps < 16.5 and (steps < 1 or steps == round(steps)) and abs(255 * value - steps) < 1e-6
+        return f"{steps:g}/255" if simple else f"{value:.6g}"
     if isinstance(value, list):
         return "(" + ", ".join(map(format_value, value)) + ")"
     if isinstance(value, Mapping):
@@ -228,6 +229,13 @@ def _escape_line(text: str) -> str:
     """:func:`escape` for a whole line, which must not begin a list or be a rule either."""
     text = re.sub(r"^(\s*)([-+=])(?=\s|[-=\s]*$)", r"\1\\\2", escape(text))
     return re.sub(r"^(\s*\d+)([.)])(?=\s|$)", r"\1\\\2", text)
+
+
+def escape_text(text: str) -> str:
+    """:func:`escape` for a text of several lines, :func:`presentable`: its line breaks and paragraphs are kept."""
+    lines = [_escape_line(presentable(line.strip())) for line in text.strip().splitlines()]
+    ends = ["\\" if line and after else "" for line, after in itertools.pairwise([*lines, ""])]
+    return "\n".join(line + end for line, end in zip(lines, ends, strict=True))
 
 
 def describe_difference(found: Difference, unit: str) -> str:

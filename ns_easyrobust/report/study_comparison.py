@@ -36,13 +36,28 @@ class Measure:
         return self.terms[0][1] if len(self.terms) == 1 and self.terms[0][0] == 1 else None
 
     @property
+    def names(self) -> str:
+        """The columns that it is made of in words, of a mean of :func:`mean_of`."""
+        return ", ".join(f"100 - {each.title}" if weight < 0 else each.title for weight, each in self.terms)
+
+    @property
     def lower_is_better(self) -> bool:
         return self.column is not None and self.column.lower_is_better
 
 
+def mean_of(title: str, columns: Sequence[Column]) -> Measure | None:
+    """Plain mean over ``columns``, all in percent, with 100 - value where lower is better; None if there are none."""
+    count = len(columns)
+    if not count:
+        return None
+    signs = [-1 if column.lower_is_better else 1 for column in columns]
+    terms = tuple((sign / count, column) for sign, column in zip(signs, columns, strict=True))
+    return Measure(title, "%", terms, 100 * signs.count(-1) / count)
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """A method's mean over seeds minus the baseline's.
+    """A method's mean over seeds minus another's.
 
     Attributes:
         delta: in the unit of the measure.
@@ -99,7 +114,7 @@ class StudyComparison:
         self.clean = next((c for c in self.columns if (c.suite, c.metric) == (validation, "top1")), None)
         self.robust = tuple(c for c in self.columns if c.unit == "%" and (c.suite, c.metric) != (validation, "top1"))
         self._sums: dict[tuple[str, str, tuple[str, ...]], Contributions | None] = {}
-        self._comparisons: dict[tuple[str, str], Comparison | None] = {}
+        self._comparisons: dict[tuple[str, str, str], Comparison | None] = {}
 
     @cached_property
     def measures(self) -> tuple[Measure, ...]:
@@ -108,18 +123,33 @@ class StudyComparison:
 
     @cached_property
     def robustness(self) -> Measure | None:
-        """Plain mean over :attr:`robust`, with 100 - value where lower is better; None if there are no such columns."""
-        count = len(self.robust)
-        if not count:
-            return None
-        signs = [-1 if column.lower_is_better else 1 for column in self.robust]
-        terms = tuple((sign / count, column) for sign, column in zip(signs, self.robust, strict=True))
-        return Measure("mean robustness", "%", terms, 100 * signs.count(-1) / count)
+        """:func:`mean_of` the columns :attr:`robust`."""
+        return mean_of("mean robustness", self.robust)
+
+    @cached_property
+    def overall(self) -> Measure | None:
+        """:func:`mean_of` all columns in percent, clean accuracy included."""
+        return mean_of("mean of all columns", [column for column in self.columns if column.unit == "%"])
+
+    def mean_over(self, names: Sequence[str]) -> Measure | None:
+        """:func:`mean_of` the columns in percent of these suites (``val``, ``fgsm``, ...); None if one has none.
+
+        Raises:
+            OptionError: an unknown suite.
+        """
+        known = suites()
+        if unknown := [name for name in names if name not in known]:
+            raise OptionError(f"suite: expected some of {', '.join(known)}, found {unknown[0]}. Correct the call.")
+        own = [
+            [column for column in self.columns if column.unit == "%" and column.suite == known[name].record]
+            for name in names
+        ]
+        return mean_of("mean", [column for each in own for column in each]) if all(own) else None
 
     @property
     def robust_names(self) -> str:
         """The columns of :attr:`robustness` in words."""
-        return ", ".join(f"100 - {c.title}" if c.lower_is_better else c.title for c in self.robust)
+        return "" if self.robustness is None else self.robustness.names
 
     def values(self, label: str, measure: Measure) -> dict[str, float]:
         """The value of each run that has all of ``measure``, by the run's name."""
@@ -176,14 +206,17 @@ class StudyComparison:
 
     def comparison(self, label: str, measure: Measure) -> Comparison | None:
         """From the baseline; None for the baseline itself, or if either is missing or of other images."""
-        base = self.baseline
-        if base is None or label == base:
+        return None if self.baseline is None else self.compare(label, self.baseline, measure)
+
+    def compare(self, label: str, other: str, measure: Measure) -> Comparison | None:
+        """``label`` minus ``other``; None for one and the same, or if either is missing or of other images."""
+        if label == other:
             return None
-        key = label, measure.title
+        key = label, other, measure.title
         if key not in self._comparisons:
-            values = self.value(label, measure), self.value(base, measure)
-            missing = None in values or self.mismatch(measure, [label, base])
-            self._comparisons[key] = None if missing else self._compare(label, base, measure)
+            values = self.value(label, measure), self.value(other, measure)
+            missing = None in values or self.mismatch(measure, [label, other])
+            self._comparisons[key] = None if missing else self._compare(label, other, measure)
         return self._comparisons[key]
 
     def _compare(self, label: str, base: str, measure: Measure) -> Comparison:

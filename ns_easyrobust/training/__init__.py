@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .augmentations.joined import part_loss
     from .augmentations.madry import Madry, MadrySettings
     from .augmentations.negative_patches import NegativePatches, NegativeSettings
+    from .augmentations.noise_use import NoiseUse
     from .augmentations.nullspace import NullspaceAugmentation
     from .augmentations.registry import augmentation_names, register_augmentation
     from .augmentations.relevance import RelevanceAugmentation, RelevanceSettings
@@ -34,6 +35,7 @@ __all__ = [
     "MadrySettings",
     "NegativePatches",
     "NegativeSettings",
+    "NoiseUse",
     "NullspaceAugmentation",
     "RelevanceAugmentation",
     "RelevanceSettings",

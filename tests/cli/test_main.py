@@ -184,6 +184,9 @@ def test_saved_noise_is_taken_up_again_and_refused_by_another_model(capsys, digi
     assert cli.main([str(word) for word in again]) == 0
     assert "0 steps, as asked: measured alone; on 16 held-out images" in capsys.readouterr().out
     assert torch.equal(Noise.load("again.pt").value, Noise.load("noise.pt").value)
+    told = "noise.pt: expected noise for --ns-block 1, found one for -1. Pass --ns-block -1."
+    assert told in fails(capsys, *again, "--overwrite", "--ns-block", "1")
+    assert cli.main([str(word) for word in [*again, "--overwrite", "--ns-block", "-1"]]) == 0
     save_model(small_vit(arch="vit_micro_patch4_32"), "other.pth.tar")
     other = ["noise", "--model", "vit_micro_patch4_32", "--num-classes", "10", "--ckpt-path", "other.pth.tar"]
     other += ["--data-dir", digits_dir / "train", *common, "--start", "noise.pt", "--output", "other.pt"]

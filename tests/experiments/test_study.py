@@ -22,7 +22,8 @@ from ns_easyrobust.experiments.study_file import read_study
 from ns_easyrobust.experiments.study_plan import LAST, Run, Step
 from ns_easyrobust.experiments.study_record import RunRecord, require_unchanged
 from ns_easyrobust.experiments.study_report import write_study
-from ns_easyrobust.experiments.study_run import Slot, carry_out
+from ns_easyrobust.experiments.study_run import carry_out
+from ns_easyrobust.experiments.study_slots import Slot
 from ns_easyrobust.models.checkpoint_save import save_model
 from ns_easyrobust.training import TrainingCost
 
@@ -58,7 +59,17 @@ def study(tmp_path, digits_dir, monkeypatch):
         ({"methods": {"a b": {}, "a_b": {}}, "baseline": None}, "expected names that differ"),
         ({"benchmark": {"suite": ["vall"]}}, "benchmark: argument --suite"),
         ({"benchmark": {"suite": ["val"], "subset": ["few"]}}, "benchmark: "),
-        ({"baseline": "nobody"}, "baseline: expected one of none, sphere, found nobody"),
+        ({"baseline": "nobody"}, "baseline: expected some of none, sphere, found nobody"),
+        ({"primary": {"columns": "all"}}, "primary: expected columns and against, such as"),
+        ({"primary": {"columns": ["all"], "against": ["none"]}}, "primary: columns: expected all or robust"),
+        ({"primary": {"columns": "all", "against": "none"}}, "primary: against: expected a list of methods"),
+        ({"primary": {"columns": "all", "against": ["none", "x"]}}, "primary: against: expected some of none, sphere"),
+        (
+            {"primary": {"columns": "all", "against": ["none"]}, "methods": {"none": {}}},
+            "primary: against: expected another method than the only one",
+        ),
+        ({"question": ["one"]}, "question: expected text, found ['one']"),
+        ({"protocol": ""}, "protocol: expected text, found ''"),
         ({"seeds": [0, 0]}, "seeds: expected each once"),
         ({"seeds": 3}, "seeds: expected a list"),
         ({"budget": {"updates": 0.5}}, "budget: updates: expected a whole number"),
@@ -172,11 +183,23 @@ def test_a_report_is_of_the_newest_weights_and_names_are_shown_as_they_are(tmp_p
     ):
         record = make("a|*b*, seed 0", "imagenet-val", right, n=40)
         append_record(run.results, replace(record, checkpoint_sha256=sha256, created=created))
-    (tmp_path / "s.yaml").write_text("budget: {updates: 1}\nmethods: {'a|*b*': {aa: 'x|y'}}\n")
+    said = "question: does *x* help?\nprotocol: |\n  # not a heading\n    <b>three</b> seeds\n\n  - stop\n"
+    said += "primary: {columns: all, against: [x]}\ncheckpoints: {x: {path: x.pth}}\n"
+    (run.folder / "noise.csv").write_text("norm,held_out_mse_probability,converged\n7,0.02,True\n")
+    (tmp_path / "s.yaml").write_text(
+        said + "budget: {updates: 1}\nmethods: {'a|*b*': {aa: 'x|y', amp: true, scale: [2/255, 1]}}\n"
+    )
     assert "75.00" in write_study(read_study(tmp_path / "s.yaml"), [run], tmp_path, 120)
     text = (tmp_path / "report.md").read_text()
-    assert r"| a\|\*b\* | aa: x\|y | 1 | 3 an update |" in text
+    assert r"| a\|\*b\* | aa: x\|y; amp: true; scale: \[2/255, 1\] | 1 | 3 an update |" in text
     assert "25.00" not in text
+    headings = [line for line in text.splitlines() if line.startswith("## ")]
+    assert headings[-4:] == ["## Results", "## Primary endpoint", "## Noises", "## Methods"]
+    assert r"a\|\*b\* and x: not compared, as x is not done." in text
+    assert (tmp_path / "primary.csv").read_text().splitlines()[1].startswith("a|*b*,x,")
+    assert (tmp_path / "noises.csv").read_text().splitlines()[1].startswith("a|*b*,0,1,7.0,")
+    assert "# s.yaml\n\n## Question\n\ndoes \\*x\\* help?\n\n## Protocol\n\n\\# not a heading\\\n" in text
+    assert "\n\\<b\\>three\\</b\\> seeds\n\n\\- stop\n\n## Results\n\nEach method was trained" in text
 
 
 @pytest.mark.stress

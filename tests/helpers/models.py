@@ -27,16 +27,21 @@ class TwoHeads(nn.Module):
         return (logits + logits.detach().sin(), logits - logits.detach().sin()) if self.training else logits
 
 
-def forward_by_hand(model: nn.Sequential, images: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Logits with ``value`` on the patch tokens, each part of the transformer called by name."""
+def forward_by_hand(model: nn.Sequential, images: torch.Tensor, value: torch.Tensor, block: int = -1) -> torch.Tensor:
+    """Logits with ``value`` on the patch tokens or at a block's input, each part of the transformer called by name."""
     vit = model[1]
-    tokens = vit.patch_embed(model[0](images)) + value
-    if hasattr(vit, "_pos_embed"):  # timm 1.x
+    tokens = vit.patch_embed(model[0](images))
+    tokens = tokens + value if block == -1 else tokens
+    if timm_1 := hasattr(vit, "_pos_embed"):
         tokens = vit.norm_pre(vit.patch_drop(vit._pos_embed(tokens)))
-        return vit.forward_head(vit.norm(vit.blocks(tokens)))
-    tokens = torch.cat((vit.cls_token.expand(len(tokens), -1, -1), tokens), dim=1)
-    tokens = vit.pos_drop(tokens + vit.pos_embed)
-    return vit.head(vit.norm(vit.blocks(tokens))[:, 0])
+    else:
+        tokens = torch.cat((vit.cls_token.expand(len(tokens), -1, -1), tokens), dim=1)
+        tokens = vit.pos_drop(tokens + vit.pos_embed)
+    if block == -1:
+        tokens = vit.blocks(tokens)
+    else:
+        tokens = vit.blocks[block:](vit.blocks[:block](tokens) + value)
+    return vit.forward_head(vit.norm(tokens)) if timm_1 else vit.head(vit.norm(tokens)[:, 0])
 
 
 STD = (0.2, 0.5, 0.9)

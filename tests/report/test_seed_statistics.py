@@ -156,6 +156,19 @@ def test_smallest_effect_has_that_power_by_the_noncentral_t(df: float, power: fl
     assert stats.nct.sf(quantile, df, effect / error) == pytest.approx(power, abs=1e-5)
 
 
+@pytest.mark.parametrize("df", [2, 40, math.inf])
+def test_smallest_effect_of_one_of_several_tests(df: float) -> None:
+    """At level 0.05 / 12; of the normal one in closed form."""
+    law = stats.norm if math.isinf(df) else stats.t(df)
+    error, strict = 1.7, law.ppf(1 - 0.025 / 12)
+    half = law.ppf(0.975) * error
+    effect = smallest_effect(Finding(-half, half, 1.0, df), tests=12)
+    if math.isinf(df):
+        assert effect == pytest.approx(error * (strict + stats.norm.ppf(0.8)))
+    else:
+        assert stats.nct.sf(strict, df, effect / error) == pytest.approx(0.8, abs=1e-4)
+
+
 def test_smallest_effect_of_a_normal_interval() -> None:
     assert smallest_effect(Finding(-1.959964, 1.959964, 1.0, math.inf)) == pytest.approx(1.959964 + 0.841621, abs=1e-5)
 

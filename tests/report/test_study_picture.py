@@ -8,6 +8,7 @@ import pytest
 from helpers.records import make
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from scipy import stats
 
 from ns_easyrobust.errors import OptionError
 from ns_easyrobust.report.study_picture import study_figure
@@ -55,6 +56,39 @@ def test_a_method_without_all_columns_is_named(tmp_path: Path, saved: list[Figur
     study_figure(StudyTable(rows), tmp_path / "study.png")
     assert "not shown, as columns are missing: part" in saved[0].get_supxlabel()
     assert len(saved[0].legends[0].get_texts()) == 1
+
+
+def test_a_series_has_one_colour_a_line_and_its_numbers(tmp_path: Path, saved: list[Figure]) -> None:
+    rows = [method(label, 2, clean, "fgsm") for label, clean in (("none", 50), ("ns 0.1", 53), ("ns 0.03", 52))]
+    study_figure(StudyTable(rows, baseline="ns 0.1"), tmp_path / "study.png")
+    (axes,) = saved[0].axes
+    line = next(line for line in axes.lines if line.get_linestyle() == "-")
+    assert line.get_xydata().tolist() == [[52.5, 30.5], [53.5, 30.5]], "in the order of the numbers"
+    own = [each for each in axes.lines if each.get_color() == line.get_color()]
+    assert len(own) == 3, "the line, and each member's seeds"
+    assert {(note.get_text(), note.xy) for note in axes.texts} == {
+        ("0.1 (baseline)", (53.5, 30.5)),
+        ("0.03", (52.5, 30.5)),
+    }
+    assert [text.get_text() for text in saved[0].legends[0].get_texts()] == ["none", "ns: 0.03, 0.1"]
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_crosses_are_intervals_over_seeds_and_do_not_crush_the_marks(
+    tmp_path: Path, saved: list[Figure], seeds: int
+) -> None:
+    study_figure(StudyTable([method("a", seeds, 50, "fgsm")]), tmp_path / "study.png")
+    (axes,) = saved[0].axes
+    across, up = (bar.get_segments()[0] for bar in axes.collections)
+    for axis, (bar, start) in enumerate(((across, 50), (up, 30))):
+        values = [start + seed for seed in range(seeds)]
+        expected = stats.ttest_1samp(values, 0).confidence_interval()
+        assert sorted(bar[:, axis]) == pytest.approx(tuple(expected))
+        low, high = (axes.get_xlim, axes.get_ylim)[axis]()
+        assert low < min(values)
+        assert high > max(values)
+        assert high - low <= 2 * 1.16 * 2 + 1e-9, "two points are the least, and as much again for the bars"
+    assert "95% intervals of the mean over seeds alone" in saved[0].get_supxlabel()
 
 
 def test_a_single_robust_column_is_drawn_as_it_is(tmp_path: Path, saved: list[Figure]) -> None:

@@ -16,6 +16,7 @@ SPHERE = "--ns-solver sphere --ns-max-steps 100 --ns-interval 20"
         ("", 3, 0),
         (f"--aug nullspace {SPHERE}", 6, 300),
         (f"--aug random {SPHERE}", 6, 0),
+        (f"--aug sensitive {SPHERE}", 6, 300),
         (f"--aug nullspace,permuted {SPHERE}", 9, 600),
         ("--sam-rho 0.05", 6, 0),
         (f"--aug nullspace {SPHERE} --sam-rho 0.05", 12, 300),  # the second pass has the first one's noise

@@ -27,6 +27,8 @@ METHODS = {
     "nullspace": f"--aug nullspace {NOISE} {MIXED}",
     "random": f"--aug random {NOISE} {MIXED}",
     "permuted": f"--aug permuted {NOISE} {MIXED}",
+    "sensitive": f"--aug sensitive --ns-pool 2 --ns-minibatch 8 {NOISE}",
+    "noise-use": f"--aug nullspace {NOISE} --ns-bank 2 --ns-eps-growth 2 --ns-loss kl --ns-valid-pixels",
     "madry": f"--aug madry --madry-steps 2 {MIXED}",
     "madry-alone": "--aug madry --madry-steps 2 --madry-alone --madry-best",
     "trades": f"--aug trades --trades-steps 2 {MIXED}",
@@ -40,7 +42,7 @@ METHODS = {
 }
 
 # What another one has too: those of make stress alone.
-LONG = ("random", "permuted", "trades-original", "negative-patches-contrastive", "relevance-beside")
+LONG = ("random", "permuted", "sensitive", "trades-original", "negative-patches-contrastive", "relevance-beside")
 # Whose ranks do different things: a noise, no clean forward, two passes, several views.
 FEW = ("nullspace", "madry-alone", "sam", "augmix")
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .registry import Solver, SolverResult, known_solvers, register_solver
-    from .sphere import centred
+    from .sphere_search import centred
 
 __all__ = ["Solver", "SolverResult", "centred", "known_solvers", "register_solver"]
 

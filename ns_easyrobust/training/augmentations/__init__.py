@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from .joined import JoinedAugmentation
     from .madry import Madry, MadrySettings
     from .negative_patches import NegativePatches, NegativeSettings
+    from .noise_use import NoiseUse
     from .nullspace import NullspaceAugmentation
     from .registry import augmentations, register_augmentation
     from .relevance import RelevanceAugmentation, RelevanceSettings
@@ -19,6 +20,7 @@ __all__ = [
     "MadrySettings",
     "NegativePatches",
     "NegativeSettings",
+    "NoiseUse",
     "NullspaceAugmentation",
     "RelevanceAugmentation",
     "RelevanceSettings",

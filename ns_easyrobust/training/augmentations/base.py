@@ -48,7 +48,7 @@ class Augmentation:
     name: ClassVar[str] = ""
     Settings: ClassVar[type | None] = None
     prefix: ClassVar[str] = ""
-    uses_output: ClassVar[bool] = False
+    uses_output: bool = False
     loss_name: ClassVar[str] = "companion_loss"
 
     def __init__(
@@ -115,6 +115,12 @@ class Augmentation:
     def synthesis_cost(cls, config: Any) -> float:
         """Cost, at most, of what precedes the first of every ``--ns-interval`` updates, as :meth:`cost` counts."""
         return 0.0
+
+    @classmethod
+    def costs_from(cls, args: argparse.Namespace) -> tuple[float, float, float]:
+        """:meth:`cost`, :meth:`output_cost` and :meth:`synthesis_cost` with parsed flags."""
+        config = cls.config_from(args)
+        return cls.cost(config), cls.output_cost(config), cls.synthesis_cost(config)
 
     @property
     def replaces_clean(self) -> bool:

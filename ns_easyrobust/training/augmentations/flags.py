@@ -12,8 +12,10 @@ from ...nullspace import NoiseConfig
 from ...utils import add_settings, flags_of, int_from, nn, settings_from
 from .base import Augmentation
 from .joined import JoinedAugmentation
+from .noise_use import NoiseUse, use_from
 from .nullspace import NullspaceAugmentation
 from .registry import augmentation_names, augmentations
+from .renewed_noise import check_renewal
 
 _logger = logging.getLogger(__name__)
 
@@ -79,7 +81,8 @@ def add_nullspace_args(parser: argparse.ArgumentParser) -> None:
         type=_joined_names,
         choices=_Choices(augmentation_names()),
         metavar="NAME[,NAME]",
-        help="what is added to the clean loss: noise on the encoder's input (nullspace), a control (random, permuted), "
+        help="what is added to the clean loss: noise on the encoder's input (nullspace), a control (random, permuted, "
+        "sensitive), "
         f"or another method; of {', '.join(augmentation_names())}, or several joined by commas (default: none)",
     )
     parser.add_argument(
@@ -93,6 +96,7 @@ def add_nullspace_args(parser: argparse.ArgumentParser) -> None:
         "--ns-warm-start", action="store_true", help="begin each synthesis with the last noise: sooner, but less varied"
     )
     add_noise_args(parser)
+    add_settings(parser.add_argument_group("use of the noise"), NoiseUse, NullspaceAugmentation.prefix)
     for prefix, cls in _with_settings():
         if prefix != NullspaceAugmentation.prefix:
             add_settings(parser.add_argument_group(f"--aug {cls.name}"), cls.Settings, prefix)  # type: ignore[arg-type]
@@ -113,7 +117,8 @@ def check_augmentation_args(args: argparse.Namespace) -> None:
     Raises:
         OptionError: one is out of range, or two of the methods each replace the clean loss.
     """
-    NullspaceAugmentation.check(args)  # also where it is not named, as ever
+    check_renewal(args.ns_interval, args.ns_warm_start, config_from_args(args).solver)  # also for --aug none, as ever
+    use_from(args, NullspaceAugmentation.prefix)
     chosen = _chosen(args)
     for cls in chosen.values():
         try:
@@ -141,11 +146,12 @@ def companion_costs(args: argparse.Namespace) -> tuple[float, float]:
     See :meth:`Augmentation.cost` and :meth:`Augmentation.synthesis_cost`; a clean loss that is replaced counts -3, and
     its output has to be computed by those that take it (:meth:`Augmentation.output_cost`).
     """
-    chosen = [(cls, cls.config_from(args)) for cls in _chosen(args).values()]
-    update = sum(cls.cost(config) for cls, config in chosen)
-    if any(cls.replaces(config) for cls, config in chosen):
-        update += sum(cls.output_cost(config) for cls, config in chosen) - 3
-    return update, sum(cls.synthesis_cost(config) for cls, config in chosen)
+    chosen = list(_chosen(args).values())
+    costs = [cls.costs_from(args) for cls in chosen]
+    update = sum(cost for cost, _, _ in costs)
+    if any(cls.replaces(cls.config_from(args)) for cls in chosen):
+        update += sum(output_cost for _, output_cost, _ in costs) - 3
+    return update, sum(synthesis_cost for _, _, synthesis_cost in costs)
 
 
 def config_from_args(args: argparse.Namespace) -> NoiseConfig:
@@ -172,10 +178,11 @@ def _warn_of_idle_flags(args: argparse.Namespace, chosen: dict[str, type[Augment
     """Warn of the first flag that was given and belongs to a method that ``--aug`` does not name."""
     in_use = {cls.prefix for cls in chosen.values()}
     idle = []
-    for prefix, cls in _with_settings():
-        if cls.Settings is not None and prefix not in in_use:
-            given = settings_from(args, cls.Settings, prefix)[0]
-            idle += [flag for flag, item in flags_of(cls.Settings, prefix) if _differs(given[item.name], item.default)]
+    settings: list[tuple[str, Any]] = [(prefix, cls.Settings) for prefix, cls in _with_settings()]
+    for prefix, kind in [*settings, (NullspaceAugmentation.prefix, NoiseUse)]:
+        if prefix not in in_use:
+            given = settings_from(args, kind, prefix)[0]
+            idle += [flag for flag, item in flags_of(kind, prefix) if _differs(given[item.name], item.default)]
     if args.ns_warm_start and NullspaceAugmentation.prefix not in in_use:
         idle.append("ns-warm-start")
     if idle:

@@ -28,6 +28,7 @@ def noise_row(step: int, noise: Noise, previous: Noise | None) -> dict[str, Any]
         "converged": noise.converged,
         "held_out_mse_probability": None if held_out is None else held_out.mse_probability,
         "held_out_upper": None if held_out is None else held_out.mse_probability_upper,
+        "eps": noise.config.eps,
     }
 
 

@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ... import data, nullspace
-from ...errors import DataError, NoiseError, OptionError
-from ...models import encoder_noise, find_patch_embed, output_of, reference_tensor
+from ... import nullspace
+from ...attacks import require_pixels
+from ...errors import OptionError
+from ...models import encoder_noise, mean_logits, output_of, unwrap
 from ...nullspace import Noise, NoiseConfig
-from ...utils import derive_seed, fork_rng, nn, rank, torch, world_size
-from .base import Augmentation
-from .noise_history import log_noise, noise_row, write_noises
+from ...utils import fork_rng, nn, torch
+from .noise_use import NoiseUse, check_use, check_valid_pixels, random_combinations, use_from, with_pixel_noise
 from .registry import register_augmentation
+from .renewed_noise import RenewedNoise, check_renewal
+from .trades import divergence
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from ...data import CountingIterator
     from ...nullspace import OnStep
-
-_logger = logging.getLogger(__name__)
-_MAX_HELD_OUT = 256  # training images kept out of synthesis to measure influence on; at most a tenth of them
-_STREAM, _SYNTHESIS, _, _PERMUTE = range(4)  # uses of randomness, each with its own seeds; the third is of calls
 
 
 @register_augmentation("nullspace")
-class NullspaceAugmentation(Augmentation):
+class NullspaceAugmentation(RenewedNoise):
     """The companion loss of Algorithm 1, lines 17-19: the loss under nullspace noise on the encoder's input.
 
     In a training loop it takes one line::
@@ -57,11 +51,18 @@ class NullspaceAugmentation(Augmentation):
         held_out: batches to measure influence on, instead of images kept out of synthesis.
         generator: source of all seeds (rank 0's is used); by default one with seed 0.
         on_step: called with each synthesis :class:`~ns_easyrobust.nullspace.noise.Step`, for progress bars.
+        use: what is done with the noise: by default, all images share it, and the loss is the loop's.
+
+    Attributes:
+        draw_fresh: how ``use.fresh`` draws so many noises from the newest, (1, *tokens) to (count, *tokens); None
+            where the direction matters, so that it is refused.
 
     Raises:
-        ModelError: the model has no single patch embedding.
+        ModelError: the model has no single patch embedding, none that ``use.valid_pixels`` needs, or no blocks where
+            ``config.block`` names one.
         DataError: the loader cannot be copied.
-        OptionError: ``interval`` < 1, or ``warm_start`` with the random baseline.
+        OptionError: ``interval`` < 1, ``warm_start`` with the random baseline, a block that the model does not have, or
+            a ``use`` without meaning here.
 
     Example:
         >>> ns = NullspaceAugmentation(model, loader, NoiseConfig(max_steps=5), interval=2)
@@ -72,10 +73,8 @@ class NullspaceAugmentation(Augmentation):
         [0, 2, 4]
     """
 
-    Settings = NoiseConfig
-    prefix = "ns-"
     loss_name = "noisy_loss"
-    solver: ClassVar[str | None] = None  # overrides config.solver
+    draw_fresh: ClassVar[Any] = None
 
     def __init__(
         self,
@@ -88,31 +87,28 @@ class NullspaceAugmentation(Augmentation):
         held_out: Iterable[Any] | None = None,
         generator: torch.Generator | None = None,
         on_step: OnStep | None = None,
+        use: NoiseUse | None = None,
     ) -> None:
-        config = config or NoiseConfig()
-        config = config if self.solver is None else replace(config, solver=self.solver)
-        _check(interval, warm_start, config.solver)
-        find_patch_embed(model)  # refuse an unsuitable model now, not at the first step
-        if isinstance(batches, torch.utils.data.DataLoader):
-            if (ignored := data.inspect_loader(batches).ignored) is not None:
-                _logger.warning("%s is not followed: noise is synthesized on all of the dataset", ignored)
-        elif hasattr(batches, "loader"):
-            raise DataError(
-                f"{type(batches).__name__} wraps a loader and normalises its batches: expected a DataLoader, whose "
-                "dataset can be read apart. Build it with use_prefetcher=False, or pass a list of batches."
-            )
-        super().__init__(model, batches, config, generator=generator)
-        self.batches: Iterable[Any] = batches
-        self.config: NoiseConfig = config
-        self.interval, self.warm_start, self.on_step = interval, warm_start, on_step
-        self.noise: Noise | None = None
-        self.history: list[dict[str, Any]] = []
-        self._steps = self._position = 0  # steps of loss(); batches used by syntheses
-        self._held_out = held_out  # the caller's, or chosen by _open_stream
-        self._chooses_held_out = held_out is None and isinstance(batches, torch.utils.data.DataLoader)
-        self._stream: CountingIterator | None = None
-        self._value: torch.Tensor | None = None  # self.noise.value on the model's device
-        self._start: torch.Tensor | None = None  # where the next synthesis starts, with warm_start
+        use = use or NoiseUse()
+        self._check_use(use, config or NoiseConfig(), warm_start)
+        super().__init__(
+            model,
+            batches,
+            config,
+            interval=interval,
+            warm_start=warm_start,
+            held_out=held_out,
+            generator=generator,
+            on_step=on_step,
+            eps_growth=use.eps_growth,
+        )
+        if use.valid_pixels:
+            check_valid_pixels(model)
+        self.use = use
+        self.uses_output = use.loss == "kl"
+        self._older: list[torch.Tensor] = []  # noises of the bank before the newest, oldest first
+        self._inverse: torch.Tensor | None = None  # of the patch projection when the newest was made
+        self._on_device: tuple[torch.Tensor, torch.Tensor | None] | None = None  # the noises' values, and the inverse
 
     @classmethod
     def from_args(
@@ -126,12 +122,30 @@ class NullspaceAugmentation(Augmentation):
     ) -> Self:
         """The companion that parsed flags ask for; ``on_step`` is called with each step of a synthesis."""
         options: dict[str, Any] = {"interval": args.ns_interval, "warm_start": args.ns_warm_start}
-        return cls(model, batches, cls.config_from(args), **options, generator=generator, on_step=on_step)
+        options |= {"use": use_from(args, cls.prefix), "generator": generator, "on_step": on_step}
+        return cls(model, batches, cls.config_from(args), **options)
 
     @classmethod
     def check(cls, args: argparse.Namespace) -> None:
         """Raise OptionError for flags that are out of range or exclude each other, before anything is built."""
-        _check(args.ns_interval, args.ns_warm_start, cls.solver or cls.config_from(args).solver)
+        config, use = cls.config_from(args), use_from(args, cls.prefix)
+        check_renewal(args.ns_interval, args.ns_warm_start, cls.solver or config.solver)
+        cls._check_use(use, config, args.ns_warm_start)
+        if use.valid_pixels and getattr(args, "erase_outside", False) and getattr(args, "reprob", 0) > 0:
+            raise OptionError(
+                "erase_outside: expected erased pixels inside [0, 1], to which valid_pixels clips, found them left as "
+                "drawn. Leave erase_outside out."
+            )
+
+    @classmethod
+    def _check_use(cls, use: NoiseUse, config: NoiseConfig, warm_start: bool) -> None:
+        solver = cls.solver or config.solver
+        check_use(use, cls.name, draws_fresh=cls.draw_fresh is not None, warm_start=warm_start, solver=solver)
+        if use.valid_pixels and config.block >= 0:
+            raise OptionError(
+                f"noise valid_pixels: expected noise of the patch embedding, found one of block {config.block}, which "
+                "no pixels give. Leave one of them out."
+            )
 
     @classmethod
     def cost(cls, config: NoiseConfig) -> float:
@@ -139,67 +153,23 @@ class NullspaceAugmentation(Augmentation):
         return 3.0
 
     @classmethod
+    def output_cost(cls, config: NoiseConfig, use: NoiseUse | None = None) -> float:
+        """1 with the loss kl, for the clean predictions, which are constants."""
+        return 1.0 if use is not None and use.loss == "kl" else 0.0
+
+    @classmethod
     def synthesis_cost(cls, config: NoiseConfig) -> float:
         """3 a step of the search, at most: the clean forward, the noisy one, and its backward to the noise.
 
-        (Where the clean logits are kept, or the search stops earlier, it costs less. The random baseline has none.)
+        (Where the clean logits are kept, or the search stops earlier, it costs less. The random baseline has none.
+        The measurements on held-out images are not counted.)
         """
         return 0.0 if (cls.solver or config.solver) == "random" else 3.0 * config.max_steps
 
-    def _device(self) -> torch.device:
-        return reference_tensor(self.model).device
-
-    def _seed_for(self, use: int, counter: int) -> int:
-        return derive_seed(self._seed, use, counter)
-
-    def _open_stream(self) -> Iterator[Any]:
-        """Batches for synthesis, beginning where the last synthesis stopped; sets the held-out images aside."""
-        if not isinstance(self.batches, torch.utils.data.DataLoader):
-            return data.cycle(self.batches, start=self._position)
-        indices: Sequence[int] = data.inspect_loader(self.batches).indices
-        if self._chooses_held_out and (count := min(_MAX_HELD_OUT, len(indices) // 10)):
-            held_out_indices, indices = data.split_indices(indices, count, self._seed)
-            share = held_out_indices[rank() :: world_size()]
-            self._held_out = data.fixed_batches(self.batches, share, seed=self._seed)
-        return data.endless_batches(
-            self.batches,
-            seed=self._seed_for(_STREAM, 0),
-            rank=rank(),
-            world_size=world_size(),
-            start=self._position,
-            indices=indices,
-        )
-
-    def make_noise(self) -> Noise:
-        """Synthesize one noise; subclasses override this."""
-        if self._stream is None:
-            self._stream = data.CountingIterator(self._open_stream())
-        self._stream.taken = 0
-        noise = nullspace.synthesize(
-            self.model,
-            self._stream,
-            self.config,
-            start=self._start,
-            held_out=self._held_out,
-            on_step=self.on_step,
-            generator=torch.Generator().manual_seed(self._seed_for(_SYNTHESIS, len(self.history))),
-        )
-        self._position += self._stream.taken
-        if self.warm_start:
-            self._start = noise.value
-        return noise
-
-    def measured_anew(self, noise: Noise) -> Noise:
-        """``noise`` with its influence measured on the held-out images, for subclasses that change it."""
-        if self._held_out is None:
-            return noise
-        influence = nullspace.measure(self.model, self._held_out, noise.value)
-        return replace(noise, mse_probability=influence.mse_probability, held_out=influence)
-
-    @property
-    def due(self) -> bool:
-        """Whether the next step begins with a synthesis."""
-        return self._steps % self.interval == 0
+    @classmethod
+    def costs_from(cls, args: argparse.Namespace) -> tuple[float, float, float]:
+        config = cls.config_from(args)
+        return cls.cost(config), cls.output_cost(config, use_from(args, cls.prefix)), cls.synthesis_cost(config)
 
     def refresh(self) -> Noise:
         """Synthesize a new noise for the model as it is now, and append its numbers to ``history``.
@@ -208,16 +178,12 @@ class NullspaceAugmentation(Augmentation):
             NoiseError: memory is full, or the synthesis failed.
         """
         previous = self.noise
-        try:
-            self.noise = noise = self.make_noise()
-        except torch.OutOfMemoryError as error:
-            raise NoiseError(
-                f"synthesis at step {self._steps}: expected the model and a batch to fit into memory, found it "
-                "full. Lower the loader's batch size, or set autocast to bfloat16."
-            ) from error
-        self._value = None
-        self.history.append(noise_row(self._steps, noise, previous))
-        log_noise(len(self.history), noise)
+        noise = super().refresh()
+        if previous is not None and self.use.bank > 1:
+            self._older = [*self._older, previous.value][1 - self.use.bank :]
+        if self.use.valid_pixels:
+            self._inverse = nullspace.patch_pseudo_inverse(self.model, space="pixel").to(noise.value.dtype)
+        self._on_device = None
         return noise
 
     def loss(
@@ -227,6 +193,7 @@ class NullspaceAugmentation(Augmentation):
         loss_fn: Callable[[Any, torch.Tensor], torch.Tensor],
         *,
         new_step: bool = True,
+        output: Any = None,
     ) -> torch.Tensor:
         """The companion loss, which is the loss of ``input`` under the noise, to be added to the clean loss (line 19).
 
@@ -234,67 +201,68 @@ class NullspaceAugmentation(Augmentation):
         synthesized at the first step and after every ``interval`` steps.
 
         Args:
-            input: (B, C, H, W), what the model gets for the clean loss, after mixup.
+            input: (B, C, H, W), what the model gets for the clean loss, after mixup; with ``use.valid_pixels`` in
+                [0, 1].
             target: labels (B,) or soft targets (B, K), as ``loss_fn`` expects.
             loss_fn: the loop's loss function.
             new_step: False for a further loss in the same step, which does not count towards ``interval``.
+            output: what the model returned for ``input`` in the clean loss, for the loss kl; None: computed here.
 
         Returns:
-            What ``loss_fn`` returns for the noisy outputs.
+            What ``loss_fn`` returns for the noisy outputs; with the loss kl, the mean divergence.
+
+        Raises:
+            DataError: ``use.valid_pixels``, and ``input`` is outside [0, 1].
         """
         if new_step or self.noise is None:
             if self.due:
                 self.refresh()
             self._steps += 1
+        with fork_rng(self.next_seed(), input.device):
+            noisy = self._noisy_output(input)
+            if self.use.loss == "ce":
+                return loss_fn(noisy, target)
+            if output is None:
+                with torch.no_grad():  # after the noisy forward: autocast keeps the weights that it has cast first
+                    output = output_of(unwrap(self.model), input)
+        clean = mean_logits(output, len(input)).detach()
+        return divergence(clean, mean_logits(noisy, len(input))).mean()
+
+    def _noisy_output(self, input: torch.Tensor) -> Any:
+        """What the model returns for ``input`` under the noise; draws from the global generators."""
+        with torch.autocast(input.device.type, enabled=False):
+            values, inverse = self._values_and_inverse()
+            value = self._drawn(values, len(input))
+            if inverse is not None:
+                require_pixels(input, "valid_pixels")
+                patch_size = nullspace.find_projection(self.model).kernel_size[0]
+                input = with_pixel_noise(input, value, inverse, patch_size)
+        if inverse is not None:
+            return output_of(unwrap(self.model), input)
+        with encoder_noise(self.model, value, block=self.config.block) as inner:
+            return output_of(inner, input)
+
+    def _values_and_inverse(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(n, *tokens), the newest noise last, and the projection's inverse, on the model's device."""
         assert self.noise is not None
-        seed = self.next_seed()
-        if self._value is None:
-            self._value = self.noise.value.to(self._device())
-        with encoder_noise(self.model, self._value) as inner, fork_rng(seed, input.device):
-            return loss_fn(output_of(inner, input), target)
+        if self._on_device is None:
+            values = torch.cat([*self._older, self.noise.value]).to(self._device())
+            self._on_device = values, None if self._inverse is None else self._inverse.to(values.device)
+        return self._on_device
+
+    def _drawn(self, values: torch.Tensor, count: int) -> torch.Tensor:
+        """The noise of all images, (1, *tokens), or of each, (count, *tokens), drawn from the global generators."""
+        if self.use.fresh:
+            drawn: torch.Tensor = self.draw_fresh(values, count)
+            return drawn
+        return random_combinations(values, count) if self.use.bank else values
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that :meth:`load_state_dict` needs for training to go on as if never interrupted."""
-        return super().state_dict() | {
-            "steps": self._steps,
-            "position": self._position,
-            "noise": None if self.noise is None else self.noise.state_dict(),
-            "start": self._start,
-            "history": [dict(entry) for entry in self.history],
-        }
+        return super().state_dict() | {"older": list(self._older), "inverse": self._inverse}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned; batches and settings must be the same."""
         super().load_state_dict(state)
-        self._steps, self._position = state["steps"], state["position"]
-        self.noise = None if state["noise"] is None else Noise.from_state_dict(state["noise"])
-        self.history = [dict(entry) for entry in state["history"]]
-        self._start = state["start"] if self.warm_start else None
-        self._stream = self._value = None
-        if self._chooses_held_out:
-            self._held_out = None  # chosen with the old seed; _open_stream chooses anew
-
-    @property
-    def numbers(self) -> dict[str, float]:
-        """Norm and mse_probability of the noise in use; empty before the first."""
-        if not self.history:
-            return {}
-        latest = self.history[-1]
-        return {"noise_norm": latest["norm"], "noise_mse_probability": latest["mse_probability"]}
-
-    def write(self, folder: Path) -> None:
-        """Write ``noise.csv``, the numbers of all noises, and ``noise.pt``, the newest."""
-        if self.noise is None:
-            return
-        write_noises(folder, self.file_prefix, self.history, self.noise)
-
-
-def _check(interval: int, warm_start: bool, solver: str) -> None:
-    """Raise OptionError for ``interval`` < 1, or for a warm start of the random baseline."""
-    if interval < 1:
-        raise OptionError(f"interval: expected a number of steps >= 1, found {interval}.")
-    if warm_start and solver == "random":
-        raise OptionError(
-            "warm_start: expected noise that is optimised, found the random baseline, which draws each anew. "
-            "Leave it out."
-        )
+        self._older, self._inverse = list(state.get("older", [])), state.get("inverse")  # earlier versions have none
+        self._on_device = None

@@ -12,7 +12,7 @@ from scipy import stats
 from ns_easyrobust.errors import NoiseError, OptionError
 from ns_easyrobust.models.hooks import encoder_noise
 from ns_easyrobust.nullspace.config import NoiseConfig
-from ns_easyrobust.nullspace.solvers.sphere import _FINAL, _FIRST, _MARGIN, centred, step_length
+from ns_easyrobust.nullspace.solvers.sphere_search import _FINAL, _FIRST, _MARGIN, centred, step_length
 from ns_easyrobust.nullspace.synthesis import measure, synthesize
 
 SPHERE = NoiseConfig(solver="sphere", turn=0.1, max_steps=100)
@@ -131,9 +131,9 @@ def test_few_images_behind_the_final_radius_are_told(digits, caplog, count):
 
 def test_what_is_returned_is_what_was_judged(trained, batches, monkeypatch):
     """Also where the last test allowed is over eps: then it is not called feasible."""
-    monkeypatch.setattr("ns_easyrobust.nullspace.solvers.sphere._FINAL", _FINAL._replace(tests=1))
+    monkeypatch.setattr("ns_easyrobust.nullspace.solvers.sphere_search._FINAL", _FINAL._replace(tests=1))
     start = torch.randn(1, 16, 64, generator=torch.Generator().manual_seed(2)) * 40
-    monkeypatch.setattr("ns_easyrobust.nullspace.solvers.sphere._FIRST", _FIRST._replace(tests=1))
+    monkeypatch.setattr("ns_easyrobust.nullspace.solvers.sphere_search._FIRST", _FIRST._replace(tests=1))
     noise = synthesize(trained, batches, replace(SPHERE, max_steps=1), start=start)
     assert not noise.stopped
     assert noise.mse_probability > 0.03
@@ -144,7 +144,7 @@ def test_what_is_returned_is_what_was_judged(trained, batches, monkeypatch):
 @pytest.mark.parametrize("norm", [0.05, 500.0])
 def test_the_last_radius_is_found_from_either_side(trained, batches, monkeypatch, norm):
     """One short turn, from far inside and from far outside: the norm ends where random noise's may."""
-    monkeypatch.setattr("ns_easyrobust.nullspace.solvers.sphere._FIRST", _FIRST._replace(tests=1))
+    monkeypatch.setattr("ns_easyrobust.nullspace.solvers.sphere_search._FIRST", _FIRST._replace(tests=1))
     start = centred(torch.randn(1, 16, 64, generator=torch.Generator().manual_seed(2)))
     start = start * (norm / start.norm())
     noise = synthesize(trained, batches, replace(SPHERE, turn=1e-9, max_steps=1, pool=1), start=start)
