@@ -120,6 +120,10 @@ def _of_study(folder: Path, methods: Sequence[str]) -> tuple[list[Trained], set[
             continue
         if methods and label not in methods:
             continue
+        if label == _RESERVED:
+            raise OptionError(
+                f"--study {folder}: expected methods of any name but {_RESERVED}, found it. Leave it out."
+            )
         starts.add(str(record.flags.get("initial_checkpoint") or ""))
         trained.append(Trained(label, int(found[1]), str(run_folder / LAST), _noise_in(run_folder)))
     if unfinished:

@@ -146,12 +146,12 @@ class NormChanges:
             return Cell("-", is_number=False)
         against = ""
         if comparison is not None:
-            against = f"(x{comparison.value:.3g}{_interval(comparison)}"
+            against = f"(x{_shown(comparison.value)}{_interval(comparison)}"
             if (p := self.adjusted.get((label, kind))) is not None:
                 verdict = "" if p > 1 - self.confidence else " larger" if comparison.value > 1 else " smaller"
                 against += f", {format_p(p)}{verdict}"
             against += ")"
-        return Cell(f"{change.value:.3g}", (_interval(change).strip(), against, self._censored_text(label, kind)))
+        return Cell(_shown(change.value), (_interval(change).strip(), against, self._censored_text(label, kind)))
 
     def _notes(self) -> list[str]:
         percent = f"{100 * self.confidence:g}%"
@@ -201,4 +201,9 @@ def _ratio(own: Mapping[str, float], base: Mapping[str, float], confidence: floa
 
 
 def _interval(ratio: Ratio) -> str:
-    return "" if ratio.low is None else f" [{ratio.low:.3g}, {ratio.high:.3g}]"
+    return "" if ratio.low is None or ratio.high is None else f" [{_shown(ratio.low)}, {_shown(ratio.high)}]"
+
+
+def _shown(ratio: float) -> str:
+    """To a thousandth, as most are near 1; three digits of others."""
+    return f"{ratio:.3f}" if 0.1 < ratio < 10 else f"{ratio:.3g}"

@@ -67,6 +67,10 @@ def test_of_a_study_what_is_missing_is_one_line(study, tmp_path):
     study("a", 0)
     with pytest.raises(OptionError, match="--methods: expected finished methods"):
         find_inputs(args(study=folder, methods=["b"]))
+    study("before", 0)
+    with pytest.raises(OptionError, match="expected methods of any name but before"):
+        find_inputs(args(study=folder))
+    (tmp_path / "study" / "methods" / "before" / "seed0" / "study.json").unlink()
     study("a", 1, start="other.pth")
     with pytest.raises(OptionError, match="expected one start of all its runs"):
         find_inputs(args(study=folder))

@@ -106,6 +106,7 @@ def test_one_seed_has_no_interval_and_censored_norms_are_counted() -> None:
     assert "One seed a method: no interval" in text
     assert "a note" in text
     assert text.count("1 censored") == 2
+    assert f"{ratio.value:.3f}" in text
 
 
 def test_equal_norms_give_a_ratio_of_exactly_1() -> None:
