@@ -183,11 +183,18 @@ class _Method:
         labels: dict[str, list[str]] = {name: []}
         if study.ema and self.args.model_ema:
             labels[f"{_ema_label(self.label)}, seed {seed}"] = ["--use-ema"]
-        measuring = {
-            label: Step("benchmark", (f"--ckpt-path={own / LAST}", *evaluation, *more, *_into(own, label)))
-            for label, more in labels.items()
-        }
+        first = [f"--ckpt-path={own / LAST}", *self._model_words(), *evaluation]
+        measuring = {label: Step("benchmark", (*first, *more, *_into(own, label))) for label, more in labels.items()}
         return Run(self.label, seed, own, flags, self.updates, self.cost, Step("train", tuple(words)), measuring)
+
+    def _model_words(self) -> list[str]:
+        """What an evaluation has to be told of the model: the code that builds it, which no checkpoint may choose."""
+        from ..models import is_factory, is_hub_name
+
+        if not (self.args.model and (is_factory(self.args.model) or is_hub_name(self.args.model))):
+            return []
+        given = {"model": self.args.model, "model_kwargs": self.args.model_kwargs or None}
+        return words_of(given, self.command.parser, f"{self.study.path}: methods: {self.label}")
 
 
 def _deciding(args: argparse.Namespace) -> dict[str, Any]:

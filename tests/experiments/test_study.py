@@ -108,6 +108,36 @@ def test_a_dry_run_prints_commands_and_costs(study, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_evaluation_is_told_of_code_that_builds_the_model(study, tmp_path, capsys):
+    """A checkpoint's own word for it is never run, so without the flag no run of a study could be evaluated."""
+    (tmp_path / "vit.py").write_text(
+        "from timm.models import create_model\ndef small(num_classes=10, depth=2):\n    pass\n"
+    )
+    words = study(model="vit.py:small", train=TRAIN | {"model_kwargs": {"depth": 3}})
+    assert cli.main([*words, "--dry-run"]) == 0
+    evaluations = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ns-easyrobust benchmark")]
+    assert len(evaluations) == 4
+    assert all("--model=vit.py:small --model-kwargs depth=3 " in line for line in evaluations)
+
+
+def test_a_report_alone_needs_neither_start_nor_data(study, tmp_path, capsys):
+    words = study(start="gone.pth", data_dir="gone", methods={"none": {}}, checkpoints={"x": {"path": "gone.pth"}})
+    assert cli.main([*words, "--report-only"]) == 2
+    assert "--output: expected the folder of a study, found none at out" in capsys.readouterr().err
+    for label, folder in {
+        "none, seed 0": "methods/none/seed0",
+        "none, seed 1": "methods/none/seed1",
+        "x": "checkpoints/x",
+    }.items():
+        (tmp_path / "out" / folder).mkdir(parents=True)
+        append_record(tmp_path / "out" / folder / "results.jsonl", make(label))
+        (tmp_path / "out" / folder / "study.json").write_text("{}")
+    assert cli.main([*words, "--report-only"]) == 0
+    assert "| none (baseline) |" in (tmp_path / "out" / "report.md").read_text()
+    assert cli.main(words) == 2  # to carry it out is another matter
+    assert "expected a folder, found none at gone" in capsys.readouterr().err
+
+
 def test_what_fails_is_tried_no_further_but_a_suite_that_is_missing_stops_nothing(tmp_path, monkeypatch):
     """Trainings of `bad` fail; evaluations of `good` end with 3, as benchmark does where a suite was not run."""
     begun = []
