@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .augmentations.negative_patches import NegativePatches, NegativeSettings
     from .augmentations.noise_use import NoiseUse
     from .augmentations.nullspace import NullspaceAugmentation
+    from .augmentations.pixel_noise import PixelNoise, PixelNoiseSettings
     from .augmentations.registry import augmentation_names, register_augmentation
     from .augmentations.relevance import RelevanceAugmentation, RelevanceSettings
     from .augmentations.trades import Trades, TradesSettings
@@ -37,6 +38,8 @@ __all__ = [
     "NegativeSettings",
     "NoiseUse",
     "NullspaceAugmentation",
+    "PixelNoise",
+    "PixelNoiseSettings",
     "RelevanceAugmentation",
     "RelevanceSettings",
     "SamSettings",

@@ -137,8 +137,10 @@ TRAIN: list[Group] = [
     },
     {
         "--no-aug": ("", True),
-        "--aug": "madry,negative-patches",
+        "--aug": "madry,negative-patches,pixel-noise",
         "--madry-alone": ("", True),
+        "--pixel-noise-sigma": "0.3",
+        "--pixel-noise-uniform-sigma": ("", True),
         "--negative-transform": "infill",
         "--negative-loss": "contrastive",
         "--negative-weight": "0.5",

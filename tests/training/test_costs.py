@@ -20,6 +20,7 @@ SPHERE = "--ns-solver sphere --ns-max-steps 100 --ns-interval 20"
         (f"--aug nullspace,permuted {SPHERE}", 9, 600),
         ("--sam-rho 0.05", 6, 0),
         (f"--aug nullspace {SPHERE} --sam-rho 0.05", 12, 300),  # the second pass has the first one's noise
+        ("--aug pixel-noise --sam-rho 0.05", 12, 0),
         ("--aug madry", 3 + 23, 0),  # 10 steps of a forward and a backward to the pixels, then a plain update's 3
         ("--aug madry --madry-alone --madry-steps 7", 7 * 2 + 3, 0),
         ("--grad-accum-steps 4", 12, 0),

@@ -29,6 +29,7 @@ METHODS = {
     "permuted": f"--aug permuted {NOISE} {MIXED}",
     "sensitive": f"--aug sensitive --ns-pool 2 --ns-minibatch 8 {NOISE}",
     "noise-use": f"--aug nullspace {NOISE} --ns-bank 2 --ns-eps-growth 2 --ns-loss kl --ns-valid-pixels",
+    "pixel-noise": "--aug pixel-noise --pixel-noise-sigma 0.2 --pixel-noise-uniform-sigma",
     "madry": f"--aug madry --madry-steps 2 {MIXED}",
     "madry-alone": "--aug madry --madry-steps 2 --madry-alone --madry-best",
     "trades": f"--aug trades --trades-steps 2 {MIXED}",

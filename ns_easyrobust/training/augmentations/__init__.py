@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .negative_patches import NegativePatches, NegativeSettings
     from .noise_use import NoiseUse
     from .nullspace import NullspaceAugmentation
+    from .pixel_noise import PixelNoise, PixelNoiseSettings
     from .registry import augmentations, register_augmentation
     from .relevance import RelevanceAugmentation, RelevanceSettings
     from .trades import Trades, TradesSettings
@@ -22,6 +23,8 @@ __all__ = [
     "NegativeSettings",
     "NoiseUse",
     "NullspaceAugmentation",
+    "PixelNoise",
+    "PixelNoiseSettings",
     "RelevanceAugmentation",
     "RelevanceSettings",
     "Trades",

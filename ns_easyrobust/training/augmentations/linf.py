@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...attacks import gradient_error, require_pixels, require_radius
+from ...attacks import gradient_error, require_radius
 from ...errors import OptionError
 from ...utils import setting, torch
 from .base import Augmentation
+from .pixels import refuse_erasing_outside
 
 
 @dataclass(frozen=True)
@@ -44,29 +45,9 @@ class LinfAugmentation(Augmentation):
 
     @classmethod
     def check(cls, args: argparse.Namespace) -> None:
-        """Refuse also random erasing that leaves [0, 1], where a radius in pixels of [0, 1] means nothing.
-
-        Clipping to [0, 1], as public attacks do, would change the erased pixels by far more than the radius.
-        """
+        """Refuse also random erasing that leaves [0, 1], where a radius in pixels of [0, 1] means nothing."""
         super().check(args)
-        if getattr(args, "erase_outside", False) and getattr(args, "reprob", 0) > 0:
-            raise OptionError(
-                f"erase_outside: expected erased pixels inside [0, 1], in which {cls.name} has its radius, found them "
-                "left as drawn. Leave erase_outside out."
-            )
-
-
-def as_pixels(input: torch.Tensor, method: str) -> torch.Tensor:
-    """The centre of the ball: ``input`` (B, C, H, W) in [0, 1], without its graph and in float32 at least.
-
-    In bfloat16 a step of 1/255 would be lost beside a pixel near 1.
-
-    Raises:
-        DataError: ``input`` is outside [0, 1] (by more than rounding), in which radii are.
-    """
-    require_pixels(input, method)
-    pixels = input.detach()
-    return pixels.to(torch.promote_types(pixels.dtype, torch.float32)).clamp(0, 1)
+        refuse_erasing_outside(args, f"in which {cls.name} has its radius")
 
 
 def in_full_precision(logits: torch.Tensor) -> torch.Tensor:

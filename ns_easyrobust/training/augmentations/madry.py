@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 from ...errors import OptionError
 from ...models import frozen, logits_of, output_of, unwrap
 from ...utils import fork_rng, nn, setting, torch
-from .linf import LinfAugmentation, LinfSettings, as_pixels, ascend, ascent_logits, uniform_start
+from .linf import LinfAugmentation, LinfSettings, ascend, ascent_logits, uniform_start
+from .pixels import as_pixels
 from .registry import register_augmentation
 
 

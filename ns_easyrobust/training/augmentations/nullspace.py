@@ -13,6 +13,7 @@ from ...models import encoder_noise, mean_logits, output_of, unwrap
 from ...nullspace import Noise, NoiseConfig
 from ...utils import fork_rng, nn, torch
 from .noise_use import NoiseUse, check_use, check_valid_pixels, random_combinations, use_from, with_pixel_noise
+from .pixels import refuse_erasing_outside
 from .registry import register_augmentation
 from .renewed_noise import RenewedNoise, check_renewal
 from .trades import divergence
@@ -131,11 +132,8 @@ class NullspaceAugmentation(RenewedNoise):
         config, use = cls.config_from(args), use_from(args, cls.prefix)
         check_renewal(args.ns_interval, args.ns_warm_start, cls.solver or config.solver)
         cls._check_use(use, config, args.ns_warm_start)
-        if use.valid_pixels and getattr(args, "erase_outside", False) and getattr(args, "reprob", 0) > 0:
-            raise OptionError(
-                "erase_outside: expected erased pixels inside [0, 1], to which valid_pixels clips, found them left as "
-                "drawn. Leave erase_outside out."
-            )
+        if use.valid_pixels:
+            refuse_erasing_outside(args, "to which valid_pixels clips")
 
     @classmethod
     def _check_use(cls, use: NoiseUse, config: NoiseConfig, warm_start: bool) -> None:

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 from ...attacks import require_radius
 from ...models import frozen, logits_of, mean_logits, output_of, unwrap
 from ...utils import fork_rng, setting, torch
-from .linf import LinfAugmentation, LinfSettings, as_pixels, ascend, ascent_logits, in_full_precision
+from .linf import LinfAugmentation, LinfSettings, ascend, ascent_logits, in_full_precision
+from .pixels import as_pixels
 from .registry import register_augmentation
 
 
