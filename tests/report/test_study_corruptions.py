@@ -34,7 +34,7 @@ def drawn(names: Sequence[str] = ALL) -> Bits:
     """ "ours" is better by much under noise, and worse under other corruptions."""
     generator = np.random.default_rng(8)
     ease = generator.random(60)
-    shifts = {"none": (0.0, 0.0), "ours": (0.3, -0.06), "same": (0.0, 0.0)}
+    shifts = {"none": (0.0, 0.0), "ours": (0.3, -0.06)}
     return {
         label: {
             name: ease + 0.2 * generator.standard_normal((2, 3, 60)) < 0.5 + shift[name not in GROUPS["noise"]]
@@ -62,6 +62,12 @@ def study(folder: Path, bits: Bits, baseline: str | None = "none") -> StudyTable
     return StudyTable(methods, baseline)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bits, StudyTable]:
+    bits = drawn()
+    return bits, study(tmp_path_factory.mktemp("whole"), bits)
+
+
 def by_hand(bits: Bits, label: str, names: Sequence[str]) -> tuple[float, float, float, float]:
     """(difference, low, high, p) to none of the mean over these corruptions: what is wider, over images or seeds."""
     own, base = (100 * np.mean([bits[each][name] for name in names], axis=(0, 1)) for each in (label, "none"))
@@ -82,9 +88,8 @@ def cells_of(text: str, start: str) -> list[list[str]]:
     ]
 
 
-def test_groups_and_corruptions_from_the_bits(tmp_path: Path) -> None:
-    bits = drawn()
-    table = study(tmp_path, bits)
+def test_groups_and_corruptions_from_the_bits(whole: tuple[Bits, StudyTable]) -> None:
+    bits, table = whole
     rows = rows_of(table)
     parts = {**GROUPS, "not-noise": OTHERS, **{name: [name] for name in ALL}}
     assert list(rows) == [(name, label) for label in bits for name in parts]
@@ -100,9 +105,9 @@ def test_groups_and_corruptions_from_the_bits(tmp_path: Path) -> None:
     assert float(rows["noise", "ours"]["low"]) > 0 > float(rows["not-noise", "ours"]["high"]), "which a mean hides"
 
 
-def test_the_section_has_both_tables_with_methods_as_rows(tmp_path: Path) -> None:
-    bits = drawn()
-    text = corruptions_markdown(study(tmp_path, bits))
+def test_the_section_has_both_tables_with_methods_as_rows(whole: tuple[Bits, StudyTable]) -> None:
+    bits, table = whole
+    text = corruptions_markdown(table)
     assert text.startswith("## By corruption\n")
     assert "Severity 2, 4." in text
     groups, single = cells_of(text, "| method")
@@ -158,9 +163,8 @@ def test_without_folders_there_is_no_section() -> None:
     assert rows_of(table) == {}
 
 
-def test_a_group_counts_as_one_column_of_an_endpoint(tmp_path: Path) -> None:
-    bits = drawn()
-    table = study(tmp_path, bits)
+def test_a_group_counts_as_one_column_of_an_endpoint(whole: tuple[Bits, StudyTable]) -> None:
+    bits, table = whole
     found = PrimaryEndpoint(table, ["ours"], ["none"], ["val", "c:noise", "c:not-noise"])
     (pair,) = found.pairs
     parts = [np.mean([bits["ours"][n] for n in names], axis=(0, 1)) for names in (GROUPS["noise"], OTHERS)]
