@@ -25,7 +25,14 @@ if TYPE_CHECKING:
     from .completeness import short_folders
     from .corrupt_folder import CorruptedFolder, FolderCorruption
     from .corrupt_record import CORRUPT_FORMATS, CorruptSettings, holds_whole_images
-    from .corruptions import Corruption, FrostPictures, corrupt, known_corruptions, register_corruption
+    from .corruptions import (
+        CORRUPTION_GROUPS,
+        Corruption,
+        FrostPictures,
+        corrupt,
+        known_corruptions,
+        register_corruption,
+    )
     from .demo_data import write_digits
     from .image_folder import (
         ClassFolders,
@@ -55,6 +62,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALEXNET_ERROR",
+    "CORRUPTION_GROUPS",
     "CORRUPT_FORMATS",
     "IMAGENET_CLASSES",
     "INTERPOLATIONS",

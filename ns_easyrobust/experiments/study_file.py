@@ -14,7 +14,7 @@ from ..utils import file_or_folder, read_settings
 
 _KEYS = (
     "question", "protocol", "start", "model", "data_dir", "seeds", "budget", "train", "ema", "baseline", "primary",
-    "methods", "benchmark", "checkpoints",
+    "secondary", "methods", "benchmark", "checkpoints",
 )  # fmt: skip
 _BUDGETS = ("updates", "forward_equivalents")
 _GREATEST_SEED = 2**32 - 1
@@ -42,11 +42,11 @@ del _OF_CHECKPOINTS["use_ema"]
 
 
 @dataclass(frozen=True)
-class Primary:
-    """The primary endpoint: the ``columns`` of whose mean, and the labels to compare with.
+class Endpoint:
+    """An endpoint: the ``columns`` of whose mean, and the labels to compare with.
 
     Attributes:
-        columns: ``all``, ``robust``, or names of suites.
+        columns: ``all``, ``robust``, or names of suites and of ImageNet-C's groups.
     """
 
     columns: str | tuple[str, ...]
@@ -67,6 +67,7 @@ class StudyFile:
         methods: flags of ``train`` by label.
         checkpoints: flags of ``benchmark`` by label, with ``path``, the file.
         primary: what the study is to be judged by; None for no such section.
+        secondary: what is told beside it in the same way.
         question, protocol: what the study asks, and what was laid down before it ran, in the author's words.
     """
 
@@ -85,7 +86,8 @@ class StudyFile:
     checkpoints: Mapping[str, dict[str, Any]]
     question: str | None = None
     protocol: str | None = None
-    primary: Primary | None = None
+    primary: Endpoint | None = None
+    secondary: tuple[Endpoint, ...] = ()
 
 
 def read_study(path: str | Path) -> StudyFile:
@@ -117,6 +119,7 @@ def read_study(path: str | Path) -> StudyFile:
         question=reader.text("question"),
         protocol=reader.text("protocol"),
         primary=reader.primary(),
+        secondary=reader.secondary(),
     )
     if not study.methods:
         raise OptionError(f"{path}: methods: expected one at least, found none.")
@@ -124,12 +127,15 @@ def read_study(path: str | Path) -> StudyFile:
         raise OptionError(f"{path}: checkpoints: expected other names than methods have, found {min(twice)}.")
     labels = [*study.methods, *study.checkpoints]
     named: dict[str, tuple[str, ...]] = {"baseline": () if study.baseline is None else (study.baseline,)}
-    named |= {"primary: against": () if study.primary is None else study.primary.against}
+    endpoints = {} if study.primary is None else {"primary": study.primary}
+    endpoints |= {f"secondary: {number}": each for number, each in enumerate(study.secondary, 1)}
+    named |= {f"{key}: against": each.against for key, each in endpoints.items()}
     for key, values in named.items():
         if odd := [value for value in values if value not in labels]:
             raise OptionError(f"{path}: {key}: expected some of {', '.join(labels)}, found {odd[0]}.")
-    if study.primary is not None and not any({*study.primary.against} - {label} for label in study.methods):
-        raise reader.wrong("primary: against", "another method than the only one", ", ".join(study.primary.against))
+    for key, each in endpoints.items():
+        if not any({*each.against} - {label} for label in study.methods):
+            raise reader.wrong(f"{key}: against", "another method than the only one", ", ".join(each.against))
     for label, flags in study.checkpoints.items():
         if (file := reader.file(f"checkpoints: {label}: path", flags.get("path"))) is None:
             raise OptionError(f"{path}: checkpoints: {label}: path: expected a file, found none.")
@@ -163,22 +169,34 @@ class _Reader:
         except argparse.ArgumentTypeError as error:
             raise OptionError(f"{self.path}: {key}: {error}.") from error
 
-    def primary(self) -> Primary | None:
+    def primary(self) -> Endpoint | None:
         value = self.content.get("primary")
-        if value is None:
-            return None
+        return None if value is None else self.endpoint("primary", value)
+
+    def secondary(self) -> tuple[Endpoint, ...]:
+        values = self.content.get("secondary")
+        if values is None:
+            return ()
+        if not (isinstance(values, list) and values):
+            raise self.wrong("secondary", "a list such as [{columns: [val], against: [none]}]", repr(values))
+        if self.content.get("primary") is None:
+            raise self.wrong("secondary", "a primary endpoint beside it", "none")
+        return tuple(self.endpoint(f"secondary: {number}", value) for number, value in enumerate(values, 1))
+
+    def endpoint(self, key: str, value: Any) -> Endpoint:
         if not (isinstance(value, dict) and value.keys() == {"columns", "against"}):
             found = ", ".join(map(str, value)) or "none" if isinstance(value, dict) else repr(value)
-            raise self.wrong("primary", "columns and against, such as {columns: all, against: [none]}", found)
+            raise self.wrong(key, "columns and against, such as {columns: all, against: [none]}", found)
         columns, against = value["columns"], value["against"]
         if not _is_list_of_names(against):
-            raise self.wrong("primary: against", "a list of methods, each once, such as [none, random]", repr(against))
+            raise self.wrong(f"{key}: against", "a list of methods, each once, such as [none, random]", repr(against))
         if isinstance(columns, str) and columns in report.ENDPOINTS:
-            return Primary(columns, tuple(against))
-        if not (_is_list_of_names(columns) and {*columns} <= evaluation.suites().keys()):
-            expected = f"{' or '.join(report.ENDPOINTS)}, or a list of suites ({', '.join(evaluation.suites())})"
-            raise self.wrong("primary: columns", expected, repr(columns))
-        return Primary(tuple(columns), tuple(against))
+            return Endpoint(columns, tuple(against))
+        names = (*evaluation.suites(), *report.GROUP_NAMES)
+        if not (_is_list_of_names(columns) and {*columns} <= {*names}):
+            expected = f"{' or '.join(report.ENDPOINTS)}, or a list of suites ({', '.join(names)})"
+            raise self.wrong(f"{key}: columns", expected, repr(columns))
+        return Endpoint(tuple(columns), tuple(against))
 
     def switch(self, key: str) -> bool:
         value = self.content.get(key, False)

@@ -24,8 +24,9 @@ _logger = logging.getLogger(__name__)
 
 
 def write_study(study: StudyFile, runs: Sequence[Run], folder: Path, width: int) -> str:
-    """Write report.md, report.csv, costs.json, and where there is what they show study.png, primary.csv and noises.csv.
+    """Write report.md, report.csv, costs.json, and what else there is something to show in.
 
+    That is study.png, primary.csv, secondary_1.csv and so on, corruptions.csv, and noises.csv.
     A row that lacks one of its seeds is left out, with a warning, and so are differences from a baseline that is.
 
     Returns:
@@ -46,14 +47,21 @@ def write_study(study: StudyFile, runs: Sequence[Run], folder: Path, width: int)
         _logger.warning("study.png was not drawn: %s", error)
         picture = ""
     noises = read_noises([run for run in runs if run.label in rows])
-    parts = [_heading(study), f"{picture}{table.to_markdown()}", noises_markdown(noises), _methods(study, runs)]
     text = str(table.to_text(width))
+    trained = list(dict.fromkeys(_row(run, label) for run in runs if run.train is not None for label in run.measuring))
+    endpoints: dict[str, report.Endpoint] = {}
     if study.primary is not None:
-        trained = dict.fromkeys(_row(run, label) for run in runs if run.train is not None for label in run.measuring)
-        primary = report.PrimaryEndpoint(table, list(trained), study.primary.against, study.primary.columns)
-        parts.insert(2, primary.to_markdown())
-        write_text(folder / "primary.csv", primary.to_csv())
+        primary = report.PrimaryEndpoint(table, trained, study.primary.against, study.primary.columns)
+        endpoints["primary.csv"] = primary
         text += f"\n{primary.conclusion()}\n" if primary.conclusion() else ""
+    for number, each in enumerate(study.secondary, 1):
+        endpoints[f"secondary_{number}.csv"] = report.SecondaryEndpoint(table, trained, each.against, each.columns)
+    for name, endpoint in endpoints.items():
+        write_text(folder / name, endpoint.to_csv())
+    parts = [_heading(study), f"{picture}{table.to_markdown()}", *(each.to_markdown() for each in endpoints.values())]
+    parts += [report.corruptions_markdown(table), noises_markdown(noises), _methods(study, runs)]
+    if table.folders:
+        write_text(folder / "corruptions.csv", report.corruptions_csv(table))
     write_text(folder / "report.md", "\n\n".join(part.rstrip() for part in parts if part) + "\n")
     write_text(folder / "report.csv", table.to_csv())
     if noises:

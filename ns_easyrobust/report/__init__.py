@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from .leaderboards import LEADERBOARDS, easyrobust_form, read_about, robustbench_form
     from .published import PUBLISHED_TABLES, Published
     from .sheet import as_text, escape, escape_text
+    from .study_corruptions import corruptions_csv, corruptions_markdown
+    from .study_measures import GROUP_NAMES
     from .study_picture import study_figure
-    from .study_primary import ENDPOINTS, PrimaryEndpoint
+    from .study_primary import ENDPOINTS, Endpoint, PrimaryEndpoint, SecondaryEndpoint
     from .study_runs import MethodRuns, SeedRun
     from .study_table import StudyTable
     from .table import ResultsTable
@@ -22,13 +24,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENDPOINTS",
+    "GROUP_NAMES",
     "LEADERBOARDS",
     "PUBLISHED_TABLES",
+    "Endpoint",
     "MethodRuns",
     "NormChanges",
     "PrimaryEndpoint",
     "Published",
     "ResultsTable",
+    "SecondaryEndpoint",
     "SeedRun",
     "StudyTable",
     "Table2",
@@ -36,6 +41,8 @@ __all__ = [
     "colour",
     "column_key",
     "columns_of",
+    "corruptions_csv",
+    "corruptions_markdown",
     "easyrobust_form",
     "escape",
     "escape_text",

@@ -13,46 +13,8 @@ from .columns import Column, columns_of, mismatch, require_rows, shown_columns
 from .presentable import presentable
 from .seed_statistics import Finding, claim, mean_over_seeds, over_images, over_seeds
 from .statistics import Difference, are_significant, difference
+from .study_measures import GROUP_NAMES, Measure, folder_sets, mean_of, named_parts
 from .study_runs import MEANS, Contributions, MethodRuns, SeedRun, image_values
-
-
-@dataclass(frozen=True)
-class Measure:
-    """What a column of the table shows: one column of the records, or a weighted sum of some.
-
-    Attributes:
-        title, unit: as shown.
-        terms: (weight, column) each; the value is ``constant`` plus the weighted sum of the columns' values.
-    """
-
-    title: str
-    unit: str
-    terms: tuple[tuple[float, Column], ...]
-    constant: float = 0.0
-
-    @property
-    def column(self) -> Column | None:
-        """The one column that it is; None for a sum."""
-        return self.terms[0][1] if len(self.terms) == 1 and self.terms[0][0] == 1 else None
-
-    @property
-    def names(self) -> str:
-        """The columns that it is made of in words, of a mean of :func:`mean_of`."""
-        return ", ".join(f"100 - {each.title}" if weight < 0 else each.title for weight, each in self.terms)
-
-    @property
-    def lower_is_better(self) -> bool:
-        return self.column is not None and self.column.lower_is_better
-
-
-def mean_of(title: str, columns: Sequence[Column]) -> Measure | None:
-    """Plain mean over ``columns``, all in percent, with 100 - value where lower is better; None if there are none."""
-    count = len(columns)
-    if not count:
-        return None
-    signs = [-1 if column.lower_is_better else 1 for column in columns]
-    terms = tuple((sign / count, column) for sign, column in zip(signs, columns, strict=True))
-    return Measure(title, "%", terms, 100 * signs.count(-1) / count)
 
 
 @dataclass(frozen=True)
@@ -77,6 +39,15 @@ class Comparison:
             return Difference(self.delta)
         return Difference(self.delta, self.claim.low, self.claim.high, self.claim.p)
 
+    @property
+    def fields(self) -> dict[str, float]:
+        """All numbers that there are, by name, as CSV files have them."""
+        found = {"delta": self.delta}
+        for prefix, each in (("", self.claim), ("images_", self.images), ("seeds_", self.seeds)):
+            if each is not None:
+                found |= {f"{prefix}low": each.low, f"{prefix}high": each.high, f"{prefix}p": each.p}
+        return found
+
 
 class StudyComparison:
     """One row a method: means over seeds, differences from the baseline, and what the training cost.
@@ -88,6 +59,8 @@ class StudyComparison:
 
     Attributes:
         columns: of the records, left to right; of ImageNet-C the mean over its folders, not each of them.
+        folders: the columns of ImageNet-C's folders, as :func:`~ns_easyrobust.report.study_measures.folder_sets`
+            gives them.
         clean: the column of the clean validation images; None if no run has it.
         robust: the other columns in percent, over which mean robustness is taken.
         measures: what the table shows: :attr:`columns`, then, of two or more of :attr:`robust`, their mean.
@@ -109,12 +82,13 @@ class StudyComparison:
             require_rows([baseline], labels, "baseline")
         self.methods = {method.label: method for method in methods}
         self.baseline, self.confidence = baseline, confidence
-        self.columns = _shown([record for method in methods for run in method.runs for record in run.shown_records])
+        every = columns_of([record for method in methods for run in method.runs for record in run.shown_records])
+        self.columns, self.folders = _shown(every), folder_sets(every)
         validation = suites()["val"].record
         self.clean = next((c for c in self.columns if (c.suite, c.metric) == (validation, "top1")), None)
         self.robust = tuple(c for c in self.columns if c.unit == "%" and (c.suite, c.metric) != (validation, "top1"))
-        self._sums: dict[tuple[str, str, tuple[str, ...]], Contributions | None] = {}
-        self._comparisons: dict[tuple[str, str, str], Comparison | None] = {}
+        self._sums: dict[tuple[object, ...], Contributions | None] = {}
+        self._comparisons: dict[tuple[object, ...], Comparison | None] = {}
 
     @cached_property
     def measures(self) -> tuple[Measure, ...]:
@@ -132,19 +106,21 @@ class StudyComparison:
         return mean_of("mean of all columns", [column for column in self.columns if column.unit == "%"])
 
     def mean_over(self, names: Sequence[str]) -> Measure | None:
-        """:func:`mean_of` the columns in percent of these suites (``val``, ``fgsm``, ...); None if one has none.
+        """:func:`mean_of` what these names stand for; None if one stands for nothing that was measured.
+
+        Args:
+            names: of suites (``val``, ``fgsm``, ...) for each of their columns in percent, or of groups of ImageNet-C's
+                corruptions (``c:noise``, ``c:not-noise``, ...) for the mean over their folders, which is one part.
 
         Raises:
-            OptionError: an unknown suite.
+            OptionError: an unknown name.
         """
         known = suites()
-        if unknown := [name for name in names if name not in known]:
-            raise OptionError(f"suite: expected some of {', '.join(known)}, found {unknown[0]}. Correct the call.")
-        own = [
-            [column for column in self.columns if column.unit == "%" and column.suite == known[name].record]
-            for name in names
-        ]
-        return mean_of("mean", [column for each in own for column in each]) if all(own) else None
+        if unknown := [name for name in names if name not in (*known, *GROUP_NAMES)]:
+            expected = ", ".join((*known, *GROUP_NAMES))
+            raise OptionError(f"suite: expected some of {expected}, found {unknown[0]}. Correct the call.")
+        own = [named_parts(name, self.columns, self.folders) for name in names]
+        return mean_of("mean", [part for each in own for part in each]) if all(own) else None
 
     @property
     def robust_names(self) -> str:
@@ -212,7 +188,7 @@ class StudyComparison:
         """``label`` minus ``other``; None for one and the same, or if either is missing or of other images."""
         if label == other:
             return None
-        key = label, other, measure.title
+        key = label, other, measure.key
         if key not in self._comparisons:
             values = self.value(label, measure), self.value(other, measure)
             missing = None in values or self.mismatch(measure, [label, other])
@@ -236,25 +212,33 @@ class StudyComparison:
             found = difference(runs[0][0].cells[key], runs[1][0].cells[key], self.confidence)
             if found.low is not None and found.high is not None and found.p is not None:
                 return Finding(found.low, found.high, found.p, float("inf"))
-        groups: Contributions = {}
-        for weight, column in measure.terms:
-            sums = self._mean_contributions(label, column, runs[0]), self._mean_contributions(base, column, runs[1])
-            if sums[0] is None or sums[1] is None or sums[0].keys() != sums[1].keys():
-                return None
-            for digest, (values, reach) in sums[0].items():
-                before, reached = groups.get(digest, (0.0, 0.0))
-                groups[digest] = (
-                    before + weight * (values - sums[1][digest][0]),
-                    reached + abs(weight) * reach,
-                )
-        return over_images([v for v, _ in groups.values()], [r for _, r in groups.values()], self.confidence)
+        own, other = (self._mean_contributions(name, measure, of) for name, of in zip((label, base), runs, strict=True))
+        if own is None or other is None or own.keys() != other.keys():
+            return None
+        changes = [values - other[digest][0] for digest, (values, _) in own.items()]
+        return over_images(changes, [reach for _, reach in own.values()], self.confidence)
 
-    def _mean_contributions(self, label: str, column: Column, runs: Sequence[SeedRun]) -> Contributions | None:
-        """What each image adds to the mean over ``runs`` of the number in ``column``, by set of images."""
-        key = label, column.key, tuple(run.name for run in runs)
+    def _mean_contributions(self, label: str, measure: Measure, runs: Sequence[SeedRun]) -> Contributions | None:
+        """What each image adds to the mean over ``runs`` of ``measure``, by set of images."""
+        key = label, measure.key, tuple(run.name for run in runs)
         if key not in self._sums:
-            self._sums[key] = _mean([image_values(run, column) for run in runs])
+            self._sums[key] = self._sum(label, measure, runs)
         return self._sums[key]
+
+    def _sum(self, label: str, measure: Measure, runs: Sequence[SeedRun]) -> Contributions | None:
+        if measure.column is not None:
+            return _mean([image_values(run, measure.column) for run in runs])
+        found: Contributions = {}
+        for weight, column in measure.terms:
+            alone = Measure(column.title, column.unit, ((1.0, column),))
+            # Folders are many and large, and each is in few sums: they are not kept.
+            own = (self._mean_contributions if column in self.columns else self._sum)(label, alone, runs)
+            if own is None:
+                return None
+            for digest, (values, reach) in own.items():
+                before, reached = found.get(digest, (0.0, 0.0))
+                found[digest] = (before + weight * values, reached + abs(weight) * reach)
+        return found
 
     def comparisons(self, label: str) -> list[Comparison | None]:
         """One for each of :attr:`measures`."""
@@ -266,9 +250,9 @@ class StudyComparison:
         return are_significant(found, self.confidence)
 
 
-def _shown(records: Sequence[Record]) -> tuple[Column, ...]:
+def _shown(every: Sequence[Column]) -> tuple[Column, ...]:
     """The columns to show: of a suite of folders its mean alone, and of two means mCE."""
-    columns = shown_columns(columns_of(records))
+    columns = shown_columns(every)
     with_mean = {column.suite for column in columns if column.metric in MEANS}
     with_mce = {column.suite for column in columns if column.metric == "mce"}
     return tuple(

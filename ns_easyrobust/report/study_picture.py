@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from ..errors import OptionError
 from .canvas import COLOURS, GREY, colour, line_count, open_canvas, wrap_text
 from .seed_statistics import over_seeds
-from .study_comparison import Measure, StudyComparison
+from .study_comparison import StudyComparison
+from .study_measures import Measure
 from .study_series import Series, series_of
 
 _MARKERS = "osD^vPX<"  # one more than the palette has colours: 56 pairs of both

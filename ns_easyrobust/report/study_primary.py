@@ -1,4 +1,4 @@
-"""The primary endpoint of a study: methods against several others on one mean of columns, as one family of tests."""
+"""A study's endpoints: methods against several others on one mean of columns, each one family of tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from .presentable import presentable
 from .seed_statistics import POWER, Finding, smallest_effect
 from .sheet import escape, format_number, format_p
 from .statistics import holm
-from .study_comparison import Comparison, Measure, StudyComparison
+from .study_comparison import Comparison, StudyComparison
+from .study_measures import Measure
 
 ENDPOINTS = ("all", "robust")
 _NOT_COMPARED = "not compared"
@@ -45,7 +46,7 @@ class Pair:
         return None if self.found is None else self.found.claim
 
 
-class PrimaryEndpoint:
+class Endpoint:
     """Each of ``methods`` minus each of ``against``, on the mean of the columns.
 
     All pairs that were asked for are one family of tests, by Holm's correction, those too that lack a p: they count as
@@ -56,7 +57,8 @@ class PrimaryEndpoint:
         study: with the rows that are there.
         methods, against: labels of rows, there or not.
         columns: ``all`` for the mean of all columns in percent, clean accuracy included; ``robust`` for the others';
-            or names of suites, for that of theirs.
+            or names of suites and of ImageNet-C's groups, for that of theirs
+            (:meth:`~ns_easyrobust.report.study_comparison.StudyComparison.mean_over`).
 
     Attributes:
         measure: None where no column is in percent, or a suite that is named has none.
@@ -65,17 +67,21 @@ class PrimaryEndpoint:
         OptionError: no pair, another word for ``columns``, or an unknown suite.
     """
 
+    kind: str
+    standing: str  # of its pairs, as a family of tests
+
     def __init__(
         self, study: StudyComparison, methods: Sequence[str], against: Sequence[str], columns: str | Sequence[str]
     ) -> None:
         self.study = study
+        self.columns = columns if isinstance(columns, str) else ", ".join(columns)
         self.methods = tuple(dict.fromkeys(map(presentable, methods)))
         self.against = tuple(dict.fromkeys(map(presentable, against)))
         names = [pair for method in self.methods for pair in self._pairs_of(method)]
         if not names or (isinstance(columns, str) and columns not in ENDPOINTS):
             raise OptionError(
-                f"primary endpoint: expected columns of {', '.join(ENDPOINTS)} and a method to compare with another, "
-                f"found {columns} and {len(names)} pairs. Correct the study."
+                f"{self.kind} endpoint: expected columns of {', '.join(ENDPOINTS)} and a method to compare with "
+                f"another, found {columns} and {len(names)} pairs. Correct the study."
             )
         self.measure = self._measure_of(columns)
         found = [self._compared(*pair) for pair in names]
@@ -117,6 +123,10 @@ class PrimaryEndpoint:
                 return f"{name} lacks some of the columns"
         return self.study.mismatch(self.measure, names) or "they are of other images"
 
+    @property
+    def title(self) -> str:
+        return f"{self.kind.capitalize()} endpoint"
+
     def conclusion(self) -> str:
         """Which of the methods that are not in ``against`` are better than all that are; "" where there are none."""
         verdicts = {
@@ -137,12 +147,12 @@ class PrimaryEndpoint:
         level, percent = f"{1 - study.confidence:.2g}", f"{100 * study.confidence:g}%"
         title = "The endpoint" if self.measure is None else f"{self.measure.title}: plain mean of {self.measure.names}"
         lines = [
-            "## Primary endpoint",
+            f"## {self.title}",
             "",
             escape(
                 f"{title}. Each line is a method minus another, means over seeds, with the wider of the two intervals "
                 "(over images, over seeds) and the larger p, as above. better, worse: p of at most "
-                f"{level} after Holm's correction for all {count} pairs, which are the study's one family of tests. "
+                f"{level} after Holm's correction for all {count} pairs, {self.standing} "
                 "Intervals are not corrected. Smallest effect: the true difference that is found with a probability "
                 f"of {POWER:g} at level {level} for this pair alone, and at {level}/{count}, the strictest step of the "
                 "correction."
@@ -201,12 +211,30 @@ class PrimaryEndpoint:
                     fields[f"{name}_value"] = self.study.value(label, self.measure)
                     fields[f"{name}_runs"] = len(self.study.values(label, self.measure))
         if pair.found is not None:
-            fields["delta"] = pair.found.delta
-            for prefix, each in (("", pair.claim), ("images_", pair.found.images), ("seeds_", pair.found.seeds)):
-                if each is not None:
-                    fields |= {f"{prefix}low": each.low, f"{prefix}high": each.high, f"{prefix}p": each.p}
+            fields |= pair.found.fields
         if pair.claim is not None:
             fields["p_holm"] = pair.p_holm
             for name, tests in (("smallest_effect", 1), ("smallest_effect_holm", len(self.pairs))):
                 fields[name] = smallest_effect(pair.claim, self.study.confidence, tests=tests)
         return fields
+
+
+class PrimaryEndpoint(Endpoint):
+    """:class:`Endpoint` that the study is judged by."""
+
+    kind = "primary"
+    standing = "which are the one family of tests that the study is judged by."
+
+
+class SecondaryEndpoint(Endpoint):
+    """:class:`Endpoint` that stands beside the primary one, and does not decide."""
+
+    kind = "secondary"
+    standing = (
+        "a family of its own. This endpoint is secondary: it describes, the study is not judged by it, and the "
+        "correction does not count the other endpoints."
+    )
+
+    @property
+    def title(self) -> str:
+        return f"Secondary endpoint: {escape(self.columns)}"

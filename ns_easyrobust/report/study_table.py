@@ -21,7 +21,8 @@ from .sheet import (
     significance,
 )
 from .statistics import holm
-from .study_comparison import Comparison, Measure, StudyComparison
+from .study_comparison import Comparison, StudyComparison
+from .study_measures import Measure
 from .study_notes import runs_line, study_notes
 from .study_runs import MethodRuns, SeedRun
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -28,6 +29,7 @@ from ns_easyrobust.models.checkpoint_save import save_model
 from ns_easyrobust.training import TrainingCost
 
 TRAIN = {"batch_size": 16, "lr": 1e-3, "workers": 0, "epoch_steps": 2, "select": "last", "val_interval": 100}
+PRIMARY = {"primary": {"columns": "all", "against": ["none"]}}
 METHODS = {"none": {}, "sphere": {"aug": "nullspace", "ns_solver": "sphere", "ns_max_steps": 2, "ns_interval": 3}}
 
 
@@ -67,6 +69,17 @@ def study(tmp_path, digits_dir, monkeypatch):
         (
             {"primary": {"columns": "all", "against": ["none"]}, "methods": {"none": {}}},
             "primary: against: expected another method than the only one",
+        ),
+        (
+            {"primary": {"columns": ["val", "c:dust"], "against": ["none"]}},
+            "c:noise, c:blur, c:weather, c:digital, c:not-noise), found ['val', 'c:dust']",
+        ),
+        ({"secondary": [{"columns": "all", "against": ["none"]}]}, "secondary: expected a primary endpoint beside it"),
+        ({**PRIMARY, "secondary": {"columns": "all", "against": ["none"]}}, "secondary: expected a list such as"),
+        ({**PRIMARY, "secondary": [PRIMARY["primary"], {"columns": "all"}]}, "secondary: 2: expected columns and"),
+        (
+            {**PRIMARY, "secondary": [{"columns": ["c:blur"], "against": ["x"]}]},
+            "secondary: 1: against: expected some of none, sphere, found x",
         ),
         ({"question": ["one"]}, "question: expected text, found ['one']"),
         ({"protocol": ""}, "protocol: expected text, found ''"),
@@ -230,6 +243,43 @@ def test_a_report_is_of_the_newest_weights_and_names_are_shown_as_they_are(tmp_p
     assert (tmp_path / "noises.csv").read_text().splitlines()[1].startswith("a|*b*,0,1,7.0,")
     assert "# s.yaml\n\n## Question\n\ndoes \\*x\\* help?\n\n## Protocol\n\n\\# not a heading\\\n" in text
     assert "\n\\<b\\>three\\</b\\> seeds\n\n\\- stop\n\n## Results\n\nEach method was trained" in text
+
+
+def test_a_report_has_its_secondary_endpoints_and_corruptions(tmp_path):
+    runs = []
+    for label, right in (("a", 10), ("b", 14)):
+        run = Run(
+            label,
+            0,
+            tmp_path / label,
+            {},
+            1,
+            TrainingCost(3),
+            Step("train", ()),
+            {f"{label}, seed 0": Step("benchmark", ())},
+        )
+        run.folder.mkdir()
+        RunRecord(updates=1, trained=True).write(run)
+        append_record(run.results, make(f"{label}, seed 0", "imagenet-val", right, n=40))
+        for name, own in (("shot_noise", 2), ("fog", right)):
+            protocol = {"corruption": name, "severity": 3}
+            append_record(run.results, make(f"{label}, seed 0", "imagenet-c", own, n=40, protocol=protocol))
+        runs.append(run)
+    endpoints = {"primary": {"columns": ["val", "c:not-noise"], "against": ["a"]}}
+    endpoints["secondary"] = [{"columns": ["c:noise"], "against": ["a"]}, {"columns": "all", "against": ["a"]}]
+    content = {"budget": {"updates": 1}, "methods": {"a": {}, "b": {}}, "baseline": "a", **endpoints}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(content))
+    write_study(read_study(tmp_path / "s.yaml"), runs, tmp_path, 120)
+    headings = [line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("## ")]
+    secondary = ["## Secondary endpoint: c:noise", "## Secondary endpoint: all"]
+    assert headings == ["## Primary endpoint", *secondary, "## By corruption", "## Methods"]
+    deltas = {}
+    for name in ("primary", "secondary_1", "secondary_2"):
+        with open(tmp_path / f"{name}.csv", newline="") as lines:
+            (row,) = csv.DictReader(lines)
+        deltas[name] = float(row["delta"])
+    assert deltas == pytest.approx({"primary": 10, "secondary_1": 0, "secondary_2": 20 / 3})
+    assert "corruption,fog,1,b,35.0,1,10.0," in (tmp_path / "corruptions.csv").read_text()
 
 
 @pytest.mark.stress

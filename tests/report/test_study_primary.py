@@ -13,7 +13,7 @@ from helpers.records import judged, make
 from scipy import stats
 
 from ns_easyrobust.errors import OptionError
-from ns_easyrobust.report.study_primary import Pair, PrimaryEndpoint
+from ns_easyrobust.report.study_primary import Pair, PrimaryEndpoint, SecondaryEndpoint
 from ns_easyrobust.report.study_runs import MethodRuns, SeedRun
 from ns_easyrobust.report.study_table import StudyTable
 
@@ -157,3 +157,27 @@ def test_columns_of_named_suites_are_the_endpoint(tmp_path: Path, bits: Bits) ->
 def test_no_pair_and_unknown_columns_are_refused(tmp_path: Path, bits: Bits, methods: list[str], columns: str) -> None:
     with pytest.raises(OptionError, match="primary endpoint: expected columns of all, robust and a method"):
         PrimaryEndpoint(study(tmp_path, bits), methods, ["none"], columns)
+
+
+def test_a_secondary_endpoint_is_the_same_but_for_what_it_is_called(tmp_path: Path, bits: Bits) -> None:
+    table, controls = study(tmp_path, bits), ["none", "random"]
+    primary = PrimaryEndpoint(table, list(bits), controls, ["val", "pgd"])
+    secondary = SecondaryEndpoint(table, list(bits), controls, ["val", "pgd"])
+    assert secondary.to_csv() == primary.to_csv()
+    assert secondary.to_markdown().startswith("## Secondary endpoint: val, pgd\n")
+    assert "for all 5 pairs, a family of its own. This endpoint is secondary" in secondary.to_markdown()
+    assert primary.to_markdown().startswith("## Primary endpoint\n")
+    assert "secondary" not in primary.to_markdown()
+    with pytest.raises(OptionError, match="secondary endpoint: expected columns"):
+        SecondaryEndpoint(table, list(bits), controls, "clean")
+
+
+def test_endpoints_on_other_columns_are_not_taken_for_one_another(tmp_path: Path, bits: Bits) -> None:
+    """Both are called "mean"."""
+    table = study(tmp_path, bits)
+    for columns, index in ((["fgsm"], [1]), (["pgd"], [2]), (["val", "fgsm"], [0, 1])):
+        (pair,) = SecondaryEndpoint(table, ["ours"], ["none"], columns).pairs
+        assert pair.found is not None
+        assert pair.claim is not None
+        expected = by_hand(bits["ours"][index], bits["none"][index])
+        assert (pair.found.delta, pair.claim.p) == pytest.approx(expected)

@@ -4,9 +4,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .frost_pictures import FrostPictures
-    from .registry import Corruption, corrupt, known_corruptions, register_corruption
+    from .registry import CORRUPTION_GROUPS, Corruption, corrupt, known_corruptions, register_corruption
 
-__all__ = ["Corruption", "FrostPictures", "corrupt", "known_corruptions", "register_corruption"]
+__all__ = [
+    "CORRUPTION_GROUPS",
+    "Corruption",
+    "FrostPictures",
+    "corrupt",
+    "known_corruptions",
+    "register_corruption",
+]
 
 if not TYPE_CHECKING:
     from ...utils import lazy_names

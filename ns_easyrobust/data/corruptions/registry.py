@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # (pixels (H, W, 3) uint8, generator, *strength) -> values (H, W, 3) in [0, 255]
 Apply = Callable[..., "NDArray[Any]"]
+# ImageNet-C's, in the paper's order (Hendrycks and Dietterich 2019, arXiv:1903.12261, figure 1): a file each here.
+CORRUPTION_GROUPS = ("noise", "blur", "weather", "digital")
 
 
 class Corruption(NamedTuple):
@@ -25,11 +27,13 @@ class Corruption(NamedTuple):
             random, and a strength; returns values (H, W, 3) in [0, 255], whose fractions are cut off.
         strengths: ImageNet-C's at severities 1 to 5, each the further arguments of ``apply``.
         pictures: whether ``apply`` also takes ``pictures``, a :class:`FrostPictures`.
+        group: one of ``CORRUPTION_GROUPS``; "" for a corruption of another package.
     """
 
     apply: Apply
     strengths: tuple[tuple[float, ...], ...]
     pictures: bool = False
+    group: str = ""
 
     def __call__(self, pixels: NDArray[np.uint8], generator: np.random.Generator, *strength: float) -> Any:
         """Pixels (H, W, 3) of 8 bits, corrupted at any strength."""
@@ -60,7 +64,10 @@ def register_corruption(
         raise OptionError(f"corruption {name!r}: expected the strengths of 5 severities, found {len(as_tuples)}.")
 
     def register(apply: Apply) -> Apply:
-        _CORRUPTIONS.add(name, Corruption(apply, as_tuples, pictures), f"{apply.__module__}.{apply.__qualname__}")
+        package, _, file = apply.__module__.rpartition(".")
+        group = file if package == __package__ else ""
+        corruption = Corruption(apply, as_tuples, pictures, group)
+        _CORRUPTIONS.add(name, corruption, f"{apply.__module__}.{apply.__qualname__}")
         return apply
 
     return register

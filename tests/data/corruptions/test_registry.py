@@ -9,9 +9,22 @@ import pytest
 from helpers.processes import load_script
 from sklearn.datasets import load_sample_image
 
-from ns_easyrobust.data import ALEXNET_ERROR, FrostPictures, corrupt, known_corruptions, register_corruption
+from ns_easyrobust.data import (
+    ALEXNET_ERROR,
+    CORRUPTION_GROUPS,
+    FrostPictures,
+    corrupt,
+    known_corruptions,
+    register_corruption,
+)
 from ns_easyrobust.errors import OptionError
 
+GROUPS = {  # Hendrycks and Dietterich 2019, figure 1, and where their code has the four extra ones
+    "noise": ["gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"],
+    "blur": ["defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "gaussian_blur"],
+    "weather": ["snow", "frost", "fog", "brightness", "spatter"],
+    "digital": ["contrast", "elastic_transform", "pixelate", "jpeg_compression", "saturate"],
+}
 EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 # Strengths are rows of one table, so that the ends show most; all five are tried by `make stress`.
 SEVERITIES = [1, *(pytest.param(severity, marks=pytest.mark.stress) for severity in (2, 3, 4)), 5]
@@ -165,3 +178,10 @@ def test_a_corruption_of_ones_own():
                 register_corruption(name, *strengths)(lambda pixels, generator, strength: pixels)
     finally:
         known_corruptions().pop("negative", None)
+
+
+def test_each_is_of_its_group_in_the_paper() -> None:
+    assert tuple(GROUPS) == CORRUPTION_GROUPS
+    for group, names in GROUPS.items():
+        assert {known_corruptions()[name].group for name in names} == {group}
+    assert {name for names in GROUPS.values() for name in names} >= {*ALEXNET_ERROR}
