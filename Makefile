@@ -3,10 +3,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test check stress gpu test-timm1 clean
+.PHONY: demo study-small evidence test check stress gpu test-timm1 clean
 
 demo: $(READY)
 	$(BIN)/ns-easyrobust demo
+
+# The path of docs/evidence.md on digits: data, start, study, confirmation, feasible norms.
+study-small: $(READY)
+	$(BIN)/python benchmarks/study_small.py
+
+# make evidence IMAGENETTE=folder START=start.safetensors, on a machine with a GPU.
+evidence: $(READY)
+	$(BIN)/python benchmarks/evidence.py "$(IMAGENETTE)" "$(START)"
 
 test: $(READY) check
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not stress and not gpu"

@@ -5,20 +5,20 @@ python benchmarks/confirm_study.py VARIANTS.yaml VARIANTS_FOLDER CONFIRM.yaml
 
 from __future__ import annotations
 
+import argparse
 import csv
-import sys
 from pathlib import Path
 
 import yaml
 
 KEPT = ("none", "random", "permuted", "nullspace")
 CHOSEN = 2
-SEEDS = list(range(20, 28))
-QUESTION = "Do the two best of variants.yaml beat plain finetuning, random noise and norm-matched noise, elsewhere too?"
+FIRST_SEED, SEEDS = 20, 8
+QUESTION = "Do the two best of {name} beat plain finetuning, random noise and norm-matched noise, elsewhere too?"
 PROTOCOL = """\
-The rule was written before the first run: of the variants in variants.yaml, the two of the highest mean over seeds of
-its primary endpoint. They are judged here by the same measure, on the images of the part "confirm", which nothing else
-has looked at, with eight fresh seeds, none added afterwards. A variant is recommended if it is better than none, random
+The rule was written before the first run: of the variants in {name}, the two of the highest mean over seeds of its
+primary endpoint. They are judged here by the same measure, on the images of the part "confirm", which nothing else has
+looked at, with {seeds} fresh seeds, none added afterwards. A variant is recommended if it is better than none, random
 and permuted after Holm's correction over all pairs of this study."""
 
 
@@ -30,23 +30,33 @@ def chosen_variants(folder: Path) -> list[str]:
     return sorted(variants, key=lambda method: -values[method])[:CHOSEN]
 
 
-def confirming(study: dict[str, object], chosen: list[str]) -> dict[str, object]:
-    """``study`` with the chosen methods beside the references, other seeds, and the images of the part confirm."""
+def confirming(study: dict[str, object], name: str, chosen: list[str], seeds: int = SEEDS) -> dict[str, object]:
+    """``study`` with the chosen methods beside the references, other seeds, and the images of the part confirm.
+
+    Args:
+        name: of the file that ``study`` was read from.
+        seeds: how many, from 20 on.
+    """
     methods, benchmark = study["methods"], study["benchmark"]
     assert isinstance(methods, dict)
     assert isinstance(benchmark, dict)
     return study | {
-        "question": QUESTION,
-        "protocol": PROTOCOL,
-        "seeds": SEEDS,
+        "question": QUESTION.format(name=name),
+        "protocol": PROTOCOL.format(name=name, seeds=seeds),
+        "seeds": list(range(FIRST_SEED, FIRST_SEED + seeds)),
         "methods": {label: flags for label, flags in methods.items() if label in (*KEPT, *chosen)},
         "benchmark": benchmark | {"data_dir": "data/confirm"},
     }
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4:
-        sys.exit("usage: python benchmarks/confirm_study.py VARIANTS.yaml VARIANTS_FOLDER CONFIRM.yaml")
-    read, done, write = map(Path, sys.argv[1:])
-    study = confirming(yaml.safe_load(read.read_text()), chosen_variants(done))
-    write.write_text(yaml.safe_dump(study, sort_keys=False, width=120))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("study", type=Path, metavar="VARIANTS.yaml")
+    parser.add_argument("done", type=Path, metavar="VARIANTS_FOLDER", help="what the study left, with primary.csv")
+    parser.add_argument("write", type=Path, metavar="CONFIRM.yaml", help="the study to write")
+    parser.add_argument("--seeds", type=int, default=SEEDS, metavar="N", help=f"how many (default: {SEEDS})")
+    args = parser.parse_args()
+    content = confirming(
+        yaml.safe_load(args.study.read_text()), args.study.name, chosen_variants(args.done), args.seeds
+    )
+    args.write.write_text(yaml.safe_dump(content, sort_keys=False, width=120))
