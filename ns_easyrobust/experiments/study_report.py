@@ -39,7 +39,8 @@ def write_study(study: StudyFile, runs: Sequence[Run], folder: Path, width: int)
     baseline = study.baseline if study.baseline in rows else None
     if baseline != study.baseline:
         _logger.warning("no differences are shown: the baseline %s is not there", study.baseline)
-    table = report.StudyTable([report.MethodRuns(label, seeds) for label, seeds in rows.items()], baseline)
+    methods = [report.MethodRuns(label, seeds) for label, seeds in rows.items()]
+    table = report.StudyTable(methods, baseline, robust_suites=_robust_suites(study))
     picture = "![clean accuracy against mean robustness](study.png)\n\n"
     try:
         report.study_figure(table, folder / "study.png")
@@ -67,6 +68,13 @@ def write_study(study: StudyFile, runs: Sequence[Run], folder: Path, width: int)
     if noises:
         write_text(folder / "noises.csv", noises_csv(noises))
     return text
+
+
+def _robust_suites(study: StudyFile) -> list[str] | None:
+    """The suites whose mean is called robustness: those of the primary endpoint where it names some, but the clean one."""
+    if study.primary is None or isinstance(study.primary.columns, str):
+        return None
+    return [name for name in study.primary.columns if name in evaluation.suites() and name != "val"] or None
 
 
 def _row(run: Run, label: str) -> str:

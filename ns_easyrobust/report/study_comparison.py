@@ -56,20 +56,28 @@ class StudyComparison:
         methods: from top to bottom.
         baseline: label of the method from which the others' differences are taken; None for no differences.
         confidence: of the intervals, in (0, 1).
+        robust_suites: names of suites, over whose columns mean robustness is taken; all but the clean one's if None.
 
     Attributes:
         columns: of the records, left to right; of ImageNet-C the mean over its folders, not each of them.
         folders: the columns of ImageNet-C's folders, as :func:`~ns_easyrobust.report.study_measures.folder_sets`
             gives them.
         clean: the column of the clean validation images; None if no run has it.
-        robust: the other columns in percent, over which mean robustness is taken.
+        robust: the other columns in percent, or those of ``robust_suites``, over which mean robustness is taken.
         measures: what the table shows: :attr:`columns`, then, of two or more of :attr:`robust`, their mean.
 
     Raises:
         OptionError: no method, two of one label, an unknown baseline, or confidence not in (0, 1).
     """
 
-    def __init__(self, methods: Sequence[MethodRuns], baseline: str | None = None, *, confidence: float = 0.95) -> None:
+    def __init__(
+        self,
+        methods: Sequence[MethodRuns],
+        baseline: str | None = None,
+        *,
+        confidence: float = 0.95,
+        robust_suites: Sequence[str] | None = None,
+    ) -> None:
         labels = [method.label for method in methods]
         if not labels or len(set(labels)) < len(labels):
             raise OptionError(
@@ -86,7 +94,11 @@ class StudyComparison:
         self.columns, self.folders = _shown(every), folder_sets(every)
         validation = suites()["val"].record
         self.clean = next((c for c in self.columns if (c.suite, c.metric) == (validation, "top1")), None)
-        self.robust = tuple(c for c in self.columns if c.unit == "%" and (c.suite, c.metric) != (validation, "top1"))
+        robust = [c for c in self.columns if c.unit == "%" and (c.suite, c.metric) != (validation, "top1")]
+        if robust_suites is not None:
+            records = {suites()[name].record for name in robust_suites}
+            robust = [column for column in robust if column.suite in records]
+        self.robust = tuple(robust)
         self._sums: dict[tuple[object, ...], Contributions | None] = {}
         self._comparisons: dict[tuple[object, ...], Comparison | None] = {}
 

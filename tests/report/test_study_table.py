@@ -111,6 +111,18 @@ def test_mean_robustness_takes_shared_images_together(tmp_path: Path) -> None:
     assert not np.isclose(interval.high, stats.ttest_ind(change["fgsm"] / 3, -apart).confidence_interval().high)
 
 
+def test_mean_robustness_of_named_suites(tmp_path: Path, bits: tuple[Bits, Bits]) -> None:
+    methods = [method(tmp_path, "none", bits[0], [0, 1, 2])]
+    whole, fgsm = StudyTable(methods), StudyTable(methods, robust_suites=["fgsm"])
+    (column,) = fgsm.robust
+    assert len(whole.robust) > 1
+    assert column.suite == "fgsm"
+    assert fgsm.columns == whole.columns
+    assert fgsm.robustness is not None
+    expected = 100 * np.mean([own.mean() for own in bits[0]["fgsm"]])
+    assert fgsm.value("none", fgsm.robustness) == pytest.approx(expected)
+
+
 def test_two_single_checkpoints_are_compared_as_in_the_other_tables(tmp_path: Path, bits: tuple[Bits, Bits]) -> None:
     one, other = method(tmp_path, "a", bits[0], [None]), method(tmp_path, "b", bits[1], [None])
     table = StudyTable([other, one], baseline="b")
