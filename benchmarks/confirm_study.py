@@ -42,7 +42,7 @@ def confirming(study: dict[str, object], name: str, chosen: list[str], seeds: in
     assert isinstance(benchmark, dict)
     return study | {
         "question": QUESTION.format(name=name),
-        "protocol": PROTOCOL.format(name=name, seeds=seeds),
+        "protocol": PROTOCOL.format(name=name, seeds=seeds).replace("\n", " "),
         "seeds": list(range(FIRST_SEED, FIRST_SEED + seeds)),
         "methods": {label: flags for label, flags in methods.items() if label in (*KEPT, *chosen)},
         "benchmark": benchmark | {"data_dir": "data/confirm"},

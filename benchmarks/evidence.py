@@ -51,8 +51,12 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, default=8, metavar="N", help="on each GPU (default: 8)")
     parser.add_argument("--dry-run", action="store_true", help="print the commands, and do nothing")
     args = parser.parse_args(words)
-    for path in (args.source / "train", args.source / "val", args.start):
-        if not (args.dry_run or path.exists()):
+    for path, there in (
+        (args.source / "train", Path.is_dir),
+        (args.source / "val", Path.is_dir),
+        (args.start, Path.is_file),
+    ):
+        if not (args.dry_run or there(path)):
             parser.error(f"expected {path}, found nothing there")
     text = link_to_benchmarks(args.output) + commands(args.source, args.start, args.processes)
     carry_out(text, args.output, args.dry_run)

@@ -11,19 +11,21 @@ from pathlib import Path
 from steps import carry_out, link_to_benchmarks
 
 STUDIES = "benchmarks/studies/evidence"
+CORRUPTIONS = """--corruption gaussian_noise defocus_blur contrast pixelate jpeg_compression \\
+    --severity 3 --size 32 --crop-pct 1"""
 COMMANDS = f"""
 python -c "from ns_easyrobust.data import write_digits; write_digits('digits')"  # makes data
 python benchmarks/imagenette_tree.py digits data --side 32 --per-class 20  # makes data
-ns-easyrobust corrupt data/select/imagenet-val data/select/imagenet-c --severity 3 --size 32 --crop-pct 1
-ns-easyrobust corrupt data/confirm/imagenet-val data/confirm/imagenet-c --severity 3 --size 32 --crop-pct 1
+ns-easyrobust corrupt data/select/imagenet-val data/select/imagenet-c {CORRUPTIONS}
+ns-easyrobust corrupt data/confirm/imagenet-val data/confirm/imagenet-c {CORRUPTIONS}
 ns-easyrobust train --model vit_micro_patch8_32 --num-classes 10 --data-dir data -j 0 --seed 0 \
     --scale 0.7 1 --hflip 0 --color-jitter 0 --epochs 20 -b 64 --lr 1e-3 --min-lr 1e-5 --val-interval 10 \
     --select last --output . --experiment pretrained --resume auto
 ns-easyrobust experiment study -c {STUDIES}/small.yaml -o small --processes 2
 python benchmarks/confirm_study.py {STUDIES}/small.yaml small confirm.yaml --seeds 2  # makes confirm.yaml
 ns-easyrobust experiment study -c confirm.yaml -o confirm --processes 2
-ns-easyrobust experiment feasible-norm --study small --data-dir data --crop-pct 1 --images 200 \
-    --synthesis-images 256 --directions 2 --max-steps 20 -j 0 -o feasible_norm
+ns-easyrobust experiment feasible-norm --study small --methods none random nullspace --data-dir data \
+    --crop-pct 1 --images 200 --synthesis-images 512 --directions 2 --max-steps 20 -j 0 -o feasible_norm
 """
 
 
