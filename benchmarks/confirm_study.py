@@ -27,6 +27,8 @@ def chosen_variants(folder: Path) -> list[str]:
     with open(folder / "primary.csv", newline="") as lines:
         values = {row["method"]: float(row["method_value"]) for row in csv.DictReader(lines) if row["method_value"]}
     variants = [method for method in values if method not in KEPT]
+    if len(variants) < CHOSEN:
+        raise SystemExit(f"{folder}: expected {CHOSEN} variants at least that were run, found {len(variants)}")
     return sorted(variants, key=lambda method: -values[method])[:CHOSEN]
 
 
@@ -59,4 +61,8 @@ if __name__ == "__main__":
     content = confirming(
         yaml.safe_load(args.study.read_text()), args.study.name, chosen_variants(args.done), args.seeds
     )
-    args.write.write_text(yaml.safe_dump(content, sort_keys=False, width=120))
+    try:
+        with open(args.write, "x") as stream:
+            yaml.safe_dump(content, stream, sort_keys=False, width=120)
+    except FileExistsError:
+        parser.error(f"{args.write} is there: expected a new file")

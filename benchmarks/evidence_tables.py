@@ -9,12 +9,14 @@ and the table ends at <!-- end -->.
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from pathlib import Path
 
 PAGE = Path(__file__).parents[1] / "docs" / "evidence.md"
-_BLOCK = re.compile(r"(<!-- table (?P<named>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+_START = "<!-- table "
+_BLOCK = re.compile(rf"({_START}(?P<named>[^>]+?) -->\n)(?:(?!{_START}).)*?(<!-- end -->)", re.DOTALL)
 _CELL = re.compile(r"(?<!\\)\|")  # a bar that is no part of a name
 
 
@@ -47,12 +49,18 @@ def rendered(page: str, folder: Path) -> str:
         numbers = [int(number) for number in " ".join(columns).split()]
         return f"{block[1]}\n{table_of((folder / name).read_text(), section, numbers)}\n{block[3]}"
 
-    return _BLOCK.sub(replaced, page)
+    shown, count = _BLOCK.subn(replaced, page)
+    if count != page.count(_START):
+        raise SystemExit(f"expected <!-- end --> below each of {page.count(_START)} tables' names, found {count}")
+    return shown
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a table would change")
+    check = parser.parse_args().check
     before = PAGE.read_text()
     after = rendered(before, PAGE.parent)
-    if sys.argv[1:] == ["--check"]:
+    if check:
         sys.exit(f"{PAGE}: run python benchmarks/evidence_tables.py" if before != after else 0)
     PAGE.write_text(after)

@@ -29,20 +29,23 @@ def write_tree(source: Path, root: Path, side: int = SIDE, per_class: int = PER_
     ``per_class`` images of each part are drawn with seed 0, and no image is in both. ``root`` appears when it is whole.
 
     Raises:
-        FileExistsError: ``root`` is there.
+        FileExistsError: ``root`` is there, or other things where it is made, beside it.
     """
     if root.exists():
         raise FileExistsError(f"{root} is there: expected a new folder")
     unfinished = root.with_name(f"{root.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of an interrupted call
+    if unfinished.exists():  # of an interrupted call, unless it is somebody's
+        if not {path.name for path in unfinished.iterdir()} <= {"train", "val", *PARTS}:
+            raise FileExistsError(f"{unfinished} is there, and is no unfinished tree: expected none of that name")
+        shutil.rmtree(unfinished)
     jobs = [
         (path, unfinished / "train" / path.parent.name / path.name)
         for folder in class_folders(source / "train")
-        for path in sorted(folder.iterdir())
+        for path in images_of(folder)
     ]
     draw = random.Random(0)
     for folder in class_folders(source / "val"):
-        drawn = iter(draw.sample(sorted(folder.iterdir()), len(PARTS) * per_class))
+        drawn = iter(draw.sample(images_of(folder), len(PARTS) * per_class))
         for part in PARTS:
             target = unfinished / part / "imagenet-val" / folder.name
             jobs += [(path, target / path.name) for path in islice(drawn, per_class)]
@@ -59,6 +62,11 @@ def write_tree(source: Path, root: Path, side: int = SIDE, per_class: int = PER_
 
 def class_folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir())
+
+
+def images_of(folder: Path) -> list[Path]:
+    """In the order of their names; without hidden files, which some systems leave."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def write_square(source: Path, target: Path, side: int) -> None:
@@ -79,4 +87,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--per-class", type=int, default=PER_CLASS, metavar="N", help=f"images of each part (default: {PER_CLASS})"
     )
-    write_tree(**vars(parser.parse_args()))
+    try:
+        write_tree(**vars(parser.parse_args()))
+    except FileExistsError as error:
+        parser.error(str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+_SPACE = re.compile(r"""('[^']*'|"(?:\\.|[^"\\])*"|\\.)|\s+""")  # what is quoted first, to be left as it is
 
 
 def steps(text: str) -> Iterator[tuple[str, str | None]]:
@@ -17,9 +19,9 @@ def steps(text: str) -> Iterator[tuple[str, str | None]]:
 
     Lines that end with a backslash go on. A command that makes nothing sees for itself what it has done before.
     """
-    for line in filter(None, text.replace("\\\n", "").splitlines()):
+    for line in filter(None, re.sub(r"\\\n[ \t]*", "", text).split("\n")):
         command, _, made = line.partition("  # makes ")
-        yield " ".join(command.split()), made or None
+        yield _SPACE.sub(lambda found: found[1] or " ", command.strip()), made or None
 
 
 def carry_out(text: str, folder: Path, dry_run: bool = False) -> None:

@@ -81,8 +81,8 @@ class Study(Experiment):
         if args.dry_run:
             yield from _dry_lines(study, runs)
             return
-        if args.report_only and not folder.is_dir():
-            raise DataError(f"--output: expected the folder of a study, found none at {folder}. Correct it.")
+        if args.report_only and not any(run.folder.is_dir() for run in runs):
+            raise DataError(f"--output: expected the folder of a study, found no run of it in {folder}. Correct it.")
         with os_errors_as_output_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock", "this study"):

@@ -42,8 +42,8 @@ del _OF_CHECKPOINTS["use_ema"]
 
 
 @dataclass(frozen=True)
-class Endpoint:
-    """An endpoint: the ``columns`` of whose mean, and the labels to compare with.
+class NamedEndpoint:
+    """An endpoint as a file names it: the ``columns`` of whose mean, and the labels to compare with.
 
     Attributes:
         columns: ``all``, ``robust``, or names of suites and of ImageNet-C's groups.
@@ -86,8 +86,8 @@ class StudyFile:
     checkpoints: Mapping[str, dict[str, Any]]
     question: str | None = None
     protocol: str | None = None
-    primary: Endpoint | None = None
-    secondary: tuple[Endpoint, ...] = ()
+    primary: NamedEndpoint | None = None
+    secondary: tuple[NamedEndpoint, ...] = ()
 
 
 def read_study(path: str | Path) -> StudyFile:
@@ -169,11 +169,11 @@ class _Reader:
         except argparse.ArgumentTypeError as error:
             raise OptionError(f"{self.path}: {key}: {error}.") from error
 
-    def primary(self) -> Endpoint | None:
+    def primary(self) -> NamedEndpoint | None:
         value = self.content.get("primary")
         return None if value is None else self.endpoint("primary", value)
 
-    def secondary(self) -> tuple[Endpoint, ...]:
+    def secondary(self) -> tuple[NamedEndpoint, ...]:
         values = self.content.get("secondary")
         if values is None:
             return ()
@@ -183,7 +183,7 @@ class _Reader:
             raise self.wrong("secondary", "a primary endpoint beside it", "none")
         return tuple(self.endpoint(f"secondary: {number}", value) for number, value in enumerate(values, 1))
 
-    def endpoint(self, key: str, value: Any) -> Endpoint:
+    def endpoint(self, key: str, value: Any) -> NamedEndpoint:
         if not (isinstance(value, dict) and value.keys() == {"columns", "against"}):
             found = ", ".join(map(str, value)) or "none" if isinstance(value, dict) else repr(value)
             raise self.wrong(key, "columns and against, such as {columns: all, against: [none]}", found)
@@ -191,12 +191,12 @@ class _Reader:
         if not _is_list_of_names(against):
             raise self.wrong(f"{key}: against", "a list of methods, each once, such as [none, random]", repr(against))
         if isinstance(columns, str) and columns in report.ENDPOINTS:
-            return Endpoint(columns, tuple(against))
+            return NamedEndpoint(columns, tuple(against))
         names = (*evaluation.suites(), *report.GROUP_NAMES)
         if not (_is_list_of_names(columns) and {*columns} <= {*names}):
             expected = f"{' or '.join(report.ENDPOINTS)}, or a list of suites ({', '.join(names)})"
             raise self.wrong(f"{key}: columns", expected, repr(columns))
-        return Endpoint(tuple(columns), tuple(against))
+        return NamedEndpoint(tuple(columns), tuple(against))
 
     def switch(self, key: str) -> bool:
         value = self.content.get(key, False)

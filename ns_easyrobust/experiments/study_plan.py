@@ -158,7 +158,7 @@ class _Method:
                 raise OptionError("expected a start (or pretrained: true below train), found none.")
             if with_files and not (self.args.dataset or os.path.isdir(self.args.data_dir or "")):
                 raise DataError(f"data_dir: expected a folder, found none at {self.args.data_dir}.")
-            self.cost = training.training_cost(self.args)
+            self.cost = training.training_cost(self.args, with_files=with_files)
         self.updates = self._updates(where)
 
     def _updates(self, where: str) -> int:

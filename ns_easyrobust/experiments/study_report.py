@@ -71,7 +71,7 @@ def write_study(study: StudyFile, runs: Sequence[Run], folder: Path, width: int)
 
 
 def _robust_suites(study: StudyFile) -> list[str] | None:
-    """The suites whose mean is called robustness: those that the primary endpoint names, if any, but the clean one."""
+    """The suites whose mean is called robustness: those that the primary endpoint names, but the clean one; or None."""
     if study.primary is None or isinstance(study.primary.columns, str):
         return None
     return [name for name in study.primary.columns if name in evaluation.suites() and name != "val"] or None

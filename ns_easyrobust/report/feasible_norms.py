@@ -164,8 +164,8 @@ class NormChanges:
         if self.baseline is not None:
             notes.append(
                 f"(x...): that ratio divided by {presentable(self.baseline)}'s, paired by seed where both have the "
-                f"same, with p adjusted by Holm for all {len(self.adjusted)} comparisons of the table. In the column "
-                f"{self.TRAINED_ON}, {presentable(self.baseline)} is measured along the same noises."
+                f"same, with p adjusted by Holm for all {len(self.adjusted)} comparisons of the table; intervals are "
+                f"not. In the column {self.TRAINED_ON}, {presentable(self.baseline)} is measured along the same noises."
             )
         if max(counts) < 2:
             notes.append("One seed a method: no interval, and nothing is said of other seeds.")
@@ -194,7 +194,7 @@ def _ratio(own: Mapping[str, float], base: Mapping[str, float], confidence: floa
     if not own or not base:
         return None
     delta = math.fsum(own.values()) / len(own) - math.fsum(base.values()) / len(base)
-    found: Finding | None = over_seeds(own, base, confidence)
+    found: Finding | None = over_seeds(own, base, confidence, single_is_given=False)
     if found is None:
         return Ratio(math.exp(delta), None, None, None)
     return Ratio(math.exp(delta), math.exp(found.low), math.exp(found.high), found.p)

@@ -98,17 +98,21 @@ def over_images(
     return Finding(max(-most, found.low), min(most, found.high), found.p, found.df)
 
 
-def over_seeds(own: Mapping[str, float], base: Mapping[str, float], confidence: float = 0.95) -> Finding | None:
+def over_seeds(
+    own: Mapping[str, float], base: Mapping[str, float], confidence: float = 0.95, *, single_is_given: bool = True
+) -> Finding | None:
     """Student's t interval of the difference of means over seeds; None where neither has two.
 
-    Paired by seed where both have the same ones (n - 1 degrees of freedom); against one single checkpoint, which then
-    counts as given, from the other's values (n - 1); else from both spreads, by Welch's approximation.
+    Paired by seed where both have the same ones (n - 1 degrees of freedom); against one single value, from the
+    other's spread (n - 1); else from both spreads, by Welch's approximation.
 
     Source: Student, "The probable error of a mean", Biometrika 6 (1908); B. L. Welch, "The generalization of
     'Student's' problem when several different population variances are involved", Biometrika 34 (1947).
 
     Args:
         own, base: the value of each run, by a name that tells its seed.
+        single_is_given: a single value is of a checkpoint that no seed stands for, and has no spread; if not, it is of
+            one seed, which varies as the other's do (the t interval of two samples of one variance).
 
     Raises:
         OptionError: one of them is empty, or confidence not in (0, 1).
@@ -126,6 +130,8 @@ def over_seeds(own: Mapping[str, float], base: Mapping[str, float], confidence: 
     else:
         samples = [list(values.values()) for values in (own, base) if len(values) > 1]
     squares = [float(np.var(sample, ddof=1)) / len(sample) for sample in samples]
+    if not single_is_given and min(len(own), len(base)) == 1:
+        squares = [square * (1 + len(sample)) for square, sample in zip(squares, samples, strict=True)]
     return _student(delta, squares, [len(sample) - 1 for sample in samples], confidence)
 
 

@@ -213,7 +213,8 @@ class StudyComparison:
         images = self._over_images(label, base, measure)
         if images is None:
             return Comparison(delta)
-        seeds = over_seeds(own, other, self.confidence)
+        given = any(run.seed is None for each in (label, base) for run in self._runs(each, measure))
+        seeds = over_seeds(own, other, self.confidence, single_is_given=given)
         return Comparison(delta, images, seeds, claim(images, seeds))
 
     def _over_images(self, label: str, base: str, measure: Measure) -> Finding | None:

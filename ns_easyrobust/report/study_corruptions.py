@@ -94,7 +94,8 @@ def _table(study: StudyComparison, parts: Sequence[_Part]) -> list[str]:
 def _cell(study: StudyComparison, label: str, part: _Part) -> str:
     value, runs = study.value(label, part.measure), len(study.values(label, part.measure))
     if value is None:
-        return NOT_RUN
+        keys = {column.key for _, column in part.measure.terms}
+        return "not all folders" if any(keys & run.cells.keys() for run in study.methods[label].runs) else NOT_RUN
     if study.baseline in (label, None):
         text = _number(value, part)
     elif (found := study.comparison(label, part.measure)) is None:

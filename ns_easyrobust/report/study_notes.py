@@ -58,7 +58,7 @@ def _difference_notes(study: StudyComparison) -> list[str]:
         "images: paired t of each image's mean over seeds, with two images added, one for either side (Bonett and "
         "Price 2012); of one accuracy of two single checkpoints, the score interval (Newcombe 1998, method 10) and "
         "McNemar's exact p. Over seeds: Student's t, paired by seed where both have the same ones, Welch's where "
-        "they have others; a single checkpoint counts as given."
+        "they have others; a finished checkpoint counts as given, and a single trained run as spread like the other's."
     )
     if any(each.claim is not None and each.seeds is None for each in found):
         single = [label for label, method in study.methods.items() if len(method.runs) == 1]

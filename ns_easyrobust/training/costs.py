@@ -45,16 +45,21 @@ class TrainingCost:
         return f"{self.update:g} an update{synthesis}"
 
 
-def training_cost(args: argparse.Namespace) -> TrainingCost:
+def training_cost(args: argparse.Namespace, *, with_files: bool = True) -> TrainingCost:
     """The cost of ``train`` with the parsed flags ``args``.
 
     An update is the clean loss, 3, once for each of AugMix's views; and the companions' own, less 3 where one replaces
     the clean loss; all twice with SAM, and as often as ``--grad-accum-steps`` says.
 
+    Args:
+        with_files: whether the companions' files have to be there, which cost nothing but may be lacking.
+
     Raises:
         OptionError: a companion's setting is out of range.
+        DataError: a companion's folder is missing.
     """
-    check_augmentation_args(args)
+    if with_files:
+        check_augmentation_args(args)
     companion, synthesis = companion_costs(args)
     passes = sam_from_args(args).passes * args.grad_accum_steps
     update = (clean_forward_equivalents(args) + companion) * passes

@@ -50,11 +50,19 @@ def test_the_two_best_variants_by_number_and_no_reference(done):
     assert script.chosen_variants(done) == ["random, KL", "nullspace, KL"]
 
 
+def test_too_few_variants_are_no_choice(done):
+    (done / "primary.csv").write_text("\n".join(PRIMARY.splitlines()[:7]))
+    with pytest.raises(SystemExit, match="expected 2 variants at least that were run, found 1"):
+        script.chosen_variants(done)
+
+
 def test_references_stay_and_the_rest_is_as_it_was(done, tmp_path):
     """By the command, as the docs have it; the file that it writes is a study."""
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(STUDY, sort_keys=False))
     words = [script.__file__, tmp_path / "small.yaml", done, tmp_path / "confirm.yaml"]
     subprocess.run([sys.executable, *map(str, words)], check=True, timeout=60)
+    again = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, timeout=60)
+    assert (again.returncode, again.stderr.splitlines()[-1].endswith("is there: expected a new file")) == (2, True)
     study = read_study(tmp_path / "confirm.yaml")
     assert list(study.methods) == ["none", "random", "permuted", "nullspace", "nullspace, KL", "random, KL"]
     assert study.methods["random, KL"] == {"aug": "random"}

@@ -1,53 +1,65 @@
-"""docs/evidence.md shows what its reports say, and these what their records say."""
+"""Tables copied from reports into a page: which, which of their columns, and what cannot be found."""
 
 from __future__ import annotations
 
-import importlib
-import re
-import tarfile
-from pathlib import Path
-
 import pytest
+from helpers.processes import load_script
 
-from ns_easyrobust.cli import main as cli
+script = load_script("evidence_tables")
+REPORT = r"""# s.yaml
 
-ROOT = Path(__file__).parents[2]
-EVIDENCE = ROOT / "docs" / "evidence"
-STUDIES = sorted(path.parent.name for path in EVIDENCE.glob("*/records.tar.xz"))
-RARE = [name for name in STUDIES if name != "normalisation"]
+## Results
 
+Each method was trained.
 
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    return importlib.import_module("evidence_tables")
+| method | val | fgsm |
+|:--|--:|--:|
+| a\|b | 1 | 2 |
 
+| second | table |
+|:--|--:|
 
-def test_every_table_of_the_page_is_its_reports(script):
-    page = (ROOT / "docs" / "evidence.md").read_text()
-    assert page.count("<!-- table ") >= 6
-    assert script.rendered(page, ROOT / "docs") == page
+## Noises
 
+Nothing here.
 
-def test_a_table_is_found_by_its_section_and_its_columns_are_chosen(script):
-    first, second = "## A\n\n| a |\n|--|\n| 1 |", "## B\n\ntext\n\n| x | y \\| z | w |\n|:--|--:|--:|\n| 1 | 2 | 3 |"
-    report = f"# r\n\n{first}\n\n{second}\n\n| no |\n"
-    assert script.table_of(report, "B", [1, 3]) == "| x | w |\n|:--|--:|\n| 1 | 3 |\n"
-    with pytest.raises(SystemExit, match="expected a section 'C'"):
-        script.table_of(report, "C", [])
+## Methods
 
-
-@pytest.mark.parametrize("name", ["normalisation", *(pytest.param(each, marks=pytest.mark.stress) for each in RARE)])
-def test_a_report_is_written_anew_from_its_records(name, tmp_path, monkeypatch):
-    with tarfile.open(EVIDENCE / name / "records.tar.xz") as archive:
-        archive.extractall(tmp_path / name, filter="data")
-    monkeypatch.chdir(tmp_path)
-    study = ROOT / "benchmarks" / "studies" / "evidence" / f"{name}.yaml"
-    assert cli.main(["experiment", "study", "-c", str(study), "-o", name, "--report-only"]) == 0
-    for file in ("report.md", "primary.csv"):
-        made, kept = ((folder / file).read_text() for folder in (tmp_path / name, EVIDENCE / name))
-        assert _without_machine(made) == _without_machine(kept)
+| method | flags |
+|:--|:--|
+"""
+PAGE = """before
+<!-- table one/report.md | Results | 1 3 -->
+old
+<!-- end -->
+between
+<!-- table one/report.md | Methods -->
+<!-- end -->
+after
+"""
 
 
-def _without_machine(text: str) -> str:
-    return re.sub(r"the table was made on .*", "", text)
+def test_tables_stand_between_their_comments_and_the_rest_is_left(tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "report.md").write_text(REPORT)
+    shown = script.rendered(PAGE, tmp_path)
+    assert shown.splitlines() == [
+        *("before", "<!-- table one/report.md | Results | 1 3 -->", ""),
+        *("| method | fgsm |", "|:--|--:|", r"| a\|b | 2 |", "", "<!-- end -->"),
+        *("between", "<!-- table one/report.md | Methods -->", ""),
+        *("| method | flags |", "|:--|:--|", "", "<!-- end -->", "after"),
+    ]
+    assert script.rendered(shown, tmp_path) == shown
+
+
+def test_a_table_without_an_end_swallows_nothing(tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "report.md").write_text(REPORT)
+    with pytest.raises(SystemExit, match="expected <!-- end --> below each of 2 tables' names, found 1"):
+        script.rendered(PAGE.replace("<!-- end -->\n", "", 1), tmp_path)
+
+
+@pytest.mark.parametrize(("section", "line"), [("Nobody", "expected a section"), ("Noises", "expected a table")])
+def test_what_is_not_there_is_named(section, line):
+    with pytest.raises(SystemExit, match=line):
+        script.table_of(REPORT, section, [])

@@ -73,7 +73,13 @@ def test_images_are_central_squares(script, source, tmp_path):
 
 def test_a_tree_that_is_there_stays_and_an_unfinished_one_is_made_anew(script, source, tmp_path):
     (tmp_path / "tree.unfinished" / "train" / "n09").mkdir(parents=True)
+    (mine := tmp_path / "tree.unfinished" / "mine").touch()
+    with pytest.raises(FileExistsError, match="no unfinished tree"):
+        script.write_tree(source, tmp_path / "tree", side=16, per_class=1)
+    mine.unlink()
+    (source / "train" / "n01" / ".DS_Store").touch()
     root = script.write_tree(source, tmp_path / "tree", side=16, per_class=1)
     assert sorted(path.name for path in (root / "train").iterdir()) == list(CLASSES)
+    assert sorted(path.name for path in (root / "train" / "n01").iterdir()) == [f"train_{n}.png" for n in range(3)]
     with pytest.raises(FileExistsError, match="expected a new folder"):
         script.write_tree(source, root)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 from helpers.processes import load_script
 
@@ -29,6 +31,13 @@ sh -c "echo last >> log"
     assert printed[0] == f"$ mkdir -p '{folder}' && cd '{folder}'"
     assert printed[1] == '# one is there, so not again: sh -c "touch one && echo once >> log"'
     assert printed[2:] == ['$ sh -c "echo each >> log"', "$ test -f mended", '$ sh -c "echo last >> log"']
+
+
+def test_paths_with_spaces_and_quotes_stay_as_they_are():
+    names = ["two  spaces", 'it\'s  "one"', "tab\there"]
+    (step,) = script.steps(f"touch   {shlex.join(names)}    last  # makes last\n")
+    assert (shlex.split(step[0]), step[1]) == (["touch", *names, "last"], "last")
+    assert step[0] == f"touch {shlex.join(names)} last"
 
 
 def test_studies_find_this_folder_from_where_they_run(tmp_path):

@@ -134,9 +134,14 @@ def test_an_evaluation_is_told_of_code_that_builds_the_model(study, tmp_path, ca
 
 
 def test_a_report_alone_needs_neither_start_nor_data(study, tmp_path, capsys):
-    words = study(start="gone.pth", data_dir="gone", methods={"none": {}}, checkpoints={"x": {"path": "gone.pth"}})
+    methods = {"none": {}, "masks": {"aug": "relevance"}}  # whose cost is known without its images
+    words = study(start="gone.pth", data_dir="gone", methods=methods, checkpoints={"x": {"path": "gone.pth"}})
     assert cli.main([*words, "--report-only"]) == 2
-    assert "--output: expected the folder of a study, found none at out" in capsys.readouterr().err
+    assert "--output: expected the folder of a study, found no run of it in out" in capsys.readouterr().err
+    (tmp_path / "out").mkdir()  # somebody's
+    assert cli.main([*words, "--report-only"]) == 2
+    assert not list((tmp_path / "out").iterdir())
+    capsys.readouterr()
     for label, folder in {
         "none, seed 0": "methods/none/seed0",
         "none, seed 1": "methods/none/seed1",
@@ -147,6 +152,7 @@ def test_a_report_alone_needs_neither_start_nor_data(study, tmp_path, capsys):
         (tmp_path / "out" / folder / "study.json").write_text("{}")
     assert cli.main([*words, "--report-only"]) == 0
     assert "| none (baseline) |" in (tmp_path / "out" / "report.md").read_text()
+    assert "| masks | aug: relevance | 2 | 4 an update |" in (tmp_path / "out" / "report.md").read_text()
     assert cli.main(words) == 2  # to carry it out is another matter
     assert "expected a folder, found none at gone" in capsys.readouterr().err
 

@@ -109,6 +109,12 @@ def test_one_seed_has_no_interval_and_censored_norms_are_counted() -> None:
     assert f"{ratio.value:.3f}" in text
 
 
+def test_a_baseline_of_one_seed_varies_as_the_others_do() -> None:
+    found = [one for one in lines() if (one["label"], one["seed"]) not in {("none", seed) for seed in (1, 2, 3)}]
+    against = NormChanges(found, "none").comparison("nullspace", "random")
+    assert against.p == pytest.approx(stats.ttest_ind(changes_of("nullspace", 1), changes_of("none", 1)[:1]).pvalue)
+
+
 def test_equal_norms_give_a_ratio_of_exactly_1() -> None:
     same = [{**one, "label": "same", "seed": 0} for one in lines() if one["label"] == "before"]
     changes = NormChanges([*lines(), *same])

@@ -131,6 +131,22 @@ def test_over_seeds_is_scipys() -> None:
     assert ends(turned) == pytest.approx((-given.high, -given.low))
 
 
+def test_a_single_run_of_a_seed_is_no_given_checkpoint() -> None:
+    """Two samples of one variance, of which the second has one value: scipy's pooled t test."""
+    own = {"seed 0": 61.2, "seed 1": 60.1, "seed 2": 62.0}
+    expected = stats.ttest_ind(list(own.values()), [59.0])
+    found, turned = (over_seeds(*both, single_is_given=False) for both in ((own, {"seed 0": 59.0}),
+                                                                          ({"seed 0": 59.0}, own)))  # fmt: skip
+    assert found is not None
+    assert turned is not None
+    assert (found.p, found.df) == pytest.approx((expected.pvalue, 2))
+    assert ends(found) == pytest.approx(tuple(expected.confidence_interval()))
+    assert ends(turned) == pytest.approx((-found.high, -found.low))
+    given = over_seeds(own, {"no seed": 59.0})
+    assert given is not None
+    assert given.half_width == pytest.approx(found.half_width / 2), "1/3 of the variance, not 1/3 + 1"
+
+
 def test_of_one_seed_each_there_is_no_interval_over_seeds() -> None:
     assert over_seeds({"0": 60.0}, {"0": 59.0}) is None
     assert over_seeds({"0": 60.0}, {"no seed": 59.0}) is None

@@ -155,6 +155,9 @@ def test_runs_without_a_folder_and_other_settings_are_told(tmp_path: Path) -> No
     assert "seeds" not in fog[1], "of snow all are there"
     assert "Severity 5. crop=64." in text, "a table of its own, as these numbers are of other images"
     assert there[1] == "not compared"
+    few = [replace(each, protocol={**each.protocol, "severity": 5}) for each in first.records[-1:]]
+    part = StudyTable([base, MethodRuns("few", [SeedRun(0, [first.records[0], *few])])], "none")
+    assert cells_of(corruptions_markdown(part), "| few")[0][1:] == ["not all folders"] * 2
 
 
 def test_without_folders_there_is_no_section() -> None:

@@ -127,6 +127,23 @@ def test_single_runs_say_nothing_of_other_seeds(tmp_path: Path, bits: Bits) -> N
     single = {label: own[:, :1] for label, own in bits.items() if label in ("none", "ours")}
     text = PrimaryEndpoint(study(tmp_path, single), ["ours"], ["none"], "all").to_markdown()
     assert "One run each, so over images alone, which says nothing of other seeds: ours and none." in text
+    assert text.endswith("better than none: ours. This is of single runs and says nothing of other seeds.**\n")
+
+
+@pytest.mark.parametrize("seed", [0, None])
+def test_one_run_left_of_several_is_spread_as_the_others_and_a_checkpoint_is_given(
+    tmp_path: Path, bits: Bits, seed: int | None
+) -> None:
+    whole = study(tmp_path, {label: bits[label] for label in ("none", "ours")}).methods
+    first = whole["none"].runs[0]
+    others = [SeedRun(1, first.records[:1])] if seed is not None else []
+    table = StudyTable([MethodRuns("none", [SeedRun(seed, first.records), *others]), whole["ours"]])
+    (pair,) = PrimaryEndpoint(table, ["ours"], ["none"], "all").pairs
+    own, one = 100 * bits["ours"].mean(axis=(0, 2)), 100 * bits["none"][:, 0].mean()
+    expected = stats.ttest_1samp(own, one) if seed is None else stats.ttest_ind(own, [one])
+    assert pair.found is not None
+    assert pair.found.seeds is not None
+    assert pair.found.seeds.p == pytest.approx(expected.pvalue)
 
 
 def test_bits_that_were_not_kept_and_no_column_in_percent() -> None:
