@@ -55,6 +55,7 @@ def flags(digits_dir: Path, tmp_path: Path) -> list[str]:
         ["--aug", "random", "--clip-grad", "1"],
         ["--aug", "permuted", "--opt", "sgd"],
         ["--aug", "sensitive", "--ns-block", "1", "--ns-bank", "2"],
+        ["--aug", "permuted", "--ns-fresh", "--ns-block", "2", "--amp", "--amp-dtype", "bfloat16"],
         ["--aug", "random", "--ns-fresh", "--ns-valid-pixels", "--ns-loss", "kl", "--ns-eps-growth", "2"],
         ["--aug", "madry", "--madry-alone", "--amp", "--amp-dtype", "float16"],
         ["--aug", "nullspace,trades", "--sam-rho", "0.05"],

@@ -66,6 +66,7 @@ class NoiseConfig:
     reuse: int = setting(
         0, "uses of a kept batch before a fresh one takes its place; 0 keeps it for good", least=0, most=_MOST
     )
+    autocast: str = setting("off", "precision of the forwards", choices=("off", "bfloat16", "float16"))
     block: int = setting(
         -1,
         "where the noise is added: -1, the output of patch_embed, as in the paper; K from 0, the input of the K-th "
@@ -73,7 +74,6 @@ class NoiseConfig:
         least=-1,
         most=_MOST,
     )
-    autocast: str = setting("off", "precision of the forwards", choices=("off", "bfloat16", "float16"))
 
     def __post_init__(self) -> None:
         for item in fields(self):

@@ -33,7 +33,8 @@ class NoiseUse:
 
     ``eps_growth``: at a renewal, the last noise is measured once more, with the model as it now is, on the held-out
     images. If its influence is under half of the eps that it was made with, eps grows by this factor, to 2 at most,
-    which no influence exceeds.
+    which no influence exceeds. It stays where that noise was a random start under eps already, which a larger eps does
+    not change.
 
     ``loss``: ``kl`` is KL(p(clean) || p(noisy)), averaged over the images, in place of the loop's loss; no gradient
     enters the clean predictions.
@@ -46,7 +47,9 @@ class NoiseUse:
         OptionError: a value is out of range, or ``fresh`` with ``bank``.
     """
 
-    fresh: bool = setting(False, "each image of each update gets a noise of its own, of the same norm")
+    fresh: bool = setting(
+        False, "each image of each update gets a noise of its own, of the same norm; for random and permuted"
+    )
     bank: int = setting(
         0,
         "noises kept, of which each image gets a random combination; 0: all images get the newest as it is",
@@ -56,15 +59,19 @@ class NoiseUse:
     )
     eps_growth: float = setting(
         1.0,
-        "factor by which eps grows at a renewal while the model keeps up; 1: it stays",
+        "factor by which eps grows at a renewal if the last noise's influence is now under half of eps; 1: it stays",
         least=1,
         most=1000,
         metavar="F",
     )
     loss: str = setting(
-        "ce", "ce: the loss that training uses; kl: divergence from the clean predictions", choices=("ce", "kl")
+        "ce",
+        "of the noisy images; ce: the loss that training uses; kl: their predictions' divergence from the clean ones'",
+        choices=("ce", "kl"),
     )
-    valid_pixels: bool = setting(False, "pull the noise back to pixels, and keep these in [0, 1]")
+    valid_pixels: bool = setting(
+        False, "add the noise to the images, as the change of pixels that causes it, and clip them to [0, 1]"
+    )
 
     def __post_init__(self) -> None:
         for item in fields(self):

@@ -70,7 +70,7 @@ class RenewedNoise(Augmentation):
         if eps_growth > 1 and held_out is None and not choosable:
             raise OptionError(
                 "noise eps_growth: expected held-out images to measure on, found none: a list of batches, or a loader "
-                "of fewer than 10 images. Give held_out."
+                "of fewer than 10 images. Give held_out, or leave eps_growth out."
             )
         super().__init__(model, batches, config, generator=generator)
         self.batches: Iterable[Any] = batches
@@ -145,9 +145,15 @@ class RenewedNoise(Augmentation):
         return self._steps % self.interval == 0
 
     def _next_eps(self, previous: Noise | None) -> float:
-        """The threshold of the noise after ``previous``, whose own it was made with."""
+        """The threshold of the noise after ``previous``, whose own it was made with.
+
+        That of a random start that is under eps as it is (:attr:`Noise.untouched`) stays: a larger one would change no
+        noise, and grow to its end without the model's doing anything.
+        """
         if previous is None or self._eps_growth == 1:
             return self.config.eps
+        if previous.untouched:
+            return previous.config.eps
         self._opened_stream()  # which sets the held-out images aside
         influence = self.measured_anew(previous).held_out
         keeps_up = influence is not None and influence.mse_probability < previous.config.eps / 2
@@ -187,9 +193,9 @@ class RenewedNoise(Augmentation):
         super().load_state_dict(state)
         self._steps, self._position = state["steps"], state["position"]
         self.noise = None if state["noise"] is None else Noise.from_state_dict(state["noise"])
-        self.history = [
-            {**entry, "eps": entry.get("eps", self.config.eps)} for entry in state["history"]
-        ]  # as ever, once
+        self.eps = self.config.eps if self.noise is None else self.noise.config.eps
+        # States of earlier versions lack the column, and a table's rows must have the same.
+        self.history = [{**entry, "eps": entry.get("eps", self.config.eps)} for entry in state["history"]]
         self._start = state["start"] if self.warm_start else None
         self._stream = None
         if self._chooses_held_out:

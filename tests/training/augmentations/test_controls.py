@@ -16,7 +16,9 @@ from ns_easyrobust.nullspace.noise import Noise
 from ns_easyrobust.nullspace.synthesis import measure
 from ns_easyrobust.training.augmentations.controls import RandomNoiseAugmentation, SensitiveNoiseAugmentation
 from ns_easyrobust.training.augmentations.flags import add_nullspace_args, augmentation_from_args
+from ns_easyrobust.training.augmentations.noise_use import NoiseUse, gaussians_like, random_combinations
 from ns_easyrobust.training.augmentations.nullspace import NullspaceAugmentation
+from ns_easyrobust.utils.seeding import fork_rng
 
 AT_BLOCK = NoiseConfig(max_steps=2, eps=1e-9, block=1)
 
@@ -39,9 +41,6 @@ def test_the_sensitive_direction_is_a_smaller_noise_than_random(trained, loader)
 def test_flags_make_it_and_say_the_block(loader):
     parser = argparse.ArgumentParser()
     add_nullspace_args(parser)
-    made = augmentation_from_args(
-        parser.parse_args(["--aug", "sensitive", "--ns-block", "2", "--ns-max-steps", "9"]), small_vit(), loader
-    )
     words = ["--aug", "sensitive", "--ns-block", "2", "--ns-max-steps", "9"]
     made = augmentation_from_args(parser.parse_args(words), small_vit(), loader)
     assert type(made) is SensitiveNoiseAugmentation
@@ -59,6 +58,21 @@ def test_a_block_takes_the_noise_of_every_solver(trained, loader, solver):
     assert torch.equal(loss, expected)
     assert ns.noise.held_out == measure(trained, ns._held_out, ns.noise.value, block=1)
     assert ns.measured_anew(ns.noise).held_out == ns.noise.held_out
+
+
+@pytest.mark.parametrize("use", [NoiseUse(fresh=True), NoiseUse(bank=2)])
+def test_at_a_block_too_each_image_gets_its_own_noise(loader, use):
+    model = small_vit().eval()
+    companion = RandomNoiseAugmentation(model, loader, NoiseConfig(eps=0.5, block=1), use=use)
+    images, labels = next(iter(loader))
+    loss = companion.loss(images, labels, nn.functional.cross_entropy)
+    companion.rewind()
+    with fork_rng(companion.next_seed()):
+        value = companion.noise.value
+        noises = gaussians_like(value, 16) if use.fresh else random_combinations(value, 16)
+    assert noises.shape == (16, 17, 64)
+    assert len(noises.flatten(1).unique(dim=0)) == 16
+    assert torch.equal(loss, nn.functional.cross_entropy(forward_by_hand(model, images, noises, 1), labels))
 
 
 def test_a_block_that_the_model_does_not_have_is_refused_at_once(loader):
@@ -81,5 +95,7 @@ def test_states_and_files_from_before_there_were_blocks_go_on(loader):
     second.load_state_dict(state)
     assert second.noise.config == first.noise.config
     assert torch.equal(second.refresh().value, first.refresh().value)
+    by_position = NoiseConfig(3.0, 0.1, 0.03, 3000, 0.01, 0, "paper", 0.05, 100, 0, -1, 0, "bfloat16")
+    assert by_position == NoiseConfig(autocast="bfloat16")
     at_block = NullspaceAugmentation(model, loader, AT_BLOCK).refresh()
     assert Noise.from_state_dict(at_block.state_dict()).config.block == 1

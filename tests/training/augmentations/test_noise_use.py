@@ -208,10 +208,9 @@ def test_eps_grows_while_the_model_keeps_up(gain, grows, tmp_path):
 
 
 def test_eps_grows_to_2_at_most_and_not_without_the_flag():
-    images, config = images_of(8), NoiseConfig(eps=0.7)
-    use = NoiseUse(eps_growth=2)
-    companion = made(RandomNoiseAugmentation, use, config=config, held_out=[images])
-    plain = made(RandomNoiseAugmentation, config=config, held_out=[images])
+    images, config = images_of(8), NoiseConfig(eps=0.7, solver="sphere", max_steps=1)
+    companion = made(use=NoiseUse(eps_growth=2), config=config, held_out=[images])
+    plain = made(config=config, held_out=[images])
     for each in (companion, plain):
         each.refresh()
         with torch.no_grad():
@@ -220,6 +219,18 @@ def test_eps_grows_to_2_at_most_and_not_without_the_flag():
             each.refresh()
     assert [entry["eps"] for entry in companion.history] == [0.7, 1.4, 2.0, 2.0]
     assert [entry["eps"] for entry in plain.history] == [0.7] * 4
+
+
+@pytest.mark.parametrize("kind", [RandomNoiseAugmentation, NullspaceAugmentation])
+def test_eps_stays_where_the_random_start_is_under_it_as_a_larger_one_would_change_nothing(kind):
+    images = images_of(8)
+    companion = made(kind, NoiseUse(eps_growth=2), config=NoiseConfig(eps=1e-3, max_steps=200), held_out=[images])
+    assert not companion.refresh().untouched
+    with torch.no_grad():
+        companion.model[1].gain.fill_(1e-5)
+    for _ in range(3):
+        assert companion.refresh().untouched
+    assert [entry["eps"] for entry in companion.history] == [1e-3, 2e-3, 2e-3, 2e-3]
 
 
 def test_eps_grows_by_a_loaders_held_out_images_after_a_resume_too():
@@ -237,6 +248,9 @@ def test_eps_grows_by_a_loaders_held_out_images_after_a_resume_too():
         each.refresh()
     assert first.history == second.history
     assert [entry["eps"] for entry in first.history] == [0.02, 0.04]
+    resumed = companion()
+    resumed.load_state_dict(first.state_dict())
+    assert resumed.eps == first.eps == 0.04
 
 
 def test_a_state_of_an_earlier_version_goes_on(tmp_path):
