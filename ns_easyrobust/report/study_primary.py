@@ -17,6 +17,7 @@ from .study_measures import Measure
 ENDPOINTS = ("all", "robust")
 _NOT_COMPARED = "not compared"
 _OPEN = ({_NOT_COMPARED}, {_NOT_COMPARED, "better"})
+_GREATEST = 100  # points, which no difference of two percentages exceeds
 _FIELDS = (
     *("method", "against", "delta", "low", "high", "p", "p_holm", "verdict", "smallest_effect"),
     *("smallest_effect_holm", "images_low", "images_high", "images_p", "seeds_low", "seeds_high", "seeds_p"),
@@ -181,7 +182,7 @@ class Endpoint:
                 f"[{format_number(pair.claim.low, '%')}, {format_number(pair.claim.high, '%')}]",
                 *(format_p(p).removeprefix("p=").removeprefix("p") for p in (pair.claim.p, pair.p_holm)),
                 pair.verdict,
-                *(format_number(effect, "%") for effect in effects),
+                *(format_number(effect, "%") if effect < _GREATEST else f"over {_GREATEST}" for effect in effects),
             ]
         return f"| {' | '.join(escape(cell, brackets=False) for cell in cells)} |"
 
