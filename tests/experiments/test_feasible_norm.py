@@ -93,6 +93,7 @@ def pixels_measured(tmp_path, command):
     return torch.stack([folder[item][0] for item in items]).double()
 
 
+@pytest.mark.stress
 def test_after_an_interruption_it_goes_on_and_what_is_done_is_not_done_again(command, tmp_path, monkeypatch, capsys):
     command, tests, syntheses = [*command, "--no-own"], [], []
     feasible_norm = InfluenceProbe.feasible_norm

@@ -61,6 +61,7 @@ def found(trained, batches):
     return synthesize(trained, batches, SENSITIVE)
 
 
+@pytest.mark.stress
 def test_at_equal_eps_it_is_the_smallest_and_the_spheres_the_largest(trained, batches, found):
     random = synthesize(trained, batches, NoiseConfig(solver="random"))
     sphere = synthesize(trained, batches, replace(SENSITIVE, solver="sphere", max_steps=30))
@@ -78,6 +79,7 @@ def test_its_influence_is_just_under_eps(trained, batches, found):
     assert measure(trained, judges, found.value * 1.6).mse_probability > found.config.eps
 
 
+@pytest.mark.stress
 def test_patience_ends_it_where_the_norm_no_longer_shrinks(trained, batches):
     patient = synthesize(trained, batches, replace(SENSITIVE, turn=1e-9, patience=20, max_steps=1000))
     assert 20 < patient.steps < 110
