@@ -14,6 +14,8 @@ study-small: $(READY)
 
 # make evidence IMAGENETTE=folder START=start.safetensors, on a machine with a GPU.
 evidence: $(READY)
+	@test -n "$(IMAGENETTE)" -a -n "$(START)" || \
+		{ echo "make evidence: expected IMAGENETTE=folder START=start.safetensors, found one missing" >&2; exit 2; }
 	$(BIN)/python benchmarks/evidence.py "$(IMAGENETTE)" "$(START)"
 
 test: $(READY) check

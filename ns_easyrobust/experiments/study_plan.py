@@ -208,8 +208,19 @@ def _evaluation(study: StudyFile, flags: Mapping[str, Any], command: Command, wi
     words = [f"--data-dir={study.data_dir}"] if study.data_dir else []
     words += words_of(flags, command.parser, f"{study.path}: benchmark")
     if with_files:  # which are checked together with the flags
-        command.parse([*words, f"--ckpt-path={LAST}"])
+        _require_measured(study, command.parse([*words, f"--ckpt-path={LAST}"]).chosen)
     return words
+
+
+def _require_measured(study: StudyFile, suites: Sequence[str]) -> None:
+    """Raise OptionError if an endpoint names a suite that is not among those of the evaluation, of which none are all."""
+    for endpoint in filter(None, (study.primary, *study.secondary)):
+        named = () if isinstance(endpoint.columns, str) else endpoint.columns
+        if suites and (missing := [name for name in named if name.partition(":")[0] not in suites]):
+            raise OptionError(
+                f"suite: expected {missing[0].partition(':')[0]} too, as an endpoint's columns have {missing[0]}, found "
+                f"{', '.join(suites)}. Add it, or take it out there."
+            )
 
 
 def _into(folder: Path, label: str) -> list[str]:

@@ -139,7 +139,8 @@ class Endpoint:
             return ""
         better = ", ".join(label for label, own in verdicts.items() if own == {"better"})
         unknown = ", ".join(label for label, own in verdicts.items() if own in _OPEN)
-        said = f"better than {', '.join(self.against)}: {better}" if better else "no method is better than all of them"
+        others = ", ".join(self.against)
+        said = f"better than {others}: {better}" if better else f"no method is better than all of {others}"
         single = any(p.found and p.found.seeds is None for p in self.pairs if verdicts.get(p.method) == {"better"})
         of_seeds = " This is of single runs and says nothing of other seeds." if single else ""
         return f"After correction, {said}{f'; not known yet of {unknown}' if unknown else ''}.{of_seeds}"

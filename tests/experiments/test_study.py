@@ -63,6 +63,10 @@ def study(tmp_path, digits_dir, monkeypatch):
         ({"benchmark": {"suite": ["val"], "subset": ["few"]}}, "benchmark: "),
         ({"baseline": "nobody"}, "baseline: expected some of none, sphere, found nobody"),
         ({"primary": {"columns": "all"}}, "primary: expected columns and against, such as"),
+        (
+            {"primary": {"columns": ["val", "c:blur"], "against": ["none"]}},
+            "benchmark: suite: expected c too, as an endpoint's columns have c:blur, found val",
+        ),
         ({"primary": {"columns": ["all"], "against": ["none"]}}, "primary: columns: expected all or robust"),
         ({"primary": {"columns": "all", "against": "none"}}, "primary: against: expected a list of methods"),
         ({"primary": {"columns": "all", "against": ["none", "x"]}}, "primary: against: expected some of none, sphere"),

@@ -80,7 +80,7 @@ def test_one_family_over_all_pairs(tmp_path: Path, bits: Bits) -> None:
 def test_worse_and_better_than_none(tmp_path: Path, bits: Bits) -> None:
     found = PrimaryEndpoint(study(tmp_path, bits), ["none", "random", "weak"], ["ours"], "all")
     assert {pair.verdict for pair in found.pairs} == {"worse"}
-    assert found.conclusion() == "After correction, no method is better than all of them."
+    assert found.conclusion() == "After correction, no method is better than all of ours."
     assert PrimaryEndpoint(study(tmp_path, bits), ["none", "ours"], ["none", "ours"], "all").conclusion() == ""
 
 
@@ -100,7 +100,10 @@ def test_what_is_missing_counts_in_the_family_and_nothing_is_claimed_of_it(tmp_p
     compared = [pair for pair in whole.pairs if pair.claim is not None]
     assert names(compared) == [("ours", "none")]
     assert compared[0].p_holm == pytest.approx(5 * by_hand(bits["ours"], bits["none"])[1])
-    assert whole.conclusion() == "After correction, no method is better than all of them; not known yet of ours, weak."
+    assert (
+        whole.conclusion()
+        == "After correction, no method is better than all of none, random; not known yet of ours, weak."
+    )
     text = whole.to_markdown()
     assert "random and none: not compared, as random is not done." in text
     assert "| weak | none |  |  |  |  | not compared |  |  |" in text
