@@ -213,13 +213,13 @@ def _evaluation(study: StudyFile, flags: Mapping[str, Any], command: Command, wi
 
 
 def _require_measured(study: StudyFile, suites: Sequence[str]) -> None:
-    """Raise OptionError if an endpoint names a suite that is not among those of the evaluation, of which none are all."""
+    """Raise OptionError if an endpoint names a suite that is not among the evaluation's; no suites stand for all."""
     for endpoint in filter(None, (study.primary, *study.secondary)):
         named = () if isinstance(endpoint.columns, str) else endpoint.columns
         if suites and (missing := [name for name in named if name.partition(":")[0] not in suites]):
             raise OptionError(
-                f"suite: expected {missing[0].partition(':')[0]} too, as an endpoint's columns have {missing[0]}, found "
-                f"{', '.join(suites)}. Add it, or take it out there."
+                f"suite: expected {missing[0].partition(':')[0]} too, as an endpoint's columns have {missing[0]}, "
+                f"found {', '.join(suites)}. Add it, or take it out there."
             )
 
 
