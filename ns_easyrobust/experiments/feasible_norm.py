@@ -216,7 +216,7 @@ class _Comparison:
             if one.noise is None:
                 continue
             noise = nullspace.Noise.load(one.noise)
-            if tuple(noise.value.shape) != shape or getattr(noise.config, "block", -1) != -1:
+            if tuple(noise.value.shape) != shape or noise.config.block != -1:
                 _logger.warning("%s: left out, as it is no noise on this model's patch embedding", one.noise)
                 continue
             name = report.NormChanges.run_name(one.label, one.seed)
