@@ -3,10 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo study-small evidence test check stress gpu test-timm1 clean
+.PHONY: demo gallery study-small evidence test check stress gpu test-timm1 clean
 
 demo: $(READY)
 	$(BIN)/ns-easyrobust demo
+
+# The pages of docs/gallery, from their records.
+gallery: $(READY)
+	$(BIN)/python benchmarks/gallery.py
 
 # The path of docs/evidence.md on digits: data, start, study, confirmation, feasible norms.
 study-small: $(READY)

@@ -19,6 +19,8 @@ from ..evaluation import (
     LARGEST_BATCH,
     MISSING_FOLDER,
     PRESETS,
+    add_checkpoint_arguments,
+    checkpoint_model,
     describe_machine,
     expand_groups,
     latest,
@@ -40,7 +42,6 @@ from ..utils import (
     rank,
     settings_from,
 )
-from .checkpoint_flags import add_checkpoint_arguments, checkpoint_model
 from .suite_flags import SuiteChoices, expected_folders, split_suites, suite_or_folder, what_fits
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from ..data import FolderView, Preprocessing, open_image_folder
 from ..errors import NoiseError, OutputError, printable
+from ..evaluation import add_checkpoint_arguments, checkpoint_model
 from ..nullspace import Noise, Step
 from ..training import add_noise_args, config_from_args
 from ..utils import (
@@ -26,7 +27,6 @@ from ..utils import (
     require_replaceable,
     world_size,
 )
-from .checkpoint_flags import add_checkpoint_arguments, checkpoint_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .checkpoint_flags import add_checkpoint_arguments, checkpoint_model
     from .easyrobust_api import (
         evaluate_damagenet,
         evaluate_imagenet_a,
@@ -53,6 +54,8 @@ __all__ = [
     "Recorder",
     "Suite",
     "SuitesRun",
+    "add_checkpoint_arguments",
+    "checkpoint_model",
     "collect_versions",
     "column_settings",
     "corruption_error",

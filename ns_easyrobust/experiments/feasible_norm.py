@@ -156,8 +156,8 @@ class _Comparison:
         from tqdm.auto import tqdm
 
         from .. import data, evaluation, models
-        from .feasible_norm_images import open_images
         from .feasible_norm_measure import PRECISION, NormLab, NormProtocol, norm_lines
+        from .image_set import open_images
 
         args = self.args
         start = self.load(self.start)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from ..nullspace import Noise
-    from .feasible_norm_images import ImageSet
+    from .image_set import ImageSet
 
 _logger = logging.getLogger(__name__)
 _MOST_BYTES = 2**26  # of a file of norms

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 from ..utils import FlagParser, Registry
 
@@ -27,7 +27,12 @@ class Experiment(ABC):
 
     Its file is imported for ``--help``: it takes ``torch``, ``nn`` and ``np`` from ``utils``, and names of other
     folders that import torch inside its functions.
+
+    Attributes:
+        name: under which it is registered.
     """
+
+    name: ClassVar[str]
 
     @abstractmethod
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -59,6 +64,7 @@ def register_experiment(name: str) -> Callable[[Kind], Kind]:
 
     def register(cls: Kind) -> Kind:
         _EXPERIMENTS.add(name, cls, f"{cls.__module__}.{cls.__qualname__}")
+        cls.name = name
         return cls
 
     return register

@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from .config import NoiseConfig
     from .exact import SPACES, PatchSpectrum, find_projection, patch_nullspace, patch_pseudo_inverse, patch_spectrum
     from .exact_noise import patchify, unpatchify, valid_nullspace_noise
-    from .feasible import FeasibleNorm, InfluenceProbe, first_crossing, unit_direction
+    from .feasible import FeasibleNorm, ImageInfluence, InfluenceProbe, first_crossing, unit_direction
     from .noise import Influence, Noise, Step
     from .objective import OnStep
     from .solvers import SolverResult, centred, known_solvers, register_solver
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SPACES",
     "FeasibleNorm",
+    "ImageInfluence",
     "Influence",
     "InfluenceProbe",
     "Noise",

@@ -12,6 +12,7 @@ from ..errors import NoiseError, OptionError
 from ..models import frozen, reference_tensor
 from ..utils import nn, torch
 from .config import NoiseConfig
+from .distances import probability_distance
 from .objective import NoiseObjective
 from .solvers import centred
 
@@ -115,6 +116,18 @@ def unit_direction(value: torch.Tensor) -> torch.Tensor:
     return (direction / direction.norm()).float()
 
 
+class ImageInfluence(NamedTuple):
+    """Influence of a noise on each of n images, on the CPU.
+
+    Attributes:
+        distance: (n,) float64, squared L2 distance between softmax outputs; its mean is mse_probability.
+        unchanged: (n,) whether the prediction stays.
+    """
+
+    distance: torch.Tensor
+    unchanged: torch.Tensor
+
+
 class InfluenceProbe:
     """A model's influence by noise along directions, on images whose clean logits are computed once.
 
@@ -159,6 +172,21 @@ class InfluenceProbe:
         with self._ready():
             value = direction.to(self._like.device, dtype) * norm
             return float(self._objective.evaluate_on(self._clean, value).probability.mean)
+
+    def per_image(self, value: torch.Tensor) -> ImageInfluence:
+        """Influence of the noise ``value`` (1, *tokens) on each of the images, in their order.
+
+        Raises:
+            NoiseError: it does not fit the model.
+        """
+        dtype = torch.promote_types(self._like.dtype, torch.float32)
+        with self._ready():
+            found = self._objective.evaluate_each(self._clean, value.to(self._like.device, dtype))
+            distances, unchanged = zip(
+                *((probability_distance(clean, noisy), clean.argmax(-1) == noisy.argmax(-1)) for clean, noisy in found),
+                strict=True,
+            )
+            return ImageInfluence(torch.cat(distances).double().cpu(), torch.cat(unchanged).cpu())
 
     def feasible_norm(self, direction: torch.Tensor, most: float, precision: float = 0.01) -> FeasibleNorm:
         """:func:`first_crossing` of ``config.eps`` along a ``direction`` (1, *tokens) of norm 1.

@@ -230,9 +230,16 @@ class NoiseObjective:
         """Test ``value`` on the ``batches`` of all ranks."""
         sums = DistanceSums(value.device)
         with torch.no_grad():
-            for batch in batches:
-                sums.add(batch.logits, self._noisy_forward(batch, value))
+            for clean, noisy in self.evaluate_each(batches, value):
+                sums.add(clean, noisy)
         return sums.means_over_ranks()
+
+    def evaluate_each(
+        self, batches: list[CleanBatch], value: torch.Tensor
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Clean and noisy logits (B, K) of each of this rank's ``batches``."""
+        for batch in batches:
+            yield batch.logits, self._noisy_forward(batch, value)
 
 
 def _minibatches(images: torch.Tensor, size: int) -> Sequence[torch.Tensor]:

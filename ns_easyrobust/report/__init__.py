@@ -7,10 +7,13 @@ if TYPE_CHECKING:
     from .columns import column_key, columns_of
     from .feasible_norm_picture import feasible_norm_figure
     from .feasible_norms import NormChanges
+    from .figure_report import FigureReport, files_of
     from .figures import image_sheet, noise_history
     from .leaderboards import LEADERBOARDS, easyrobust_form, read_about, robustbench_form
     from .published import PUBLISHED_TABLES, Published
-    from .sheet import as_text, escape, escape_text
+    from .seed_statistics import Interval, interval_of_mean
+    from .sheet import Cell, Sheet, as_text, escape, escape_text
+    from .statistics import holm, wilson_interval
     from .study_corruptions import corruptions_csv, corruptions_markdown
     from .study_measures import GROUP_NAMES
     from .study_picture import study_figure
@@ -27,7 +30,10 @@ __all__ = [
     "GROUP_NAMES",
     "LEADERBOARDS",
     "PUBLISHED_TABLES",
+    "Cell",
     "Endpoint",
+    "FigureReport",
+    "Interval",
     "MethodRuns",
     "NormChanges",
     "PrimaryEndpoint",
@@ -35,6 +41,7 @@ __all__ = [
     "ResultsTable",
     "SecondaryEndpoint",
     "SeedRun",
+    "Sheet",
     "StudyTable",
     "Table2",
     "as_text",
@@ -47,13 +54,17 @@ __all__ = [
     "escape",
     "escape_text",
     "feasible_norm_figure",
+    "files_of",
+    "holm",
     "image_sheet",
+    "interval_of_mean",
     "noise_history",
     "open_canvas",
     "read_about",
     "robustbench_form",
     "study_figure",
     "table2_sheet",
+    "wilson_interval",
     "write_report",
     "write_tables",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..errors import OptionError
 from ..utils import np
@@ -34,6 +35,36 @@ class Finding:
     @property
     def half_width(self) -> float:
         return (self.high - self.low) / 2
+
+
+class Interval(NamedTuple):
+    """A mean and the ends of its confidence interval, all in one unit."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def interval_of_mean(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> Interval:
+    """Mean of independent values with Student's t interval; infinite ends of a single one.
+
+    Args:
+        values: one for each image, pair, head or seed, whichever was drawn at random.
+        confidence: in (0, 1).
+
+    Source: Student, "The probable error of a mean", Biometrika 6 (1908).
+
+    Raises:
+        OptionError: no value, or confidence not in (0, 1).
+    """
+    _require_confidence(confidence)
+    if len(values) == 0:
+        raise OptionError("interval of a mean: expected a value at least, found none. Correct the call.")
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return Interval(mean, -math.inf, math.inf)
+    half = _quantile(len(values) - 1, confidence) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return Interval(mean, mean - half, mean + half)
 
 
 def mean_over_seeds(bits: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The images of a comparison of feasible norms: those that norms are measured on, and others for syntheses."""
+"""Images of an experiment, in memory: those that it measures on, and others for syntheses."""
 
 from __future__ import annotations
 
@@ -79,6 +79,21 @@ def open_images(
         places = ((folder, first, "the folder"), (folder, others, "the folder's others"))
     one, other = (_read(*place, preprocessing, workers) for place in places)
     return one, other
+
+
+def open_image_set(root: Path, preprocessing: Preprocessing, most: int, seed: int, workers: int) -> ImageSet:
+    """At most ``most`` random images of ``root/val``, or of ``root`` itself where there is no such folder.
+
+    Raises:
+        DataError: no class folders, or an image that cannot be read.
+    """
+    from ..data import open_image_folder, split_indices
+
+    place = "val/" if os.path.isdir(root / "val") else "the folder"
+    folder = open_image_folder(root / "val" if place == "val/" else root)
+    return _read(
+        folder, split_indices(range(len(folder)), min(most, len(folder)), seed)[0], place, preprocessing, workers
+    )
 
 
 def _read(

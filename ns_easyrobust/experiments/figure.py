@@ -1,0 +1,80 @@
+"""What the experiments of the paper's figures and tables share: flags, a folder of results, a report."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DataError
+from ..utils import FileLock, file_or_folder, os_errors_as_output_errors
+from .registry import Command, Experiment
+from .results import Results
+
+if TYPE_CHECKING:
+    from ..report import FigureReport
+
+
+class FigureExperiment(Experiment):
+    """Numbers that are kept as they are measured, so that a second call goes on, and a report made of them alone.
+    Its files are called by its name.
+    """
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the experiment's own flags, and those of its output."""
+        self.add_inputs(parser)
+        output = parser.add_argument_group("output")
+        default = f"output/{self.name}"
+        output.add_argument(
+            "-o", "--output", type=file_or_folder, default=default, metavar="FOLDER",
+            help=f"where everything goes; what is done there already is not done again (default: {default})",
+        )  # fmt: skip
+        output.add_argument("--force", action="store_true", help="begin anew, whatever is there")
+
+    @abstractmethod
+    def add_inputs(self, parser: argparse.ArgumentParser) -> None:
+        """Add the experiment's own flags."""
+
+    @abstractmethod
+    def measure(self, args: argparse.Namespace, results: Results) -> None:
+        """Check everything, call ``results.begin``, and add what is not there yet.
+
+        Raises:
+            UserError: a checkpoint, folder or flag is not what it should be, or differs from those of an earlier call.
+        """
+
+    @abstractmethod
+    def report(self, protocol: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], parts: Path) -> FigureReport:
+        """What is shown of the numbers.
+
+        Args:
+            protocol, lines: as :class:`Results` has them.
+            parts: folder of what lines cannot hold.
+        """
+
+    def run(self, args: argparse.Namespace, commands: Mapping[str, Command]) -> Iterator[str]:
+        """Measure what is not measured yet, and write the report."""
+        folder = Path(args.output)
+        with os_errors_as_output_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock", "this experiment"):
+            results = Results(folder, self.name, args.force)
+            self.measure(args, results)
+            shown = self.report(results.protocol, results.lines, results.parts)
+            shown.write(folder, self.name)
+        yield shown.to_text(shutil.get_terminal_size((120, 24)).columns)
+        yield f"report: {folder / self.name}.md"
+
+    def render(self, folder: Path) -> FigureReport:
+        """The report of what ``folder`` holds; nothing is measured.
+
+        Raises:
+            DataError: there are no numbers of this experiment.
+        """
+        results = Results(folder, self.name)
+        if not results.lines:
+            raise DataError(f"{results.path}: expected the numbers of experiment {self.name}, found none. Run it.")
+        return self.report(results.protocol, results.lines, results.parts)

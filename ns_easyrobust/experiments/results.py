@@ -1,0 +1,113 @@
+"""An experiment's numbers: lines of JSON beneath the protocol that they were measured by, kept as soon as known."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import evaluation, report
+from ..errors import DataError, OptionError, OutputError
+from ..utils import os_errors_as_output_errors, parse_json, read_bounded, write_text
+
+_MOST_BYTES = 2**28
+_KEPT = "parts"
+
+
+class Results:
+    """The file ``<name>.jsonl`` of a folder: lines that say how was measured, each above those measured so.
+
+    Args:
+        folder: exists.
+        name: the experiment's.
+        force: begin anew, whatever is there.
+
+    Attributes:
+        protocol: all that decides the numbers; plain values. {} before :meth:`begin` where nothing is there yet.
+        lines: what has been measured, in that order.
+
+    Raises:
+        DataError: the file holds something else.
+    """
+
+    def __init__(self, folder: Path, name: str, force: bool = False) -> None:
+        self.folder, self.name, self.force = folder, name, force
+        self.protocol: dict[str, Any] = {}
+        self.lines: list[dict[str, Any]] = []
+        self._all: list[dict[str, Any]] = []
+        if not force:
+            self._read()
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"{self.name}.jsonl"
+
+    @property
+    def parts(self) -> Path:
+        """A folder for what lines cannot hold (noises, pictures); it goes when an experiment begins anew."""
+        return self.folder / _KEPT
+
+    def _read(self) -> None:
+        try:
+            text = read_bounded(self.path, _MOST_BYTES).decode()
+            self._all = [parse_json(line) for line in text.splitlines()]
+            if not all(isinstance(line, dict) and line.get("experiment") == self.name for line in self._all):
+                raise ValueError("a line of another kind")
+            self.protocol = dict(next((line["protocol"] for line in self._all if "protocol" in line), {}))
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(
+                f"{self.path}: expected the lines of experiment {self.name}, found other things ({error}). Move it "
+                "away, or choose another --output."
+            ) from error
+        self.lines = [line for line in self._all if "protocol" not in line]
+
+    def begin(self, protocol: Mapping[str, Any], device: Any) -> None:
+        """Say how everything is measured, before anything is; what is there by the same protocol is gone on with.
+
+        Raises:
+            OptionError: there are numbers by another protocol, and no ``force``.
+            OutputError: there are files of these names that belong to no such numbers, and no ``force``.
+        """
+        now = parse_json(json.dumps(protocol, allow_nan=False))
+        for name in self.protocol.keys() | now.keys() if self.protocol else ():
+            before, found = self.protocol.get(name), now.get(name)
+            if before != found:
+                raise OptionError(
+                    f"{name}: expected {before}, with which {self.folder} was begun, found {found}. Give the same "
+                    "flags and files, another --output, or --force to begin anew."
+                )
+        others = [] if self._all or self.force else report.files_of(self.folder, self.name)
+        if others:
+            raise OutputError(
+                f"{others[0]} exists: expected numbers beside it ({self.path.name}), or a folder without it, found "
+                "neither. Choose another --output, or --force to replace it."
+            )
+        if self.force and self.parts.exists():
+            with os_errors_as_output_errors(self.parts):
+                shutil.rmtree(self.parts)
+        with os_errors_as_output_errors(self.parts):
+            self.parts.mkdir(exist_ok=True)
+        head = {"experiment": self.name, "protocol": now, "machine": evaluation.describe_machine(device)}
+        head["versions"] = evaluation.collect_versions()
+        if next((line for line in reversed(self._all) if "protocol" in line), None) != head:
+            self._all.append(head)
+            self._write()
+        self.protocol, self.force = now, False
+
+    def find(self, **key: Any) -> dict[str, Any] | None:
+        """The first line whose fields have these values; None where there is none."""
+        return next((line for line in self.lines if all(line.get(name) == key[name] for name in key)), None)
+
+    def add(self, *measured: Mapping[str, Any]) -> None:
+        """Keep lines: plain values, all finite."""
+        lines = [{"experiment": self.name, **line} for line in measured]
+        self._all += lines
+        self.lines += lines
+        self._write()
+
+    def _write(self) -> None:
+        write_text(self.path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in self._all))
