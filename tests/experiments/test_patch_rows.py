@@ -8,7 +8,7 @@ import torch
 from helpers.models import small_vit
 
 from ns_easyrobust.errors import CheckpointError, OptionError
-from ns_easyrobust.experiments.dimensions import architecture_row, checkpoint_row
+from ns_easyrobust.experiments.patch_rows import architecture_row, checkpoint_row
 from ns_easyrobust.models.checkpoint_save import save_model
 from ns_easyrobust.models.normalization import with_normalization
 
