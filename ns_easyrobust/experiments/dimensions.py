@@ -70,15 +70,15 @@ class DimensionsExperiment(FigureExperiment):
         for name in [name for name in names if name not in files] + ([args.model] if args.model else []):
             models.require_named(name)
         protocol = {name: getattr(args, name) for name in ("space", "rtol", "norm", "images", "seed", "pretrained")}
-        # Random weights depend on timm, and a file's are told apart by its digest.
-        protocol |= {"model_kwargs": args.model_kwargs, "ema": args.ema, "timm": timm.__version__}
+        protocol |= {"model_kwargs": args.model_kwargs, "ema": args.ema}
         results.begin(protocol, torch.device("cpu"))
         for name in tqdm(names, desc="models", unit="model", disable=None):
             self._add(args, results, name, name in files)
 
     def _add(self, args: argparse.Namespace, results: Results, name: str, is_file: bool) -> None:
-        """Add the line of one model, unless it is there."""
-        if not is_file and results.find(given=name):
+        """Add the line of one model, unless it is there: under this timm, whose models may differ, and of this file."""
+        known = {"given": without_secrets(name), "timm": timm.__version__}
+        if not is_file and results.find(**known):
             return
         patch = (
             checkpoint_patch(name, ema=args.ema, space=args.space)
@@ -87,13 +87,12 @@ class DimensionsExperiment(FigureExperiment):
                 name, pretrained=args.pretrained, space=args.space, model_kwargs=args.model_kwargs
             )
         )  # fmt: skip
-        digest = patch.checkpoint.sha256() if patch.checkpoint else None
-        given = without_secrets(name)
-        if results.find(given=given, sha256=digest):
+        known["sha256"] = patch.checkpoint.sha256() if patch.checkpoint else None
+        if results.find(**known):
             return
         spectrum = patch.spectrum(args.space, args.rtol)
         values = spectrum.singular_values / spectrum.singular_values[0].clamp_min(torch.finfo(torch.float64).tiny)
-        line = {"given": given, "sha256": digest, **asdict(patch.row(spectrum)), "rtol": spectrum.rtol}
+        line = {**known, **asdict(patch.row(spectrum)), "rtol": spectrum.rtol}
         line["nullity_with_all_ones"] = nullspace.layer_norm_nullity(
             patch.weight, space=args.space, rtol=args.rtol, std=patch.std
         )
@@ -105,7 +104,9 @@ class DimensionsExperiment(FigureExperiment):
         """The table and the spectra; of a file that has changed, its newest line."""
         from .. import report
 
-        return report.dimensions_report(protocol, list({line["given"]: line for line in lines}.values()))
+        # A dict keeps a key's first place and its last value.
+        newest = {(line["given"], line["timm"]): line for line in lines}
+        return report.dimensions_report(protocol, list(newest.values()))
 
 
 def _checked(args: argparse.Namespace, patch: Patch) -> dict[str, Any]:

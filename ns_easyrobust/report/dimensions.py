@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from .dimensions_picture import dimensions_picture
+from .dimensions_picture import dimensions_picture, row_names
 from .figure_report import FigureReport
 from .presentable import presentable
 from .sheet import Cell, Sheet, format_count
 
 Line = Mapping[str, Any]
 _COLUMNS = (
-    "model", "weights", "patch_size", "input_dim", "embed_dim", "nullity", "published", "nullity_with_all_ones",
+    "model", "timm", "weights", "patch_size", "input_dim", "embed_dim", "nullity", "published", "nullity_with_all_ones",
     "smallest_kept", "largest_dropped", "rtol",
 )  # fmt: skip
 _CHECKED = (
@@ -32,11 +32,11 @@ def dimensions_report(protocol: Mapping[str, Any], lines: Sequence[Line]) -> Fig
     """The report of the experiment ``dimensions``.
 
     Args:
-        protocol: its ``space``, ``norm``, ``images``, ``seed`` and ``timm``.
+        protocol: its ``space``, ``rtol``, ``norm``, ``images`` and ``seed``.
         lines: one a model, in the order of the rows.
     """
-    sheet = Sheet(_HEADINGS, [(presentable(line["model"]), _cells(line)) for line in lines])
-    rows = [[*_COLUMNS, *_CHECKED, "unknown"]]
+    sheet = Sheet(_HEADINGS, list(zip(row_names(lines), map(_cells, lines), strict=True)))
+    rows: list[list[object]] = [[*_COLUMNS, *_CHECKED, "unknown"]]
     rows += [
         [line[name] for name in _COLUMNS]
         + [(line["check"] or {}).get(name) for name in _CHECKED]
@@ -90,18 +90,14 @@ def _reason(line: Line) -> str:
 
 
 def _protocol_notes(protocol: Mapping[str, Any]) -> list[str]:
+    cut = "max(C*p*p, D) times float epsilon" if protocol["rtol"] is None else f"{protocol['rtol']:g}"
     return [
         "nullspace of W: dimension of the exact nullspace of the linear map W of one patch (section 3.1 and Table 1 of "
-        f"arXiv:2403.10476), {protocol['space']} inputs; singular values up to max(dimensions) times float epsilon of "
-        "the largest count as zero."
-        if protocol["rtol"] is None
-        else "nullspace of W: dimension of the exact nullspace of the linear map W of one patch (section 3.1 and "
-        f"Table 1 of arXiv:2403.10476), {protocol['space']} inputs; singular values up to {protocol['rtol']:g} of the "
-        "largest count as zero.",
+        f"arXiv:2403.10476), {protocol['space']} inputs; singular values up to {cut} of the largest count as zero.",
         "nullspace with all-ones: of P W, where P takes away the mean over the features, as each LayerNorm of a pre-LN "
         "transformer does; one more than W's where all-ones is in W's range. no: the model does not ignore it.",
         f"logits moved by: the largest change of a logit in float64, over {format_count(protocol['images'], 'image')} "
-        f"of random pixels (seed {protocol['seed']}, timm {protocol['timm']}), by noise of norm {protocol['norm']:g} "
+        f"of random pixels (seed {protocol['seed']}), by noise of norm {protocol['norm']:g} "
         "on all tokens of the image: all-ones of another size on each token, or a random direction; and by the least "
         "pixels that W turns into all-ones of that norm, which are not in W's nullspace (-: there are none).",
     ]
@@ -114,10 +110,10 @@ def _findings(protocol: Mapping[str, Any], lines: Sequence[Line]) -> list[str]:
     notes = []
     if holds:
         notes.append(
-            f"{len(holds)} of {format_count(len(checked), 'model')} that were checked ignore all-ones of any size on any "
-            f"token: at norm {protocol['norm']:g} their logits change by at most {_most(holds, 'tokens'):.1e} of what a "
-            "random direction of the same norm changes them by. That is one exact null dimension for each patch token, "
-            "which the paper's count of W's nullspace does not have."
+            f"{len(holds)} of {format_count(len(checked), 'model')} that were checked ignore all-ones of any size on "
+            f"any token: at norm {protocol['norm']:g} their logits change by at most {_most(holds, 'tokens'):.1e} of "
+            "what a random direction of the same norm changes them by. That is one exact null dimension of the encoder "
+            "for each patch token, which the paper's count of W's nullspace does not have."
         )
     if more:
         notes.append(
@@ -143,15 +139,15 @@ def _findings(protocol: Mapping[str, Any], lines: Sequence[Line]) -> list[str]:
         )
     fails = [line for line in checked if not line["check"]["ignores_equal"]]
     if fails:
-        notes.append(f"Not ignored, as the part named reads tokens without a LayerNorm of each: {_listed(fails, _reason)}")
+        notes.append(f"Not ignored, as the part named reads tokens without a LayerNorm: {_listed(fails, _reason)}")
     unknown = [line for line in lines if not line["check"]]
     if unknown:
         notes.append(f"Not checked: {_listed(unknown, lambda line: presentable(line['unknown']).rstrip('.'))}")
     if any(line["weights"] == "random" for line in lines):
         notes.append(
-            "random weights: nothing was learned, so that rank-nullity alone decides, nullspace of W = max(0, C*p*p - D);"
-            " the paper's numbers are for trained weights, whose smallest singular values may be lost (its 2 for "
-            "ViT-B/16): --pretrained takes timm's."
+            "random weights: nothing was learned, so that rank-nullity alone decides, nullspace of W = "
+            "max(0, C*p*p - D); the paper's numbers are for trained weights, whose smallest singular values may be "
+            "lost (its 2 for ViT-B/16): --pretrained takes timm's."
         )
     return notes
 
