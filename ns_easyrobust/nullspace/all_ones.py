@@ -30,14 +30,13 @@ from .exact_noise import unpatchify
 _IGNORED = 1e-8  # of the change that a random direction makes: rounding in float64 is some 1e-12 of it
 
 
-def _centred_rank(matrix: torch.Tensor, rtol: float) -> tuple[int, torch.Tensor]:
-    """Rank of P W, by the cut of W itself, and its right singular vectors.
+def _rank(centred: torch.Tensor, matrix: torch.Tensor, rtol: float) -> int:
+    """Rank of P W by the cut of W itself.
 
     The singular values of P W lie between those of W, s_i(W) >= s_i(PW) >= s_(i+1)(W), as P is a projection of rank
     D - 1; by the same cut the rank is therefore W's or one less.
     """
-    _, values, right_vectors = torch.linalg.svd(matrix - matrix.mean(0), full_matrices=True)
-    return int((values > rtol * torch.linalg.matrix_norm(matrix, 2)).sum()), right_vectors
+    return int((torch.linalg.svdvals(centred) > rtol * torch.linalg.matrix_norm(matrix, 2)).sum())
 
 
 def layer_norm_nullity(
@@ -52,7 +51,7 @@ def layer_norm_nullity(
     Arguments and errors are those of :func:`~ns_easyrobust.nullspace.patch_spectrum`.
     """
     matrix, cut = linear_map(model_or_weight, space, rtol, std)
-    return matrix.shape[1] - _centred_rank(matrix, cut)[0]
+    return matrix.shape[1] - _rank(matrix - matrix.mean(0), matrix, cut)
 
 
 def layer_norm_nullspace(model: nn.Module, *, space: str = "normalised", rtol: float | None = None) -> torch.Tensor:
@@ -70,8 +69,9 @@ def layer_norm_nullspace(model: nn.Module, *, space: str = "normalised", rtol: f
         ModelError, OptionError: as :func:`~ns_easyrobust.nullspace.patch_nullspace`.
     """
     matrix, cut = linear_map(model, space, rtol)
-    rank, right_vectors = _centred_rank(matrix, cut)
-    return right_vectors[rank:].clone()
+    centred = matrix - matrix.mean(0)
+    right_vectors = torch.linalg.svd(centred, full_matrices=True)[2]
+    return right_vectors[_rank(centred, matrix, cut) :].clone()
 
 
 @dataclass(frozen=True)
