@@ -8,6 +8,7 @@ from typing import IO, Any
 from ..errors import OptionError
 from .canvas import COLOURS, GREY, colour, line_count, open_canvas, wrap_text
 from .presentable import presentable
+from .sheet import format_count
 
 _MOST_MODELS = 64
 _LEAST = 1e-18  # a change of exactly 0 is drawn there
@@ -33,8 +34,8 @@ def dimensions_picture(protocol: Mapping[str, Any], lines: Sequence[Mapping[str,
     caption = wrap_text(
         "Above: singular values of one patch's linear map W; the dot is the last of min(C*p*p, D), the dashed line the "
         "largest of the cuts below which they count as zero. Below: largest change of a logit, in float64, over "
-        f"n={protocol['images']} images of random pixels, by noise of norm {protocol['norm']:g} on the tokens "
-        "(squares: by the pixels that W turns into such noise, and by random ones of their norm). No bars: nothing is "
+        f"{format_count(protocol['images'], 'image')} of random pixels, by noise of norm {protocol['norm']:g} on the "
+        "tokens (squares: by the pixels that W turns into such noise, and by random ones of their norm). No bars: nothing is "
         "averaged.",
         104,
     )
@@ -84,7 +85,7 @@ def _draw_spectra(axes: Any, lines: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _power(value: float, _: object) -> str:
-    return f"{value:.0e}".replace("e-0", "e-").replace("e+00", "")
+    return f"{value:g}" if value >= 1 else f"{value:.0e}".replace("e-0", "e-")
 
 
 def _floor(line: Mapping[str, Any]) -> float:
