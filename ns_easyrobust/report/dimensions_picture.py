@@ -35,8 +35,8 @@ def dimensions_picture(protocol: Mapping[str, Any], lines: Sequence[Mapping[str,
         "Above: singular values of one patch's linear map W; the dot is the last of min(C*p*p, D), the dashed line the "
         "largest of the cuts below which they count as zero. Below: largest change of a logit, in float64, over "
         f"{format_count(protocol['images'], 'image')} of random pixels, by noise of norm {protocol['norm']:g} on the "
-        "tokens (squares: by the pixels that W turns into such noise, and by random ones of their norm). No bars: nothing is "
-        "averaged.",
+        "tokens (squares: by the pixels that W turns into such noise, and by random ones of their norm). No bars: "
+        "nothing is averaged.",
         104,
     )
     rows = sum(map(line_count, names))
