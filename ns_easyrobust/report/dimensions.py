@@ -158,4 +158,4 @@ def _most(lines: Sequence[Line], name: str, control: str = "random") -> float:
 
 def _listed(lines: Sequence[Line], more: Any = None) -> str:
     names = (presentable(line["model"]) + (f" ({more(line)})" if more else "") for line in lines)
-    return ", ".join(names) + "."
+    return ", ".join(dict.fromkeys(names)) + "."  # a model under both timms once
