@@ -3,7 +3,14 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .dimensions import PUBLISHED_DIMENSIONS, architecture_row, checkpoint_row, dimensions_csv, dimensions_text
+    from .patch_rows import (
+        PUBLISHED_DIMENSIONS,
+        architecture_row,
+        checkpoint_row,
+        dimensions_csv,
+        dimensions_text,
+        is_checkpoint,
+    )
     from .registry import Command, Experiment, experiments, register_experiment
 
 __all__ = [
@@ -15,6 +22,7 @@ __all__ = [
     "dimensions_csv",
     "dimensions_text",
     "experiments",
+    "is_checkpoint",
     "register_experiment",
 ]
 

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .all_ones import AllOnesCheck, ignores_all_ones, layer_norm_nullity, layer_norm_nullspace
     from .config import NoiseConfig
     from .exact import SPACES, PatchSpectrum, find_projection, patch_nullspace, patch_pseudo_inverse, patch_spectrum
     from .exact_noise import patchify, unpatchify, valid_nullspace_noise
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SPACES",
+    "AllOnesCheck",
     "FeasibleNorm",
     "ImageInfluence",
     "Influence",
@@ -27,7 +29,10 @@ __all__ = [
     "centred",
     "find_projection",
     "first_crossing",
+    "ignores_all_ones",
     "known_solvers",
+    "layer_norm_nullity",
+    "layer_norm_nullspace",
     "measure",
     "patch_nullspace",
     "patch_pseudo_inverse",
