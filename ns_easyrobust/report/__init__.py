@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .canvas import colour, open_canvas
     from .columns import column_key, columns_of
+    from .encoder_noise import encoder_noise_report
     from .feasible_norm_picture import feasible_norm_figure
     from .feasible_norms import NormChanges
     from .figure_report import FigureReport, files_of
@@ -51,6 +52,7 @@ __all__ = [
     "corruptions_csv",
     "corruptions_markdown",
     "easyrobust_form",
+    "encoder_noise_report",
     "escape",
     "escape_text",
     "feasible_norm_figure",
