@@ -3,8 +3,8 @@
 python benchmarks/gallery.py            # write them
 python benchmarks/gallery.py --check    # exit code 1 if a page or table would differ; pictures are not compared
 
-docs/gallery/NAME.md is a page by hand with a block, from <!-- records NAME --> to <!-- end -->, which is the report
-of docs/gallery/NAME/NAME.jsonl.
+docs/gallery/NAME.md is a page by hand with blocks, from <!-- records NAME --> or <!-- records NAME FOLDER --> to
+<!-- end -->; each is the report of docs/gallery/NAME/NAME.jsonl or docs/gallery/FOLDER/NAME.jsonl.
 """
 
 from __future__ import annotations
@@ -18,21 +18,23 @@ from ns_easyrobust.experiments import experiments
 from ns_easyrobust.experiments.figure import FigureExperiment
 
 GALLERY = Path(__file__).parents[1] / "docs" / "gallery"
-_BLOCK = re.compile(r"(<!-- records (?P<name>[a-z-]+) -->\n)(?:(?!<!-- ).)*?(<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(
+    r"(<!-- records (?P<name>[\w-]+)(?: (?P<folder>[\w-]+))? -->\n)(?:(?!<!-- ).)*?(<!-- end -->)", re.DOTALL
+)
 
 
 def rendered(page: Path, write: bool) -> str:
-    """The page with its block as its records have it; with ``write``, their files are written too."""
+    """The page with its blocks as their records have them; with ``write``, their files are written too."""
 
     def replaced(block: re.Match[str]) -> str:
         name = block["name"]
         experiment = experiments()[name]()
         assert isinstance(experiment, FigureExperiment)
-        folder = page.parent / name
+        folder = page.parent / (block["folder"] or name)
         report = experiment.render(folder)
         if write:
             report.write(folder, name, markdown=False)
-        return f"{block[1]}\n{report.to_markdown(f'{name}/{name}.png', level=3)}\n{block[3]}"
+        return f"{block[1]}\n{report.to_markdown(f'{folder.name}/{name}.png', level=3)}\n{block[4]}"
 
     shown, count = _BLOCK.subn(replaced, page.read_text(encoding="utf-8"))
     if not count:
