@@ -63,7 +63,7 @@ def _intervals(points: Sequence[StrengthPoint]) -> str:
     seeds = max((len(point.lines) for point in points), default=0)
     if seeds > 1:
         return (
-            f"means (of norms geometric) and 95% t intervals over {seeds} noises, each from a start of its own and "
+            f"95% t intervals of means (of norms geometric ones) over {seeds} noises, each from a start of its own and "
             "measured on the same images"
         )
     return "95% intervals over images of one noise for each lambda: Wilson's of agreement, Newcombe's of its difference"
@@ -76,7 +76,7 @@ def _protocol(protocol: Mapping[str, Any], points: Sequence[StrengthPoint]) -> s
         f"({protocol['images_from']}), others to learn on ({protocol['synthesis_from']}); {protocol['steps']} steps of "
         f"{format_count(protocol['minibatch'], 'image')}, the first of {protocol['step_length']:g} norms of the noise, "
         f"falling linearly to 0; start uniform in (-{protocol['limit']:g}, {protocol['limit']:g}). "
-        f"{_intervals(points).capitalize()}; of mse_probability and J Student's."
+        f"Intervals: {_intervals(points)}; of mse_probability and J Student's."
     )
 
 
@@ -100,19 +100,19 @@ def _findings(points: Sequence[StrengthPoint]) -> list[str]:
         )
     elif settled:
         notes.append(f"At no lambda is the lower end of the learned noise's agreement {_BENIGN:g}% or more.")
+    ahead = [point for point in settled if point.lead().low > 0]
     if settled:
-        point = max(settled, key=lambda each: each.lead().mean)
         notes.append(
-            f"The lead over the permutation is largest at lambda {point.strength:g} (norm "
-            f"{point.number('norm').mean:.3g}): {_compared(point)}"
+            f"More predictions stay than with the permutation, by an interval above 0, at {len(ahead)} of "
+            f"{format_count(len(settled), 'lambda')}" + ("." if not ahead else _largest(ahead))
         )
     worse = [point for point in settled if point.agreement("learned").high < _BENIGN]
     if worse:
         point = worse[0]
         notes.append(
-            f"Not every learned noise is benign, as the paper has it: from lambda {point.strength:g} on (norm "
-            f"{point.number('norm').mean:.3g}) fewer than {_BENIGN:g}% of predictions stay: "
-            f"{_shown(point.agreement('learned'), '.1f')}%, n = {point.n}."
+            f"The paper calls its noises of all magnitudes fairly benign. Here fewer than {_BENIGN:g}% of predictions "
+            f"stay from lambda {point.strength:g} on (norm {point.number('norm').mean:.3g}): "
+            f"{_shown(point.agreement('learned'), '.1f')}%, n = {format_count(point.n, 'image')}."
         )
     away = [point for point in points if point.ran_away]
     if away:
@@ -131,9 +131,25 @@ def _findings(points: Sequence[StrengthPoint]) -> list[str]:
         notes.append(
             f"At a stationary point <v, grad J> is lambda. Measured, on the images learned on, it is {min(shares):.2f} "
             f"to {max(shares):.2f} times lambda (of {format_count(len(shares), 'noise')} that did not run away): below "
-            "1, the norm would still have grown with more steps."
+            "1, the norm would still have grown with more steps, above 1 shrunk."
+        )
+    given_up = [point for point in settled if point.number("token_share").mean > 0.5]
+    if given_up:
+        shares = ", ".join(
+            f"lambda {each.strength:g}: {100 * each.number('token_share').mean:.0f}%" for each in given_up
+        )
+        notes.append(
+            f"More than half of the squared norm lies in a single token ({shares}): what layer norms bound for all "
+            "tokens they bound for each, so that one may grow for ever at the price of that token. A permutation "
+            "spreads it over all of them, and is no fair control there."
         )
     return notes
+
+
+def _largest(ahead: Sequence[StrengthPoint]) -> str:
+    point = max(ahead, key=lambda each: each.lead().mean)
+    norm = point.number("norm").mean
+    return f", by most at lambda {point.strength:g} (norm {norm:.3g}): {_compared(point)}"
 
 
 def _compared(point: StrengthPoint) -> str:

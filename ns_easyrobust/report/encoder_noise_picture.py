@@ -30,7 +30,7 @@ def encoder_noise_figure(stream: IO[bytes], points: Sequence[StrengthPoint], cap
         agreement.legend(loc="lower left")
         mse.set_yscale("log", nonpositive="clip")
         _title(agreement, "(a) predictions that stay", "agreement (%)")
-        _title(mse, "(a) change of the probabilities", "mse_probability")
+        _title(mse, "(a) change of probabilities", "mse_probability")
         black = {"linestyle": "-", "marker": "o", "color": colour(6)}
         _series(norm, points, lambda point: point.number("norm"), black)
         norm.set_yscale("log")
@@ -38,6 +38,8 @@ def encoder_noise_figure(stream: IO[bytes], points: Sequence[StrengthPoint], cap
         _stationary(stationary, points)
         for axes in (agreement, mse, norm, stationary):
             axes.set_xscale("log")
+            for axis in (axes.xaxis, axes.yaxis):
+                _plain_decades(axis)
             axes.set_xlabel("lambda (logits)")
             for point in points:
                 if point.ran_away:
@@ -47,18 +49,18 @@ def encoder_noise_figure(stream: IO[bytes], points: Sequence[StrengthPoint], cap
 
 def _stationary(axes: Any, points: Sequence[StrengthPoint]) -> None:
     strengths = [point.strength for point in points]
-    axes.plot(strengths, strengths, color=GREY, linewidth=1, label="lambda: where stationary")
+    axes.plot(strengths, strengths, color=GREY, linewidth=1, label="lambda")
     for label, of, style in (
-        ("<v, grad J>, images learned on", lambda point: point.number("radial"), ("-", "D", 2)),
-        ("J, images learned on", lambda point: point.number("distance"), (":", "^", 3)),
-        ("J, held-out images", lambda point: point.logit_distance("learned"), ("--", "v", 0)),
+        ("<v, grad J>, learned on", lambda point: point.number("radial"), ("-", "D", 2)),
+        ("J, learned on", lambda point: point.number("distance"), (":", "^", 3)),
+        ("J, held out", lambda point: point.logit_distance("learned"), ("--", "v", 0)),
     ):
         line, marker, index = style
         kind = {"linestyle": line, "marker": marker, "color": colour(index), "label": label}
         _series(axes, points, of, kind)
     axes.set_yscale("log", nonpositive="clip")
     axes.legend(loc="best")
-    _title(axes, "(c) has it settled?", "logits")
+    _title(axes, "(c) settled where <v, grad J> is lambda", "logits")
 
 
 def _series(
@@ -69,6 +71,15 @@ def _series(
         [point.strength for point in points], values, yerr=reach, markersize=4.5, linewidth=1.4, elinewidth=1,
         capsize=2.5, **style,
     )  # fmt: skip
+
+
+def _plain_decades(axis: Any) -> None:
+    """Of an axis with a log scale, numbers at powers of ten as they are written in tables."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    if axis.get_scale() == "log":
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _title(axes: Any, title: str, label: str) -> None:
