@@ -135,11 +135,11 @@ def _findings(points: Sequence[StrengthPoint]) -> list[str]:
         )
     given_up = [point for point in settled if point.number("token_share").mean > 0.5]
     if given_up:
-        shares = ", ".join(
+        listed = ", ".join(
             f"lambda {each.strength:g}: {100 * each.number('token_share').mean:.0f}%" for each in given_up
         )
         notes.append(
-            f"More than half of the squared norm lies in a single token ({shares}): what layer norms bound for all "
+            f"More than half of the squared norm lies in a single token ({listed}): what layer norms bound for all "
             "tokens they bound for each, so that one may grow for ever at the price of that token. A permutation "
             "spreads it over all of them, and is no fair control there."
         )
