@@ -7,6 +7,13 @@ if TYPE_CHECKING:
     from .config import NoiseConfig
     from .exact import SPACES, PatchSpectrum, find_projection, patch_nullspace, patch_pseudo_inverse, patch_spectrum
     from .exact_noise import patchify, unpatchify, valid_nullspace_noise
+    from .exploratory import (
+        NoiseLearner,
+        Stationarity,
+        exploratory_loss,
+        permuted_control,
+        uniform_start,
+    )
     from .feasible import FeasibleNorm, ImageInfluence, InfluenceProbe, first_crossing, unit_direction
     from .noise import Influence, Noise, Step
     from .objective import OnStep
@@ -22,11 +29,14 @@ __all__ = [
     "InfluenceProbe",
     "Noise",
     "NoiseConfig",
+    "NoiseLearner",
     "OnStep",
     "PatchSpectrum",
     "SolverResult",
+    "Stationarity",
     "Step",
     "centred",
+    "exploratory_loss",
     "find_projection",
     "first_crossing",
     "ignores_all_ones",
@@ -38,8 +48,10 @@ __all__ = [
     "patch_pseudo_inverse",
     "patch_spectrum",
     "patchify",
+    "permuted_control",
     "register_solver",
     "synthesize",
+    "uniform_start",
     "unit_direction",
     "unpatchify",
     "valid_nullspace_noise",
