@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .canvas import colour, open_canvas
     from .columns import column_key, columns_of
+    from .dynamics import dynamics_report
     from .feasible_norm_picture import feasible_norm_figure
     from .feasible_norms import NormChanges
     from .figure_report import FigureReport, files_of
@@ -50,6 +51,7 @@ __all__ = [
     "columns_of",
     "corruptions_csv",
     "corruptions_markdown",
+    "dynamics_report",
     "easyrobust_form",
     "escape",
     "escape_text",
