@@ -117,11 +117,12 @@ def _noise_in(folder: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def study_runs(folder: Path, methods: Sequence[str]) -> tuple[list[Trained], set[str]]:
+def study_runs(folder: Path, methods: Sequence[str], *, weights: bool = True) -> tuple[list[Trained], set[str]]:
     """The finished runs in a study's folder, in the order of its report, and the starts that they were trained from.
 
     Args:
         methods: labels of those that are wanted; all if it is empty.
+        weights: whether the weights have to be there, which records that were handed on lack.
 
     Raises:
         OptionError: an unknown method.
@@ -136,7 +137,7 @@ def study_runs(folder: Path, methods: Sequence[str]) -> tuple[list[Trained], set
         label = labels.get(run_folder.parent.name, run_folder.parent.name)
         run = Run(label, int(found[1]), run_folder, {}, 0, None, None, {})
         record = record_of(run)
-        if record is None or not record.trained or not (run_folder / LAST).is_file():
+        if record is None or not record.trained or (weights and not (run_folder / LAST).is_file()):
             unfinished.append(run.name)
             continue
         if methods and label not in methods:

@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from .canvas import colour, open_canvas
     from .columns import column_key, columns_of
     from .dynamics import dynamics_report
+    from .eps import eps_report
     from .feasible_norm_picture import feasible_norm_figure
     from .feasible_norms import NormChanges
     from .figure_report import FigureReport, files_of
@@ -53,6 +54,7 @@ __all__ = [
     "corruptions_markdown",
     "dynamics_report",
     "easyrobust_form",
+    "eps_report",
     "escape",
     "escape_text",
     "feasible_norm_figure",
