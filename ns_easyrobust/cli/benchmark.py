@@ -20,7 +20,6 @@ from ..evaluation import (
     MISSING_FOLDER,
     PRESETS,
     add_checkpoint_arguments,
-    evaluate_checkpoint,
     expand_groups,
     latest,
     read_records,
@@ -166,6 +165,8 @@ def _results_file(args: argparse.Namespace) -> Path:
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate the checkpoint of :func:`parse`'s flags, append its records to the results file, print its table."""
+    from ..evaluation import evaluate_checkpoint
+
     path = _results_file(args)
     # Ranks that share the images of slow attacks may wait for each other for hours.
     with process_group(pick_device(args.device), timedelta(days=7)) as device:

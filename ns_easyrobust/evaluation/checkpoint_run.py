@@ -27,12 +27,12 @@ class CheckpointRun(NamedTuple):
     Attributes:
         label: of the records.
         done: which suites were run.
-        outputs: of the model.
+        outputs: of the model; None where it does not say.
     """
 
     label: str
     done: SuitesRun
-    outputs: int
+    outputs: int | None
 
 
 def evaluate_checkpoint(args: argparse.Namespace, path: Path, device: torch.device) -> CheckpointRun:

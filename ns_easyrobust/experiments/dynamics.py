@@ -85,19 +85,11 @@ class DynamicsExperiment(FigureExperiment):
             line = _run_line(run)
             if results.find(**line) is None:
                 results.add(line)
-        # Step by step, so that a report of what is there so far has something of every run.
-        parts = [
-            (f"start {start}", start, {"kind": "start", "start": start}) for start in {r.start: None for r in runs}
-        ]
-        for step in runs[0].checkpoints:
-            for run in runs:
-                key = {"kind": "checkpoint", "label": run.label, "seed": run.seed, "update": step}
-                parts.append((f"{run.name}, {step} updates", str(run.checkpoints[step]), key))
-        for name, path, key in tqdm(parts, desc="checkpoints", unit="checkpoint", disable=None):
-            key = {name: without_secrets(value) if isinstance(value, str) else value for name, value in key.items()}
-            key["sha256"] = sha256_of(path) if os.path.isfile(path) else ""
-            if results.find(**key) is None:
-                results.add({**key, "columns": self._evaluate(args, path, results, f"{name} {key['sha256'][:8]}")})
+        for name, path, key in tqdm(_parts(runs), desc="checkpoints", unit="checkpoint", disable=None):
+            digest = sha256_of(path) if os.path.isfile(path) else ""
+            if results.find(**key, sha256=digest) is None:
+                columns = self._evaluate(args, path, results, f"{name} {digest[:8]}")
+                results.add({**key, "sha256": digest, "columns": columns})
                 _logger.info("%s: evaluated", name)
 
     def _parse(self, args: argparse.Namespace, path: str, results: Results, label: str) -> argparse.Namespace:
@@ -142,6 +134,19 @@ class DynamicsExperiment(FigureExperiment):
 
 def _records(results: Results) -> Path:
     return results.parts / "results.jsonl"
+
+
+def _parts(runs: Sequence[TrainedRun]) -> list[tuple[str, str, dict[str, Any]]]:
+    """What is evaluated, the starts first: a name, the checkpoint, and what tells its line apart."""
+    parts: list[tuple[str, str, dict[str, Any]]] = [
+        (f"start {without_secrets(start)}", start, {"kind": "start", "start": without_secrets(start)})
+        for start in dict.fromkeys(run.start for run in runs)
+    ]
+    for run in runs:
+        for step, path in run.checkpoints.items():
+            key = {"kind": "checkpoint", "label": run.label, "seed": run.seed, "update": step}
+            parts.append((f"{run.name}, {step} updates", str(path), key))
+    return parts
 
 
 def _run_line(run: TrainedRun) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Course:
         self.seeds = sorted({seed for _, seed in runs})
         self.updates = sorted({update for _, _, update in points})
         self.baseline = baseline if baseline in self.labels else None
-        first = next(iter(self._points.values()), [])
+        first: Sequence[Line] = next(iter(self._points.values()), [])
         self.columns = [(column["title"], column["group"], column["n"]) for column in first]
 
     @property
@@ -71,13 +71,17 @@ class Course:
         return mean_of_group(self._starts[self.runs[label, seed]["start"]], measure)
 
     def relative(self, label: str, update: int, measure: str) -> dict[int, float]:
-        """By seed, the mean of the columns divided by the start's; 1 after no updates, as in Figure 4."""
+        """By seed, the mean of the columns divided by the start's; 1 after no updates, as in Figure 4.
+
+        Without the seeds of a start of which nothing was right.
+        """
+        starts = {seed: self.start(label, seed, measure) for own, seed in self.runs if own == label}
         if update == 0:
-            return {seed: 1.0 for own, seed in self.runs if own == label}
+            return {seed: 1.0 for seed, start in starts.items() if start}
         return {
-            seed: mean_of_group(columns, measure) / self.start(label, seed, measure)
+            seed: mean_of_group(columns, measure) / starts[seed]
             for (own, seed, step), columns in self._points.items()
-            if own == label and step == update
+            if own == label and step == update and starts[seed]
         }
 
     def gain(self, label: str, update: int, measure: str) -> dict[int, float]:
@@ -251,7 +255,7 @@ def _findings(course: Course, noisy: Sequence[str]) -> Iterator[str]:
         yield f"What finetuning alone does is not told apart here: it takes a method without noise and two seeds ({n})."
         return
     for measure in course.measures:
-        base = interval_of_mean(list(course.relative(course.baseline, last, measure).values()))
+        base = _interval_cell(course.relative(course.baseline, last, measure), ".3f").value or "no multiple"
         parts = []
         for label in course.labels:
             if label == course.baseline:
@@ -260,7 +264,7 @@ def _findings(course: Course, noisy: Sequence[str]) -> Iterator[str]:
             word = "more" if gain.low > 0 else "less" if gain.high < 0 else "not told apart"
             parts.append(f"{label} {_shown(gain, '+.2f')} points ({word})")
         yield (
-            f"{measure}: finetuning alone ({course.baseline}) ends at {_shown(base, '.3f')} of the start (n={n}). "
+            f"{measure}: finetuning alone ({course.baseline}) ends at {base} of the start (n={n}). "
             f"Beside it, with the same seeds: {', '.join(parts)}."
         )
 

@@ -93,7 +93,9 @@ def _draw_relative(axes: Any, course: Course, measure: str) -> None:
         for label in course.labels:
             found = {update: course.relative(label, update, measure) for update in (0, *course.updates)}
             _plot(
-                axes, {step: interval_of_mean(list(own.values())) for step, own in found.items()}, _style(course, label)
+                axes,
+                {step: interval_of_mean(list(own.values())) for step, own in found.items() if own},
+                _style(course, label),
             )
         axes.axhline(1, color=GREY, linewidth=0.8, zorder=1)
     else:

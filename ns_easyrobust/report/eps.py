@@ -118,8 +118,8 @@ def _findings(contrasts: Sequence[Line], measures: Sequence[str]) -> Iterator[st
 
 
 def _rows(lines: Sequence[Line]) -> Iterator[Sequence[object]]:
-    names = ("kind", "label", "aug", "other", "eps", "measure", "value", "delta", "low", "high", "p", "n", "seeds")
-    names += ("noises", "norm", "held_out")
+    names = ["kind", "label", "aug", "other", "eps", "measure", "value", "delta", "low", "high", "p", "n", "seeds"]
+    names += ["noises", "norm", "held_out"]
     yield names
     for line in lines:
         yield [line.get(name) for name in names]

@@ -20,11 +20,11 @@ SUITES = "--suite val --subset val=first:40 --input-size 32 --crop-pct 1"
 @pytest.fixture
 def folders(tmp_path):
     """Two runs from one start, whose weights after 2 updates are known models'."""
-    save_model(small_vit(seed=5), tmp_path / "start.pth")
+    save_model(small_vit(seed=5), tmp_path / "start.pth", arch="vit_micro_patch8_32")
     for seed in (0, 1):
         folder = tmp_path / f"run{seed}"
         folder.mkdir()
-        save_model(small_vit(seed=seed), folder / "checkpoint-2.pth.tar")
+        save_model(small_vit(seed=seed), folder / "checkpoint-2.pth.tar", arch="vit_micro_patch8_32")
         flags = {"seed": 0, "initial_checkpoint": str(tmp_path / "start.pth"), "ns_eps": 0.03}
         (folder / "args.yaml").write_text(yaml.safe_dump(flags))
     (tmp_path / "run1" / "noise.csv").write_text(

@@ -17,7 +17,7 @@ N = 200
 
 @pytest.fixture
 def study(tmp_path):
-    """Writes a run of a method: its flags, its noise, and how many of the images it gets right, clean and under FGSM."""
+    """Writes a run of a method: its flags, its noise, and how many images it gets right, clean and under FGSM."""
 
     def write(label, aug, eps, clean, fgsm, seed=0, norm=None, flags=()):
         folder = tmp_path / "study" / "methods" / label / f"seed{seed}"
