@@ -207,7 +207,7 @@ def _require_folders(data_dir: str | None, chosen: list[str], folders: dict[str,
         )
 
 
-def _not_run_lines(not_run: Mapping[str, str], outputs: int) -> list[str]:
+def _not_run_lines(not_run: Mapping[str, str], outputs: int | None) -> list[str]:
     """Which suites were not run, why, and what would help: a line for each reason, one for all missing folders."""
     missing = {name: reason for name, reason in not_run.items() if reason.endswith(MISSING_FOLDER)}
     lines = []
