@@ -4,133 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
 
-from ..evaluation import ADVERSARIAL, CLEAN, OOD
+from .dynamics_course import TOTAL, Course, Line, mean, rounds
 from .dynamics_picture import draw_dynamics
 from .figure_report import FigureReport
-from .seed_statistics import Interval, interval_of_mean
+from .seed_statistics import Interval, interval_of_mean, over_seeds
 from .sheet import Cell, Sheet, format_count
-from .statistics import wilson_interval
+from .statistics import holm, wilson_interval
 
-Line = Mapping[str, Any]
-TOTAL = "total"
-MEASURES = (ADVERSARIAL, OOD, TOTAL, CLEAN)
+_LEVEL = 0.05
 _MOST_STEPS = 10  # of Table 5, as in the paper
-
-
-class Course:
-    """What the lines say of each method by training step. The newest of repeated lines counts.
-
-    Args:
-        lines: of the experiment ``dynamics``: ``run``, ``start`` and ``checkpoint``.
-        baseline: the method trained without noise; None if there is none among them.
-
-    Attributes:
-        labels: methods, in the order of the lines.
-        seeds: of every method.
-        updates: after which there are checkpoints.
-        columns: (title, group, n) of each column.
-    """
-
-    def __init__(self, lines: Sequence[Line], baseline: str | None) -> None:
-        runs = {(line["label"], line["seed"]): line for line in lines if line["kind"] == "run"}
-        points = {(line["label"], line["seed"], line["update"]): line for line in lines if line["kind"] == "checkpoint"}
-        self.runs = runs
-        self._starts = {line["start"]: line["columns"] for line in lines if line["kind"] == "start"}
-        self._points = {key: line["columns"] for key, line in points.items()}
-        self.labels = list(dict.fromkeys(label for label, _ in runs))
-        self.seeds = sorted({seed for _, seed in runs})
-        self.updates = sorted({update for _, _, update in points})
-        self.baseline = baseline if baseline in self.labels else None
-        first: Sequence[Line] = next(iter(self._points.values()), [])
-        self.columns = [(column["title"], column["group"], column["n"]) for column in first]
-
-    @property
-    def measures(self) -> list[str]:
-        """Of :data:`MEASURES`, those that there are columns of."""
-        groups = {group for _, group, _ in self.columns}
-        return [measure for measure in MEASURES if measure == TOTAL or measure in groups]
-
-    def points(self) -> Iterator[tuple[tuple[str, int, int], Sequence[Line]]]:
-        """(method, seed, update) of each checkpoint, and its columns."""
-        yield from self._points.items()
-
-    def noisy(self) -> list[str]:
-        """The methods with noises."""
-        return [label for label in self.labels if all(run["norm"] for run in self.of(label))]
-
-    def of(self, label: str) -> list[Line]:
-        """A method's runs."""
-        return [run for (own, _), run in self.runs.items() if own == label]
-
-    def start(self, label: str, seed: int, measure: str) -> float:
-        """The start's mean of the columns of ``measure``, in percent."""
-        return mean_of_group(self._starts[self.runs[label, seed]["start"]], measure)
-
-    def relative(self, label: str, update: int, measure: str) -> dict[int, float]:
-        """By seed, the mean of the columns divided by the start's; 1 after no updates, as in Figure 4.
-
-        Without the seeds of a start of which nothing was right.
-        """
-        starts = {seed: self.start(label, seed, measure) for own, seed in self.runs if own == label}
-        if update == 0:
-            return {seed: 1.0 for seed, start in starts.items() if start}
-        return {
-            seed: mean_of_group(columns, measure) / starts[seed]
-            for (own, seed, step), columns in self._points.items()
-            if own == label and step == update and starts[seed]
-        }
-
-    def gain(self, label: str, update: int, measure: str) -> dict[int, float]:
-        """By seed, the mean of the columns minus the baseline's with the same seed, in points; {} without one."""
-        if self.baseline is None:
-            return {}
-        base = {
-            seed: mean_of_group(columns, measure)
-            for (own, seed, step), columns in self._points.items()
-            if own == self.baseline and step == update
-        }
-        return {
-            seed: mean_of_group(columns, measure) - base[seed]
-            for (own, seed, step), columns in self._points.items()
-            if own == label and step == update and seed in base
-        }
-
-    def noise(self, label: str, number: str) -> dict[int, Interval]:
-        """By step, the mean over seeds of ``norm``, ``mse_probability`` or ``held_out``, where all runs have it."""
-        by_step: dict[int, list[float]] = {}
-        for run in self.of(label):
-            for step, value in zip(run["steps"], run[number], strict=True):
-                if value is not None:
-                    by_step.setdefault(step, []).append(value)
-        whole = len(self.of(label))
-        return {step: interval_of_mean(own) for step, own in sorted(by_step.items()) if len(own) == whole}
-
-    def growth(self, label: str) -> list[float]:
-        """Of each run with two noises or more: the mean norm of the later half of them over that of the earlier."""
-        norms = [run["norm"] for run in self.of(label) if len(run["norm"]) > 1]
-        return [_mean(own[-(len(own) // 2) :]) / _mean(own[: len(own) // 2]) for own in norms]
-
-
-def mean_of_group(columns: Sequence[Line], measure: str) -> float:
-    """The plain mean of the columns of a group, or of all for the total, in percent, higher is better.
-
-    The total is the Average of the paper's Table 2, of the columns that there are.
-    """
-    return _mean([column["value"] for column in columns if measure in (TOTAL, column["group"])])
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
-def rounds(runs: Sequence[Line], reached: Callable[[Line, int], bool | None]) -> tuple[int, int]:
-    """In how many noises of the runs ``reached(run, place)``, and of how many it is known (not None)."""
-    found = [own for run in runs for place in range(len(run["norm"])) if (own := reached(run, place)) is not None]
-    return sum(found), len(found)
 
 
 def _in_search(run: Line, place: int) -> bool:
@@ -242,7 +127,7 @@ def _protocol(course: Course, protocol: Line) -> Iterator[str]:
         titles = [f"{title} (n={n})" for title, group, n in course.columns if measure in (TOTAL, group)]
         yield f"{measure}: plain mean of {', '.join(titles)}."
     starts = {measure: {run: course.start(*run, measure) for run in course.runs} for measure in course.measures}
-    values = ", ".join(f"{measure} {_mean(list(own.values())):.2f}%" for measure, own in starts.items())
+    values = ", ".join(f"{measure} {mean(list(own.values())):.2f}%" for measure, own in starts.items())
     yield f"The start: {values}. Figure 4 of the paper divides by these; its Adversarial is FGSM and DamageNet."
 
 
@@ -254,6 +139,7 @@ def _findings(course: Course, noisy: Sequence[str]) -> Iterator[str]:
     if course.baseline is None or len(course.seeds) < 2:
         yield f"What finetuning alone does is not told apart here: it takes a method without noise and two seeds ({n})."
         return
+    words = _verdicts(course, last)
     for measure in course.measures:
         base = _interval_cell(course.relative(course.baseline, last, measure), ".3f").value or "no multiple"
         parts = []
@@ -261,12 +147,31 @@ def _findings(course: Course, noisy: Sequence[str]) -> Iterator[str]:
             if label == course.baseline:
                 continue
             gain = interval_of_mean(list(course.gain(label, last, measure).values()))
-            word = "more" if gain.low > 0 else "less" if gain.high < 0 else "not told apart"
-            parts.append(f"{label} {_shown(gain, '+.2f')} points ({word})")
+            parts.append(f"{label} {_shown(gain, '+.2f')} points ({words[measure, label]})")
         yield (
             f"{measure}: finetuning alone ({course.baseline}) ends at {base} of the start (n={n}). "
             f"Beside it, with the same seeds: {', '.join(parts)}."
         )
+
+
+def _verdicts(course: Course, update: int) -> dict[tuple[str, str], str]:
+    """For each measure and method whether it gains over the baseline: by t over seeds, with Holm's correction for all.
+
+    Seeds that all gain the same to the last image, as two may by chance, tell nothing of their spread.
+    """
+    others = [label for label in course.labels if label != course.baseline]
+    gains = {(measure, label): course.gain(label, update, measure) for measure in course.measures for label in others}
+    ps = {key: _p_of(list(own.values())) for key, own in gains.items()}
+    adjusted = dict(zip(ps, holm(list(ps.values())), strict=True))
+    return {
+        key: "not told apart" if adjusted[key] > _LEVEL else "more" if mean(list(own.values())) > 0 else "less"
+        for key, own in gains.items()
+    }
+
+
+def _p_of(gains: Sequence[float]) -> float:
+    found = over_seeds({str(place): gain for place, gain in enumerate(gains)}, {str(p): 0.0 for p in range(len(gains))})
+    return 1.0 if found is None or found.half_width == 0 else found.p
 
 
 def _norm_finding(course: Course, label: str, n: str) -> Iterator[str]:

@@ -8,14 +8,16 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ..evaluation import ADVERSARIAL, OOD
 from .canvas import GREY, colour, line_count, open_canvas, wrap_text
+from .dynamics_course import TOTAL
 from .seed_statistics import Interval, interval_of_mean
+from .sheet import format_count
 
 if TYPE_CHECKING:
-    from .dynamics import Course
+    from .dynamics_course import Course
 
 _WIDTH, _HEIGHT = 10.5, 6.2
 _MARKERS = "osD^vPX<"
-_TOTAL = "total"
+_FEWEST = 3  # seeds that have a band: of two it is nine times as wide as they are apart
 
 
 def draw_dynamics(course: Course, stream: IO[bytes]) -> None:
@@ -30,7 +32,7 @@ def draw_dynamics(course: Course, stream: IO[bytes]) -> None:
         panels = figure.subplots(2, 3).flat
         _draw_noises(next(panels), course, "norm", "L2 norm of the noise")
         _draw_influence(next(panels), course)
-        for measure in (ADVERSARIAL, OOD, _TOTAL):
+        for measure in (ADVERSARIAL, OOD, TOTAL):
             _draw_relative(next(panels), course, measure)
         _draw_gain(next(panels), course)
         handles = [_line(None, course, label) for label in course.labels]
@@ -39,12 +41,12 @@ def draw_dynamics(course: Course, stream: IO[bytes]) -> None:
 
 def _caption(course: Course) -> str:
     n = len(course.seeds)
-    seeds = f"lines: means over {n} seeds; bands: their 95% intervals (Student's t)" if n > 1 else "one seed"
+    seeds = f"lines: means over {format_count(n, 'seed')}"
+    if n >= _FEWEST:
+        seeds += "; bands: their 95% intervals (Student's t), which leave out what other images would give"
     counts = sorted({n for _, _, n in course.columns})
     images = f"n={counts[0]}" if len(counts) == 1 else f"n={counts[0]} to {counts[-1]}"
-    return (
-        f"{seeds}, which leave out what other images would give; accuracies on the same images at each step ({images})"
-    )
+    return f"{seeds}; accuracies on the same images at each step ({images})"
 
 
 def _line(axes: Any, course: Course, label: str) -> Any:
@@ -59,7 +61,7 @@ def _style(course: Course, label: str) -> dict[str, Any]:
     return {"color": colour(index), "marker": _MARKERS[index % len(_MARKERS)], "markersize": 4, "linewidth": 1.3}
 
 
-def _plot(axes: Any, points: Mapping[int, Interval], style: dict[str, Any], band: bool = True) -> None:
+def _plot(axes: Any, points: Mapping[int, Interval], style: dict[str, Any], band: bool) -> None:
     steps = list(points)
     axes.plot(steps, [points[step].mean for step in steps], **style)
     known = [step for step in steps if math.isfinite(points[step].low)]
@@ -70,7 +72,7 @@ def _plot(axes: Any, points: Mapping[int, Interval], style: dict[str, Any], band
 
 def _draw_noises(axes: Any, course: Course, number: str, title: str) -> None:
     for label in course.noisy():
-        _plot(axes, course.noise(label, number), _style(course, label))
+        _plot(axes, course.noise(label, number), _style(course, label), len(course.seeds) >= _FEWEST)
     axes.set_ylim(bottom=0)
     _finish(axes, title, "norm")
 
@@ -78,12 +80,12 @@ def _draw_noises(axes: Any, course: Course, number: str, title: str) -> None:
 def _draw_influence(axes: Any, course: Course) -> None:
     for label in course.noisy():
         style = _style(course, label)
-        _plot(axes, course.noise(label, "held_out"), style)
+        _plot(axes, course.noise(label, "held_out"), style, len(course.seeds) >= _FEWEST)
         dashed = style | {"marker": "", "linestyle": (0, (4, 2)), "linewidth": 0.9}
         _plot(axes, course.noise(label, "mse_probability"), dashed, band=False)
     for eps in {run["eps"] for label in course.noisy() for run in course.of(label)} - {None}:
         axes.axhline(eps, color="black", linewidth=0.9, linestyle=":")
-        axes.annotate("eps", (1, eps), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+        axes.annotate("eps", (1.01, eps), xycoords=("axes fraction", "data"), va="center", fontsize=8)
     axes.set_ylim(bottom=0)
     _finish(axes, "influence; dashed: in the search", "mse_probability, held out")
 
@@ -96,6 +98,7 @@ def _draw_relative(axes: Any, course: Course, measure: str) -> None:
                 axes,
                 {step: interval_of_mean(list(own.values())) for step, own in found.items() if own},
                 _style(course, label),
+                len(course.seeds) >= _FEWEST,
             )
         axes.axhline(1, color=GREY, linewidth=0.8, zorder=1)
     else:
@@ -108,11 +111,11 @@ def _draw_gain(axes: Any, course: Course) -> None:
         _say(axes, "no method without noise")
     for label in course.labels if course.baseline is not None else ():
         if label != course.baseline:
-            found = {update: course.gain(label, update, _TOTAL) for update in course.updates}
+            found = {update: course.gain(label, update, TOTAL) for update in course.updates}
             points = {0: Interval(0.0, 0.0, 0.0)} | {
                 s: interval_of_mean(list(own.values())) for s, own in found.items()
             }
-            _plot(axes, points, _style(course, label))
+            _plot(axes, points, _style(course, label), len(course.seeds) >= _FEWEST)
     axes.axhline(0, color=GREY, linewidth=0.8, zorder=1)
     _finish(axes, f"total minus {course.baseline or 'none'}'s, same seed", "points of accuracy")
 
