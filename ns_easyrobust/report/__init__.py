@@ -6,7 +6,9 @@ if TYPE_CHECKING:
     from .canvas import colour, open_canvas
     from .columns import column_key, columns_of
     from .dimensions import dimensions_report
+    from .dynamics import dynamics_report
     from .encoder_noise import encoder_noise_report
+    from .eps import eps_report
     from .feasible_norm_picture import feasible_norm_figure
     from .feasible_norms import NormChanges
     from .figure_report import FigureReport, files_of
@@ -53,8 +55,10 @@ __all__ = [
     "corruptions_csv",
     "corruptions_markdown",
     "dimensions_report",
+    "dynamics_report",
     "easyrobust_form",
     "encoder_noise_report",
+    "eps_report",
     "escape",
     "escape_text",
     "feasible_norm_figure",
