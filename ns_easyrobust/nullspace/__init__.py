@@ -3,10 +3,12 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .closure import PairForm, combined, draw_pairs, even_steps, norm_at_influence, share_under
     from .config import NoiseConfig
     from .exact import SPACES, PatchSpectrum, find_projection, patch_nullspace, patch_pseudo_inverse, patch_spectrum
     from .exact_noise import patchify, unpatchify, valid_nullspace_noise
     from .feasible import FeasibleNorm, ImageInfluence, InfluenceProbe, first_crossing, unit_direction
+    from .local_spectrum import LocalSpectrum, SoftmaxJacobian
     from .noise import Influence, Noise, Step
     from .objective import OnStep
     from .solvers import SolverResult, centred, known_solvers, register_solver
@@ -18,22 +20,30 @@ __all__ = [
     "ImageInfluence",
     "Influence",
     "InfluenceProbe",
+    "LocalSpectrum",
     "Noise",
     "NoiseConfig",
     "OnStep",
+    "PairForm",
     "PatchSpectrum",
+    "SoftmaxJacobian",
     "SolverResult",
     "Step",
     "centred",
+    "combined",
+    "draw_pairs",
+    "even_steps",
     "find_projection",
     "first_crossing",
     "known_solvers",
     "measure",
+    "norm_at_influence",
     "patch_nullspace",
     "patch_pseudo_inverse",
     "patch_spectrum",
     "patchify",
     "register_solver",
+    "share_under",
     "synthesize",
     "unit_direction",
     "unpatchify",

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .canvas import colour, open_canvas
+    from .closure import closure_report
     from .columns import column_key, columns_of
     from .feasible_norm_picture import feasible_norm_figure
     from .feasible_norms import NormChanges
@@ -45,6 +46,7 @@ __all__ = [
     "StudyTable",
     "Table2",
     "as_text",
+    "closure_report",
     "colour",
     "column_key",
     "columns_of",
