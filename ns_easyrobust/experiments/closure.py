@@ -60,6 +60,10 @@ class ClosureExperiment(FigureExperiment):
             help=f"starts are uniform in (-X, X) (default: {defaults.limit:g})",
         )  # fmt: skip
         noise.add_argument(
+            "--lr", type=float_in(1e-9, 1e4), default=defaults.lr, metavar="X",
+            help=f"learning rate of the noise (default: {defaults.lr:g})",
+        )  # fmt: skip
+        noise.add_argument(
             "--max-steps", type=int_from(1, 10**9), default=defaults.max_steps, metavar="N",
             help=f"of a synthesis (default: {defaults.max_steps})",
         )  # fmt: skip
@@ -98,7 +102,7 @@ class ClosureExperiment(FigureExperiment):
 
         pairs = _choose_pairs(args)
         inputs = _open(args)
-        names = ("noises", "eps", "solver", "limit", "max_steps", "synthesis_batch_size")
+        names = ("noises", "eps", "solver", "limit", "lr", "max_steps", "synthesis_batch_size")
         protocol = {**inputs.protocol, **{name: getattr(args, name) for name in names}}
         alphas = nullspace.even_steps(args.alpha_max, args.grid)
         protocol |= {"pairs": [list(pair) for pair in pairs], "eigenvalues": args.eigenvalues}
@@ -139,7 +143,8 @@ def _begin_together(begin: Any) -> None:
 def _synthesize(args: argparse.Namespace, inputs: Inputs, folder: Path) -> list[nullspace.Noise]:
     from .closure_synthesis import synthesize_all
 
-    config = nullspace.NoiseConfig(eps=args.eps, solver=args.solver, limit=args.limit, max_steps=args.max_steps)
+    names = ("eps", "solver", "limit", "lr", "max_steps")
+    config = nullspace.NoiseConfig(**{name: getattr(args, name) for name in names})
     return synthesize_all(
         inputs, folder / "parts", config, count=args.noises, batch_size=args.synthesis_batch_size, seed=args.seed
     )

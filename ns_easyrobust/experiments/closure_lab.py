@@ -98,12 +98,12 @@ class ClosureLab:
         at_1 = self.probe.per_image(norm * direction)
         found |= {"norm": norm, "influence": _mean(at_1), "unsquared": _unsquared(at_1), "error": _error(at_1)}
         found["unchanged"] = float(at_1.unchanged.double().mean())
-        scaled = [at_1 if alpha == 1 else self.probe.per_image(alpha * norm * direction) for alpha in self.alphas]
-        return found | {
-            "influences": list(map(_mean, scaled)),
-            "errors": list(map(_error, scaled)),
-            "unsquareds": list(map(_unsquared, scaled)),
-        }
+        nothing = at_1._replace(distance=torch.zeros_like(at_1.distance))
+        known = {0.0: nothing, 1.0: at_1}
+        scaled = [known.get(alpha) or self.probe.per_image(alpha * norm * direction) for alpha in self.alphas]
+        for name, summary in (("influences", _mean), ("errors", _error), ("unsquareds", _unsquared)):
+            found[name] = [summary(each) for each in scaled]
+        return found
 
     def _first_guess(self, kind: str, number: int) -> float:
         before = self.results.find(part="single", kind=kind, number=number - 1)

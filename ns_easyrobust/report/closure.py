@@ -141,8 +141,8 @@ def _findings(numbers: ClosureNumbers) -> Iterator[str]:
     )
     yield (
         "Scaling. The paper says: for alpha < 1 the influence is less than alpha eps. Noises of which that holds at "
-        f"all alphas: {each(lambda kind: numbers.under_share_of(kind, 'eps'))}. With their own influence at alpha = 1 in "
-        f"place of eps: {each(lambda kind: numbers.under_share_of(kind, 'own'))}."
+        f"all alphas: {each(lambda kind: numbers.under_share_of(kind, 'eps'))}. With their own influence at alpha = 1 "
+        f"in place of eps: {each(lambda kind: numbers.under_share_of(kind, 'own'))}."
     )
     half = _nearest(numbers.alphas, 0.5)
     alpha = numbers.alphas[half]
@@ -182,10 +182,10 @@ def _protocol_notes(numbers: ClosureNumbers) -> Iterator[str]:
     protocol = numbers.protocol
     yield (
         f"Influence: mse_probability, the mean over n={protocol['n']} images ({protocol['images_from']}) of the "
-        "squared L2 distance between softmax outputs, as Algorithm 1's code tests it; Eq. 5 has it unsquared. Noises: solver "
-        f"{protocol['solver']}, eps {protocol['eps']:g}, starts uniform in (-{protocol['limit']:g}, "
-        f"{protocol['limit']:g}), at most {protocol['max_steps']} steps on batches of "
-        f"{protocol['synthesis_batch_size']} of {protocol['synthesis_n']} other images ({protocol['synthesis_from']}); "
+        "squared L2 distance between softmax outputs, as Algorithm 1's code tests it; Eq. 5 has it unsquared. Noises: "
+        f"solver {protocol['solver']}, eps {protocol['eps']:g}, starts uniform in (-{protocol['limit']:g}, "
+        f"{protocol['limit']:g}), at most {protocol['max_steps']} steps at a learning rate of "
+        f"{protocol['lr']:g} on batches of {protocol['synthesis_batch_size']} of {protocol['synthesis_n']} other images ({protocol['synthesis_from']}); "
         "random: Gaussian; permuted: a nullspace noise's elements in another order; all centred per token. The image "
         "noise: the standard errors over images are in the CSV."
     )

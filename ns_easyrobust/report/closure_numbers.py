@@ -56,6 +56,12 @@ class ClosureNumbers:
         """Influence on alpha1 + alpha2 = 1 at each share of the first noise, mean over pairs and its interval."""
         return [interval_of_mean(column) for column in np.array([line["line"] for line in self.pairs(kind)]).T]
 
+    def line_shape(self, kind: str) -> list[Interval]:
+        """As :meth:`line`, each pair's divided by the mean of its two ends, so that pairs may differ in influence."""
+        rows = np.array([line["line"] for line in self.pairs(kind)])
+        rows = rows / ((rows[:, :1] + rows[:, -1:]) / 2)
+        return [interval_of_mean(column) for column in rows.T]
+
     def under_share_of(self, kind: str, bound: str) -> tuple[int, int]:
         """How many noises have at every alpha in (0, 1) at most alpha times ``eps`` or their ``own`` influence."""
         places = [place for place, alpha in enumerate(self.alphas) if 0 < alpha < 1]

@@ -61,12 +61,18 @@ def _draw_maps(figure: Any, numbers: ClosureNumbers) -> None:
         axes.grid(visible=False)
     panels[0].set_ylabel("alpha1")
     bar = figure.colorbar(image, ax=list(panels), shrink=0.9, pad=0.015, extend="min")
+    bar.ax.yaxis.set_major_formatter(_plain())
     bar.set_label("influence (mse_probability)")
     bar.ax.axhline(numbers.eps, color="white", linewidth=2.2)
-    figure.text(
-        0.995, 0.995, f"white: eps = {numbers.eps:g};  dashed: alpha1 + alpha2 = 1", ha="right", va="top", fontsize=8.5,
-        color=GREY,
-    )  # fmt: skip
+    said = f"mean over pairs; white: the contour of eps = {numbers.eps:g}; dashed: alpha1 + alpha2 = 1"
+    figure.suptitle(said, x=0.01, ha="left", fontsize=9, color=GREY)
+
+
+def _plain() -> Any:
+    """Ticks of a logarithmic axis without markup, which the canvas does not read."""
+    from matplotlib.ticker import FuncFormatter
+
+    return FuncFormatter(lambda value, _: f"{value:g}")
 
 
 def _bars(axes: Any, index: int, kind: str, x: Any, found: Any) -> None:
@@ -90,27 +96,23 @@ def _bars(axes: Any, index: int, kind: str, x: Any, found: Any) -> None:
 
 def _draw_line(axes: Any, numbers: ClosureNumbers) -> None:
     for index, kind in enumerate(numbers.kinds):
-        _bars(axes, index, kind, numbers.shares, numbers.line(kind))
+        _bars(axes, index, kind, numbers.shares, numbers.line_shape(kind))
     shares = np.linspace(0, 1, 51)
-    ends = np.mean([[line["line"][-1], line["line"][0]] for line in numbers.pairs(numbers.kinds[0])], axis=0)
-    axes.plot(
-        shares, shares**2 * ends[0] + (1 - shares) ** 2 * ends[1], color=GREY, linestyle=":", label="a quadratic, b = 0"
-    )
-    axes.axhline(numbers.eps, color="black", linewidth=1, linestyle="--")
-    axes.annotate("eps", (1, numbers.eps), xytext=(0, 3), textcoords="offset points", ha="right")
+    quadratic = axes.plot(shares, shares**2 + (1 - shares) ** 2, color=GREY, linestyle=":")[0]
+    chord = axes.plot([0, 1], [1, 1], color="black", linewidth=1, linestyle="--")[0]
     axes.set_title("convex combinations")
     axes.set_xlabel("alpha1 (alpha2 = 1 - alpha1)")
-    axes.set_ylabel("influence (mse_probability)")
+    axes.set_ylabel("influence / mean of both ends")
     axes.set_ylim(bottom=0)
-    axes.legend(loc="lower center")
+    axes.legend([chord, quadratic], ["chord", "quadratic, orthogonal responses"], loc="lower center")
 
 
 def _draw_scaling(axes: Any, numbers: ClosureNumbers) -> None:
     for index, kind in enumerate(numbers.kinds):
         _bars(axes, index, kind, numbers.alphas, numbers.scaled(kind))
     alphas = np.linspace(0, numbers.alphas[-1], 51)
-    axes.plot(alphas, alphas**2, color=GREY, linestyle=":", label="alpha^2")
-    axes.plot(alphas, alphas, color="black", linestyle="--", linewidth=1, label="alpha")
+    axes.plot(alphas, alphas**2, color=GREY, linestyle=":", label="alpha^2 (quadratic)")
+    axes.plot(alphas, alphas, color="black", linestyle="--", linewidth=1, label="alpha (the paper's bound)")
     axes.set_title("scaling")
     axes.set_xlabel("alpha")
     axes.set_ylabel("influence of alpha v / influence of v")
@@ -127,6 +129,8 @@ def _draw_spectrum(axes: Any, numbers: ClosureNumbers) -> None:
         axes.annotate(
             f"eps / {norm:.3g}^2", (1, numbers.eps / norm**2), xytext=(2, 2), textcoords="offset points", fontsize=8
         )
+    axes.xaxis.set_major_formatter(_plain())
+    axes.yaxis.set_major_formatter(_plain())
     axes.set_title("eigenvalues of the squared Jacobian")
     axes.set_xlabel(f"rank, of {numbers.spectrum['dimension']} directions")
     axes.set_ylabel("influence of noise of norm 1")
