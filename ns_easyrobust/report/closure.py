@@ -185,9 +185,9 @@ def _protocol_notes(numbers: ClosureNumbers) -> Iterator[str]:
         "squared L2 distance between softmax outputs, as Algorithm 1's code tests it; Eq. 5 has it unsquared. Noises: "
         f"solver {protocol['solver']}, eps {protocol['eps']:g}, starts uniform in (-{protocol['limit']:g}, "
         f"{protocol['limit']:g}), at most {protocol['max_steps']} steps at a learning rate of "
-        f"{protocol['lr']:g} on batches of {protocol['synthesis_batch_size']} of {protocol['synthesis_n']} other images ({protocol['synthesis_from']}); "
-        "random: Gaussian; permuted: a nullspace noise's elements in another order; all centred per token. The image "
-        "noise: the standard errors over images are in the CSV."
+        f"{protocol['lr']:g} on batches of {protocol['synthesis_batch_size']} of {protocol['synthesis_n']} other "
+        f"images ({protocol['synthesis_from']}); random: Gaussian; permuted: a nullspace noise's "
+        "elements in another order; all centred per token. The image noise: standard errors over images are in the CSV."
     )
 
 
