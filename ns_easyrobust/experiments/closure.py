@@ -34,8 +34,9 @@ _PAIRS = 0  # what the seed of the pairs is derived from, beside --seed
 
 @register_experiment("closure")
 class ClosureExperiment(FigureExperiment):
-    """is nullspace noise closed under scaling and addition (Figure 5), and is any small noise; how many directions a
-    model notices. Under torchrun each process synthesizes its share of the noises, alone
+    """measure whether nullspace noise is closed under scaling and addition (Figure 5), and whether any small noise is
+
+    Under torchrun each process synthesizes its share of the noises, alone; the first then measures.
     """
 
     def add_inputs(self, parser: argparse.ArgumentParser) -> None:

@@ -52,13 +52,16 @@ def _singles_sheet(numbers: ClosureNumbers) -> Sheet:
         (f"alpha {numbers.alphas[place]:.2g} / alpha 1", unit) for place in (half, last) for unit in ("", "unsquared")
     ]
     headings += [("under alpha eps", "alpha < 1"), ("under alpha x own influence", "alpha < 1")]
+    headings += [("under alpha x own influence", "unsquared")]
     rows = []
     for kind in numbers.kinds:
         own = numbers.singles(kind)
         squared, plain = numbers.scaled(kind), numbers.scaled(kind, "unsquareds")
         cells = [_interval(interval_of_mean([line[name] for line in own])) for name in ("norm", "influence")]
         cells += [_interval(found[place]) for place in (half, last) for found in (squared, plain)]
-        rows.append((kind, [*cells, *(_of(numbers.under_share_of(kind, bound)) for bound in ("eps", "own"))]))
+        rows.append(
+            (kind, [*cells, *(_of(numbers.under_share_of(kind, bound)) for bound in ("eps", "own", "unsquared"))])
+        )
     note = (
         f"[low, high]: 95% interval over {format_count(len(numbers.singles(numbers.kinds[0])), 'noise')}, Student's t."
     )
@@ -150,7 +153,8 @@ def _findings(numbers: ClosureNumbers) -> Iterator[str]:
     plain = ", ".join(f"{kind} {numbers.scaled(kind, 'unsquareds')[half].mean:.3f}" for kind in numbers.kinds)
     yield (
         f"At alpha = {alpha:.2g}, influence over that at 1 is {squared}; a quadratic gives {alpha**2:.3f}. In the "
-        f"unsquared L2 distance of Eq. 5 it is {plain}; a linear model gives {alpha:.3f}."
+        f"unsquared L2 distance of Eq. 5 it is {plain}; a linear model gives {alpha:.3f}; under alpha times their own "
+        f"at all alphas: {each(lambda kind: numbers.under_share_of(kind, 'unsquared'))}."
     )
     yield (
         "Convex combinations. The paper says: alpha1 + alpha2 = 1 is well within the contour of eps. Pairs whose whole "
@@ -180,14 +184,17 @@ def _findings(numbers: ClosureNumbers) -> Iterator[str]:
 
 def _protocol_notes(numbers: ClosureNumbers) -> Iterator[str]:
     protocol = numbers.protocol
+    limit = protocol["limit"]
+    start = f"uniform in (-{limit:g}, {limit:g}), learning rate {protocol['lr']:g}"
+    if nullspace.known_solvers()[protocol["solver"]].gaussian:
+        start = "Gaussian"
     yield (
         f"Influence: mse_probability, the mean over n={protocol['n']} images ({protocol['images_from']}) of the "
         "squared L2 distance between softmax outputs, as Algorithm 1's code tests it; Eq. 5 has it unsquared. Noises: "
-        f"solver {protocol['solver']}, eps {protocol['eps']:g}, starts uniform in (-{protocol['limit']:g}, "
-        f"{protocol['limit']:g}), at most {protocol['max_steps']} steps at a learning rate of "
-        f"{protocol['lr']:g} on batches of {protocol['synthesis_batch_size']} of {protocol['synthesis_n']} other "
-        f"images ({protocol['synthesis_from']}); random: Gaussian; permuted: a nullspace noise's "
-        "elements in another order; all centred per token. The image noise: standard errors over images are in the CSV."
+        f"solver {protocol['solver']}, eps {protocol['eps']:g}, starts {start}, at most {protocol['max_steps']} steps "
+        f"on batches of {protocol['synthesis_batch_size']} of {protocol['synthesis_n']} other images "
+        f"({protocol['synthesis_from']}); random: Gaussian; permuted: a nullspace noise's elements in another order; "
+        "all centred per token. Standard errors over images are in the CSV."
     )
 
 

@@ -63,13 +63,18 @@ class ClosureNumbers:
         return [interval_of_mean(column) for column in rows.T]
 
     def under_share_of(self, kind: str, bound: str) -> tuple[int, int]:
-        """How many noises have at every alpha in (0, 1) at most alpha times ``eps`` or their ``own`` influence."""
+        """How many noises have at every alpha in (0, 1) at most alpha times a bound.
+
+        Args:
+            bound: ``eps``; ``own``, their influence at 1; or ``unsquared``, that in the distance of Eq. 5.
+        """
         places = [place for place, alpha in enumerate(self.alphas) if 0 < alpha < 1]
+        scaled, at_1 = ("unsquareds", "unsquared") if bound == "unsquared" else ("influences", "influence")
         good = 0
         for line in self.singles(kind):
-            most = self.eps if bound == "eps" else line["influence"]
+            most = self.eps if bound == "eps" else line[at_1]
             found, _ = nullspace.share_under(
-                [line["influences"][place] for place in places], [self.alphas[place] * most for place in places]
+                [line[scaled][place] for place in places], [self.alphas[place] * most for place in places]
             )
             good += found == len(places)
         return good, len(self.singles(kind))

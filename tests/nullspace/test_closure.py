@@ -22,7 +22,7 @@ class Pixels(nn.Module):
 
 
 class LinearReader(nn.Module):
-    """Logits (B, 4), linear in the four tokens of three features, by a (4, 12) matrix with a nullspace of 8 dimensions."""
+    """Logits (B, 4): a (4, 12) matrix, whose nullspace has 8 dimensions, times four tokens of three features."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -45,7 +45,8 @@ LINES = [
         "part": "check", "direction": "eigenvector 1", "norm": 0.1, "predicted": 0.01, "measured": 0.011,
         "error": 0.001, "others": 0.02, "others_error": 0.001,
     },
-    *({"part": "quadratic", "kind": kind, "number": n, "predicted": 0.02} for kind in ("nullspace", "random") for n in range(3)),
+    *({"part": "quadratic", "kind": "nullspace", "number": number, "predicted": 0.02} for number in range(3)),
+    *({"part": "quadratic", "kind": "random", "number": number, "predicted": 0.02} for number in range(3)),
     pair("nullspace", 0, 0.03, lift=0.02), pair("nullspace", 1, 0.02),
     pair("random", 0, 0.03), pair("random", 1, 0.04),
 ]  # fmt: skip
@@ -62,6 +63,8 @@ def test_what_stays_under_its_bound_is_counted(numbers):
     assert numbers.under_share_of("nullspace", "own") == (0, 3)
     assert numbers.under_share_of("random", "eps") == (3, 3)
     assert numbers.under_share_of("random", "own") == (3, 3)
+    assert numbers.under_share_of("random", "unsquared") == (3, 3)  # exactly alpha
+    assert numbers.under_share_of("nullspace", "unsquared") == (0, 3)
     assert numbers.lines_under("nullspace", "eps") == (1, 2)
     assert numbers.lines_under("nullspace", "chord") == (1, 2)
     assert numbers.lines_under("random", "eps") == (1, 2)  # an end of 0.04
