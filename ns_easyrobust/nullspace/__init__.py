@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .all_ones import AllOnesCheck, ignores_all_ones, layer_norm_nullity, layer_norm_nullspace
+    from .closure import PairForm, combined, draw_pairs, even_steps, norm_at_influence, share_under
     from .config import NoiseConfig
     from .exact import SPACES, PatchSpectrum, find_projection, patch_nullspace, patch_pseudo_inverse, patch_spectrum
     from .exact_noise import patchify, unpatchify, valid_nullspace_noise
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
         uniform_start,
     )
     from .feasible import FeasibleNorm, ImageInfluence, InfluenceProbe, first_crossing, unit_direction
+    from .local_spectrum import LocalSpectrum, SoftmaxJacobian
     from .noise import Influence, Noise, Step
     from .objective import OnStep
     from .solvers import SolverResult, centred, known_solvers, register_solver
@@ -27,15 +29,21 @@ __all__ = [
     "ImageInfluence",
     "Influence",
     "InfluenceProbe",
+    "LocalSpectrum",
     "Noise",
     "NoiseConfig",
     "NoiseLearner",
     "OnStep",
+    "PairForm",
     "PatchSpectrum",
+    "SoftmaxJacobian",
     "SolverResult",
     "Stationarity",
     "Step",
     "centred",
+    "combined",
+    "draw_pairs",
+    "even_steps",
     "exploratory_loss",
     "find_projection",
     "first_crossing",
@@ -44,12 +52,14 @@ __all__ = [
     "layer_norm_nullity",
     "layer_norm_nullspace",
     "measure",
+    "norm_at_influence",
     "patch_nullspace",
     "patch_pseudo_inverse",
     "patch_spectrum",
     "patchify",
     "permuted_control",
     "register_solver",
+    "share_under",
     "synthesize",
     "uniform_start",
     "unit_direction",

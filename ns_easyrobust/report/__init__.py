@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .canvas import colour, open_canvas
+    from .closure import closure_report
     from .columns import column_key, columns_of
     from .dimensions import dimensions_report
     from .dynamics import dynamics_report
@@ -49,6 +50,7 @@ __all__ = [
     "StudyTable",
     "Table2",
     "as_text",
+    "closure_report",
     "colour",
     "column_key",
     "columns_of",
