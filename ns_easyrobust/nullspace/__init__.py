@@ -3,7 +3,17 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .attention_nullspace import (
+        LeastSeen,
+        head_invariant_directions,
+        least_seen,
+        nearest_row,
+        principal_cosines,
+        symmetric_share,
+        unit_roundoff,
+    )
     from .config import NoiseConfig
+    from .constructed_attention import constructed_layer, heads_of
     from .exact import SPACES, PatchSpectrum, find_projection, patch_nullspace, patch_pseudo_inverse, patch_spectrum
     from .exact_noise import patchify, unpatchify, valid_nullspace_noise
     from .feasible import FeasibleNorm, ImageInfluence, InfluenceProbe, first_crossing, unit_direction
@@ -18,6 +28,7 @@ __all__ = [
     "ImageInfluence",
     "Influence",
     "InfluenceProbe",
+    "LeastSeen",
     "Noise",
     "NoiseConfig",
     "OnStep",
@@ -25,17 +36,25 @@ __all__ = [
     "SolverResult",
     "Step",
     "centred",
+    "constructed_layer",
     "find_projection",
     "first_crossing",
+    "head_invariant_directions",
+    "heads_of",
     "known_solvers",
+    "least_seen",
     "measure",
+    "nearest_row",
     "patch_nullspace",
     "patch_pseudo_inverse",
     "patch_spectrum",
     "patchify",
+    "principal_cosines",
     "register_solver",
+    "symmetric_share",
     "synthesize",
     "unit_direction",
+    "unit_roundoff",
     "unpatchify",
     "valid_nullspace_noise",
 ]

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .attention_conditions import attention_report
     from .canvas import colour, open_canvas
     from .columns import column_key, columns_of
     from .feasible_norm_picture import feasible_norm_figure
@@ -45,6 +46,7 @@ __all__ = [
     "StudyTable",
     "Table2",
     "as_text",
+    "attention_report",
     "colour",
     "column_key",
     "columns_of",
