@@ -25,7 +25,7 @@ _CONSTRUCTED = (6, 64, 65)  # heads, their width, tokens: a ViT-S
 
 @register_experiment("attention")
 class AttentionExperiment(FigureExperiment):
-    """check Proposition 1's conditions on real heads: symmetry, row spaces, what no head sees; against random matrices"""
+    """check Proposition 1's conditions on real heads: symmetry, row spaces, what no head sees; against random ones"""
 
     def add_inputs(self, parser: argparse.ArgumentParser) -> None:
         """Add the checkpoints, the images and the number of random matrices."""
@@ -88,7 +88,7 @@ class AttentionExperiment(FigureExperiment):
 def _open_models(
     args: argparse.Namespace, device: torch.device
 ) -> Iterator[tuple[str, tuple[NormalizedModel, dict[str, Any]]]]:
-    """(name, (model, what tells it apart)): the checkpoint's under its architecture's name, then those of ``--also``."""
+    """(name, (model, what tells it apart)): the checkpoint's, by its architecture's name, then those of ``--also``."""
     further = []
     for text in args.also:
         name, equals, path = text.partition("=")

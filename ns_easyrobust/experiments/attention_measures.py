@@ -23,8 +23,8 @@ def layer_measures(projections: HeadProjections, roundoff: float) -> dict[str, A
 
     share, share_gained: symmetric share of Q_i K_i', without and with the layer norm's gain on both sides.
     share_others: mean over j != i of that of Q_i K_j'.
-    inside, inside_least, inside_most: root mean square, smallest and largest cosine between V_i's and K_i's column spaces.
-    inside_others: root mean square over all K_j, j != i. inside_tolerance: the largest sine, if it is 0 but for rounding.
+    inside, inside_least, inside_most: root mean square, smallest and largest cosine between the columns of V_i and K_i.
+    inside_others: root mean square over all K_j, j != i. inside_tolerance: sine that rounding makes of 0.
     row, pair: largest cosine of a row of Q_m K_m' with the row space of Q_n K_n', and of any two such spaces.
     keys, common, same: smallest singular value over the largest of [K_1 ... K_h]; of all Q, K, V and of all Q, V, these
     with the gain and orthogonal to all-ones; ..._dimension and ..._tolerance beside them.
@@ -101,8 +101,8 @@ def noise_changes(
         tokens: (n, N, d) what this layer's attention reads of n images.
 
     Yields:
-        ``noise``, ``size`` (of :data:`SIZES`), and the relative change (Frobenius norm, all heads and tokens), mean over
-        images with its interval: ``least``, and ``random`` of each draw, its mean over images.
+        ``noise``, ``size`` (of :data:`SIZES`), and the relative change (Frobenius norm, all heads and tokens):
+        ``least``, its mean over images with the interval, and ``random``, the mean over images of each draw.
     """
     from .. import models, report
 

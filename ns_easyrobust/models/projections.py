@@ -2,7 +2,8 @@
 
 In the paper's notation (arXiv:2403.10476, Proposition 1): head i of a layer of width d maps tokens X (n, d) to
 Softmax(X Q_i K_i' X' / sqrt(d_k)) X V_i. timm's ``qkv`` is one linear layer whose weight has the rows of all heads'
-queries, then of all keys, then of all values (timm 0.5.4, ``vision_transformer.py``, ``Attention.forward``; BEiT alike).
+queries, then of all keys, then of all values (timm 0.5.4, ``vision_transformer.py``,
+``Attention.forward``; BEiT alike).
 """
 
 from __future__ import annotations

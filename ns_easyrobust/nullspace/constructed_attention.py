@@ -12,9 +12,9 @@ from ..utils import torch
 def constructed_layer(heads: int, head_width: int, generator: torch.Generator, without: int = 0) -> HeadProjections:
     """Random projections, of width d = h d_k, that meet all three conditions of Proposition 1, or all but one.
 
-    By Remark 1: Q_i = B_i P_i and K_i = B_i P_i D_i, with P_i orthogonal and D_i diagonal, so that Q_i K_i' is symmetric;
-    V_i = K_i C_i. The first row of Q_1 K_1' is made to be the first column of B_1, which B_2 shares. So all K_i together
-    have rank d - 1, and w is unique.
+    By Remark 1: Q_i = B_i P_i and K_i = B_i P_i D_i, with P_i orthogonal and D_i diagonal, so that Q_i K_i' is
+    symmetric; V_i = K_i C_i. The first row of Q_1 K_1' is made to lie along the first column of B_1, which B_2 shares.
+    So all K_i together have rank d - 1, and w is unique.
 
     Args:
         heads: h, 2 at least.

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 from ..utils import np
+from .attention_findings import Line, mean_change
 from .canvas import GREY, colour, line_count, open_canvas, wrap_text
 
-_RATIOS = (("keys", "all K (condition 3)", "^"), ("common", "all Q, K, V", "o"), ("same", "all Q, V", "s"))
-Line = Mapping[str, Any]
+_RATIOS = (("keys", "all K: is 0 under\ncondition 3", "^"), ("common", "all Q, K, V", "o"), ("same", "all Q, V", "s"))
 
 
 def attention_figure(stream: IO[bytes], layers: Mapping[str, Sequence[Line]], caption: str) -> None:
@@ -19,29 +19,40 @@ def attention_figure(stream: IO[bytes], layers: Mapping[str, Sequence[Line]], ca
         layers: by model, its layers' lines as the experiment ``attention`` has them.
         caption: under the panels.
     """
-    width = max(8.0, 4.2 * len(layers))
-    caption = wrap_text(caption, int(16 * width))
-    with open_canvas(stream, width, 11 + 0.14 * line_count(caption)) as figure:
+    width = 2.0 + 3.2 * len(layers)
+    caption = wrap_text(caption, int(17 * width))
+    with open_canvas(stream, width, 10.5 + 0.14 * line_count(caption)) as figure:
         figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06, hspace=0.03)
         figure.supxlabel(caption, fontsize=8, color=GREY)
-        panels = figure.subplots(4, len(layers), squeeze=False, sharey="row")
-        for column, (name, lines) in enumerate(layers.items()):
-            first = column == 0
-            _share_panel(panels[0, column], lines, first)
-            panels[0, column].set_title(wrap_text(name, 34))
-            _cosine_panel(panels[1, column], lines, first)
-            _ratio_panel(panels[2, column], lines, first)
-            _change_panel(panels[3, column], lines, first)
+        grid = figure.add_gridspec(4, len(layers) + 1, width_ratios=[*[3.2] * len(layers), 1.6])
+        for row, draw in enumerate((_draw_shares, _draw_cosines, _draw_ratios, _draw_changes)):
+            left = None
+            for column, (name, lines) in enumerate(layers.items()):
+                axes = figure.add_subplot(grid[row, column], sharey=left)
+                draw(axes, lines)
+                if left is not None:
+                    axes.tick_params(labelleft=False)
+                    axes.set_ylabel("")
+                if row == 0:
+                    axes.set_title(wrap_text(name, 34))
+                left = axes if left is None else left
+            beside = figure.add_subplot(grid[row, -1])
+            beside.set_axis_off()
+            if left is not None:
+                beside.legend(*left.get_legend_handles_labels(), loc="center left", borderpad=0, handletextpad=0.6)
 
 
 def _band(axes: Any, lines: Sequence[Line], name: str, label: str, shade: str) -> None:
-    ends = [np.quantile(_listed(line["control"][name]), (0.025, 0.975)) for line in lines if name in line["control"]]
-    if not ends:
-        return
-    low, high = (np.array([pair[end] for pair in ends]) for end in (0, 1))
-    at = np.array([line["layer"] for line in lines], float)
-    edges = np.append(at - 0.5, at[-1] + 0.5)
-    axes.stairs(high, edges, baseline=low, fill=True, color=shade, alpha=0.25, label=label, linewidth=0)
+    """The random ones': of all layers, or, where the gain matters, of each layer."""
+    layers = [float(line["layer"]) for line in lines]
+    if name in ("common", "same"):
+        ends = [(min(line["control"][name]), max(line["control"][name])) for line in lines]
+    else:
+        pooled = [value for line in lines for value in line["control"][name]]
+        ends = [tuple(np.quantile(pooled, (0.025, 0.975)))] * len(lines)
+    low, high = zip(*ends, strict=True)
+    edges = [layers[0] - 0.5, *(layer + 0.5 for layer in layers)]
+    axes.stairs(high, edges, baseline=low, fill=True, color=shade, alpha=0.3, label=label, linewidth=0)
 
 
 def _listed(value: Any) -> list[float]:
@@ -54,65 +65,72 @@ def _dots(axes: Any, lines: Sequence[Line], name: str, label: str, index: int, m
     axes.plot(*zip(*places, strict=True), color=colour(index), label=label, **style)
 
 
-def _finish(axes: Any, lines: Sequence[Line], first: bool, ylabel: str, columns: int = 1, where: str = "best") -> None:
+def _finish(axes: Any, lines: Sequence[Line], ylabel: str) -> None:
     axes.set_xticks([line["layer"] for line in lines])
     axes.set_xlim(lines[0]["layer"] - 0.6, lines[-1]["layer"] + 0.6)
     axes.set_xlabel("layer")
+    axes.set_ylabel(ylabel)
     axes.grid(axis="x", visible=False)
-    if first:
-        axes.set_ylabel(ylabel)
-        axes.legend(loc=where, ncols=columns, handletextpad=0.4, columnspacing=1.0)
 
 
-def _share_panel(axes: Any, lines: Sequence[Line], first: bool) -> None:
-    _band(axes, lines, "share", "random", GREY)
-    axes.axhline(1, color="black", linewidth=1, linestyle="--", label="condition 1: symmetric")
+def _plain(axis: Any) -> None:
+    """Decades as plain numbers: the style parses no formulas."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(numticks=8))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _draw_shares(axes: Any, lines: Sequence[Line]) -> None:
+    axes.axhline(1, color="black", linewidth=1, linestyle="--", label="condition 1:\nall symmetric")
     _dots(axes, lines, "share", "a head", 0, "o")
-    axes.set_ylim(0, 1.38)
-    axes.set_yticks((0, 0.25, 0.5, 0.75, 1))
-    _finish(axes, lines, first, "symmetric share of Q K'", 3, "upper left")
+    _band(axes, lines, "share", "random", GREY)
+    axes.set_ylim(0, 1.05)
+    _finish(axes, lines, "symmetric share of Q K'")
 
 
-def _cosine_panel(axes: Any, lines: Sequence[Line], first: bool) -> None:
-    for name, shade in (("inside_most", colour(4)), ("inside", colour(0)), ("inside_least", colour(2))):
-        _band(axes, lines, name, "", shade)
-    axes.axhline(1, color="black", linewidth=1, linestyle="--", label="condition 2: all cosines 1")
-    _dots(axes, lines, "inside_most", "largest", 4, "^", -0.15)
-    _dots(axes, lines, "inside", "root mean square", 0, "o")
-    _dots(axes, lines, "inside_least", "smallest", 2, "v", 0.15)
-    axes.set_ylim(-0.03, 1.5)
-    axes.set_yticks((0, 0.25, 0.5, 0.75, 1))
-    _finish(axes, lines, first, "cosines between V and K", 2, "upper left")
+def _draw_cosines(axes: Any, lines: Sequence[Line]) -> None:
+    axes.axhline(1, color="black", linewidth=1, linestyle="--", label="condition 2:\nall cosines 1")
+    for name, label, index, marker in (
+        ("inside_most", "largest of a head", 1, "^"),
+        ("inside", "root mean square", 0, "o"),
+        ("inside_least", "smallest", 2, "v"),
+    ):
+        _band(axes, lines, name, "", colour(index))
+        _dots(axes, lines, name, label, index, marker)
+    axes.fill_between([], [], [], color=GREY, alpha=0.3, linewidth=0, label="bands: random")
+    axes.set_ylim(-0.04, 1.05)
+    _finish(axes, lines, "cosines between V and K")
 
 
-def _ratio_panel(axes: Any, lines: Sequence[Line], first: bool) -> None:
+def _draw_ratios(axes: Any, lines: Sequence[Line]) -> None:
     axes.set_yscale("log")
     for index, (name, label, marker) in zip((1, 0, 2), _RATIOS, strict=True):
         _band(axes, lines, name, "", colour(index))
-        _dots(axes, lines, name, label, index, marker, 0.0)
-    steps = np.array([line["layer"] for line in lines], float)
+        _dots(axes, lines, name, label, index, marker)
+    axes.fill_between([], [], [], color=GREY, alpha=0.3, linewidth=0, label="bands: random")
+    layers = [float(line["layer"]) for line in lines]
+    edges = [layers[0] - 0.5, *(layer + 0.5 for layer in layers)]
     most = [max(line[f"{name}_tolerance"] for name, _, _ in _RATIOS) for line in lines]
-    axes.stairs(most, np.append(steps - 0.5, steps[-1] + 0.5), color="black", linestyle="--", linewidth=1, label="0 but for rounding", baseline=None)  # fmt: skip
-    _finish(axes, lines, first, "smallest / largest singular value", 2)
+    style = {"color": "black", "linestyle": "--", "linewidth": 1}
+    axes.stairs(most, edges, baseline=None, label="below: may be 0\nbut for rounding", **style)
+    _finish(axes, lines, "smallest / largest singular value")
+    _plain(axes.yaxis)
 
 
-def _change_panel(axes: Any, lines: Sequence[Line], first: bool) -> None:
+def _draw_changes(axes: Any, lines: Sequence[Line]) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
-    for index, kind in ((1, "random"), (0, "least")):
+    for index, kind, label in ((1, "random", "random w"), (0, "least", "w that heads\nsee least")):
         by_size: dict[float, list[float]] = {}
         for change in (change for line in lines for change in line["changes"] if change["noise"] == "same"):
-            value = change["least"][0] if kind == "least" else np.mean(change["random"])
-            by_size.setdefault(change["size"], []).append(float(value))
+            by_size.setdefault(change["size"], []).append(mean_change(change, kind))
         sizes = sorted(by_size)
-        axes.fill_between(
-            sizes, [min(by_size[size]) for size in sizes], [max(by_size[size]) for size in sizes],
-            color=colour(index), alpha=0.2, linewidth=0,
-        )  # fmt: skip
-        medians = [float(np.median(by_size[size])) for size in sizes]
-        label = "random w" if kind == "random" else "w that heads see least"
-        axes.plot(sizes, medians, color=colour(index), marker="o", markersize=3.5, label=label)
-    axes.set_xlabel("noise / normalised token (ratio of norms)")
-    if first:
-        axes.set_ylabel("relative change of heads")
-        axes.legend(loc="upper left")
+        low, middle, high = ([float(of(by_size[size])) for size in sizes] for of in (min, np.median, max))
+        axes.fill_between(sizes, low, high, color=colour(index), alpha=0.2, linewidth=0)
+        axes.plot(sizes, middle, color=colour(index), marker="o", markersize=3.5, label=label)
+    axes.set_xlabel("norm of the noise / of a normalised token")
+    axes.set_ylabel("relative change of the heads")
+    _plain(axes.xaxis)
+    _plain(axes.yaxis)
