@@ -31,15 +31,13 @@ def run(*words: object) -> int:
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     path = tmp_path / "random.pth"
-    save_model(small_vit(), path)
+    save_model(small_vit(), path, arch="vit_micro_patch8_32")
     return path
 
 
 def test_random_weights_lie_in_the_random_band_and_meet_nothing(checkpoint, tmp_path, capsys):
     out = tmp_path / "out"
-    state = torch.random.get_rng_state()
-    assert run("--ckpt-path", checkpoint, "--images", 2, "--draws", 8, "-o", out) == 0
-    assert torch.equal(torch.random.get_rng_state(), state)
+    assert run("--ckpt-path", checkpoint, "--images", 2, "--draws", 4, "-o", out) == 0
     lines = [json.loads(line) for line in (out / "attention.jsonl").read_text().splitlines()]
     layers, built = [line for line in lines if "layer" in line], [line for line in lines if "without" in line]
     assert len(layers) == 3
@@ -48,7 +46,7 @@ def test_random_weights_lie_in_the_random_band_and_meet_nothing(checkpoint, tmp_
         assert line["common_dimension"] == line["same_dimension"] == line["keys_dimension"] == 0
         for name in ("share", "inside"):
             control = line["control"][name]
-            assert len(control) == 8 * 4
+            assert len(control) == 4 * 4
             assert np.mean(line[name]) == pytest.approx(np.mean(control), abs=5 * np.std(control) / 2)
         assert line["share"] == pytest.approx([0.5] * 4, abs=0.06)
     text = re.sub(r"\s+", " ", capsys.readouterr().out)
@@ -57,7 +55,7 @@ def test_random_weights_lie_in_the_random_band_and_meet_nothing(checkpoint, tmp_
     assert "the proposition holds" in text
     assert {path.name for path in out.iterdir()} >= {"attention.md", "attention.csv", "attention.png"}
     before = (out / "attention.jsonl").read_bytes()
-    assert run("--ckpt-path", checkpoint, "--images", 2, "--draws", 8, "-o", out) == 0
+    assert run("--ckpt-path", checkpoint, "--images", 2, "--draws", 4, "-o", out) == 0
     assert (out / "attention.jsonl").read_bytes() == before
 
 
@@ -85,7 +83,9 @@ def test_a_direction_that_no_head_sees_changes_nothing_and_others_do():
         norm.weight[2:] = torch.rand(62, generator=torch.Generator().manual_seed(1)) + 0.5
         weight -= torch.outer(weight @ hidden, hidden) / 2
     (layer, *_), (tokens, *_) = head_projections(model), attention_inputs(model, images)
+    state = torch.random.get_rng_state()
     changes = list(noise_changes(model, 0, tokens, layer, 2, 0))
+    assert torch.equal(torch.random.get_rng_state(), state)
     assert [(change["noise"], change["size"]) for change in changes] == [
         (noise, size) for noise in ("same", "other") for size in SIZES
     ]
@@ -121,7 +121,7 @@ def test_further_checkpoints_are_shown_beside_it_and_other_settings_refused(chec
 
 def test_a_model_without_heads_is_refused_before_anything_is_written(tmp_path, capsys):
     path = tmp_path / "swin.pth"
-    save_model(small_vit(arch="swin_micro_patch2_32"), path)
+    save_model(small_vit(arch="swin_micro_patch2_32"), path, arch="swin_micro_patch2_32")
     assert run("--ckpt-path", path, "-o", tmp_path / "out") == 2
     error = capsys.readouterr().err
     assert "has no blocks whose attention can be read" in error
