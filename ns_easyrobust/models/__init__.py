@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .keys import PatchKeys, last_keys
     from .normalization import NormalizedModel, resolve_normalization
     from .outputs import logits_of, mean_logits, output_of
+    from .projections import HeadProjections, attention_inputs, head_outputs, head_projections
     from .relevance import relevance_maps
     from .safe_load import ALLOWED_GLOBALS, read_file, read_without_objects
     from .token_readers import reader_without_layer_norm
@@ -46,9 +47,11 @@ __all__ = [
     "LAYOUTS",
     "Checkpoint",
     "Ema",
+    "HeadProjections",
     "NormalizedModel",
     "PatchKeys",
     "attention_blocks",
+    "attention_inputs",
     "attention_maps",
     "bare_vit",
     "build",
@@ -63,6 +66,8 @@ __all__ = [
     "find_patch_size",
     "frozen",
     "fused_attention",
+    "head_outputs",
+    "head_projections",
     "image_size_for",
     "is_factory",
     "is_hub_name",

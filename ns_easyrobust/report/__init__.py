@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .attention_conditions import attention_report
     from .canvas import colour, open_canvas
     from .closure import closure_report
     from .columns import column_key, columns_of
@@ -50,6 +51,7 @@ __all__ = [
     "StudyTable",
     "Table2",
     "as_text",
+    "attention_report",
     "closure_report",
     "colour",
     "column_key",
