@@ -25,6 +25,7 @@ def test_text_and_markdown_hold_tables_and_notes():
     assert [line for line in text.splitlines() if line in ("First", "Second", "A note.", "Another.")] == [
         *("First", "Second", "A note.", "Another."),
     ]
+    assert text.count("label") == 2  # a header of each table, and none of the notes
     assert page.startswith("![Title](p.png)\n\n#### First\n\n| label |")
     assert page.endswith("A note.\n\nAnother.\n")
     assert "![" not in report().to_markdown()
