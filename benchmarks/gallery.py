@@ -14,8 +14,7 @@ import re
 import sys
 from pathlib import Path
 
-from ns_easyrobust.experiments import experiments
-from ns_easyrobust.experiments.figure import FigureExperiment
+from ns_easyrobust.experiments import FigureExperiment, experiments
 
 GALLERY = Path(__file__).parents[1] / "docs" / "gallery"
 _BLOCK = re.compile(

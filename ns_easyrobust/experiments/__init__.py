@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .figure import FigureExperiment
     from .patch_rows import (
         PUBLISHED_DIMENSIONS,
         architecture_row,
@@ -12,11 +13,14 @@ if TYPE_CHECKING:
         is_checkpoint,
     )
     from .registry import Command, Experiment, experiments, register_experiment
+    from .results import Results
 
 __all__ = [
     "PUBLISHED_DIMENSIONS",
     "Command",
     "Experiment",
+    "FigureExperiment",
+    "Results",
     "architecture_row",
     "checkpoint_row",
     "dimensions_csv",

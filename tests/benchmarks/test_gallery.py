@@ -7,8 +7,7 @@ import re
 import pytest
 from helpers.processes import load_script
 
-from ns_easyrobust.experiments import experiments
-from ns_easyrobust.experiments.figure import FigureExperiment
+from ns_easyrobust.experiments import FigureExperiment, experiments
 
 script = load_script("gallery")
 PAGES = sorted(script.GALLERY.glob("*.md"))
