@@ -62,9 +62,10 @@ def findings(name: str, lines: Sequence[Line]) -> Iterator[str]:
     counts = [sum(sum(one) for one, _, _ in verdicts), sum(sum(two) for _, two, _ in verdicts)]
     third = sum(verdict[2] for verdict in verdicts)
     yield (
-        f"{name}: {_number(whole)} of {len(lines)} layers meets the conditions of Proposition 1. Condition 1 is met by "
-        f"{_number(counts[0])} of {heads} heads, condition 2 by {_number(counts[1])}; condition 3 is possible in "
-        f"{_number(third)} of {len(lines)} layers."
+        f"{name}: up to the rounding of the stored weights, {_number(whole)} of {len(lines)} layers can meet the "
+        f"conditions of Proposition 1. Condition 1 can be met by {_number(counts[0])} of {heads} heads, condition 2 by "
+        f"{_number(counts[1])}, condition 3 in {_number(third)} of {len(lines)} layers; the numbers below are of the "
+        "weights as they are stored."
     )
     yield f"{name}, condition 1: {_symmetry(lines)}"
     inside = pooled(lines, "inside")
@@ -81,7 +82,7 @@ def findings(name: str, lines: Sequence[Line]) -> Iterator[str]:
         shown = f"{dimensions[0]} in every layer" if len(set(dimensions)) == 1 else f"{dimensions}, by layer"
         yield (
             f"{name}, directions beside all-ones that no head sees, by {title}: the exact nullspace has dimension "
-            f"{shown}. Smallest over largest singular value: {min(values):.2g} to {max(values):.2g} (n={len(lines)} "
+            f"at most {shown}. Smallest over largest singular value: {min(values):.2g} to {max(values):.2g} (n={len(lines)} "
             f"layers; rounding explains at most {max(line[f'{part}_tolerance'] for line in lines):.1g}), of random "
             f"matrices with the same gain {min(random):.2g} to {max(random):.2g}."
         )

@@ -50,7 +50,7 @@ def test_random_weights_lie_in_the_random_band_and_meet_nothing(checkpoint, tmp_
             assert np.mean(line[name]) == pytest.approx(np.mean(control), abs=5 * np.std(control) / 2)
         assert line["share"] == pytest.approx([0.5] * 4, abs=0.06)
     text = re.sub(r"\s+", " ", capsys.readouterr().out)
-    assert "vit_micro_patch8_32: none of 3 layers meets the conditions of Proposition 1" in text
+    assert "of the stored weights, none of 3 layers can meet the conditions of Proposition 1" in text
     assert "random pixels" in text
     assert "the proposition holds" in text
     assert {path.name for path in out.iterdir()} >= {"attention.md", "attention.csv", "attention.png"}
