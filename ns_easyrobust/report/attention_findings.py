@@ -82,8 +82,8 @@ def findings(name: str, lines: Sequence[Line]) -> Iterator[str]:
         shown = f"{dimensions[0]} in every layer" if len(set(dimensions)) == 1 else f"{dimensions}, by layer"
         yield (
             f"{name}, directions beside all-ones that no head sees, by {title}: the exact nullspace has dimension "
-            f"at most {shown}. Smallest over largest singular value: {min(values):.2g} to {max(values):.2g} (n={len(lines)} "
-            f"layers; rounding explains at most {max(line[f'{part}_tolerance'] for line in lines):.1g}), of random "
+            f"at most {shown}. Smallest over largest singular value: {min(values):.2g} to {max(values):.2g} "
+            f"(n={len(lines)} layers; rounding explains at most {max(line[f'{part}_tolerance'] for line in lines):.1g}), of random "
             f"matrices with the same gain {min(random):.2g} to {max(random):.2g}."
         )
     yield f"{name}, {_seen(lines)}"
