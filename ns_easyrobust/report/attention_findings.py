@@ -83,8 +83,8 @@ def findings(name: str, lines: Sequence[Line]) -> Iterator[str]:
         yield (
             f"{name}, directions beside all-ones that no head sees, by {title}: the exact nullspace has dimension "
             f"at most {shown}. Smallest over largest singular value: {min(values):.2g} to {max(values):.2g} "
-            f"(n={len(lines)} layers; rounding explains at most {max(line[f'{part}_tolerance'] for line in lines):.1g}), of random "
-            f"matrices with the same gain {min(random):.2g} to {max(random):.2g}."
+            f"(n={len(lines)} layers; rounding explains at most "
+            f"{max(line[f'{part}_tolerance'] for line in lines):.1g}), of random matrices with the same gain {min(random):.2g} to {max(random):.2g}."
         )
     yield f"{name}, {_seen(lines)}"
 
