@@ -80,11 +80,12 @@ def findings(name: str, lines: Sequence[Line]) -> Iterator[str]:
         dimensions = [line[f"{part}_dimension"] for line in lines]
         values, random = pooled(lines, part), pooled(lines, part, True)
         shown = f"{dimensions[0]} in every layer" if len(set(dimensions)) == 1 else f"{dimensions}, by layer"
+        tolerance = max(line[f"{part}_tolerance"] for line in lines)
         yield (
-            f"{name}, directions beside all-ones that no head sees, by {title}: the exact nullspace has dimension "
-            f"at most {shown}. Smallest over largest singular value: {min(values):.2g} to {max(values):.2g} "
-            f"(n={len(lines)} layers; rounding explains at most "
-            f"{max(line[f'{part}_tolerance'] for line in lines):.1g}), of random matrices with the same gain {min(random):.2g} to {max(random):.2g}."
+            f"{name}, directions beside all-ones that no head sees, by {title}: the exact nullspace has dimension at "
+            f"most {shown}. Smallest over largest singular value: {min(values):.2g} to {max(values):.2g} "
+            f"(n={len(lines)} layers; rounding explains at most {tolerance:.1g}), of random matrices with the same "
+            f"gain {min(random):.2g} to {max(random):.2g}."
         )
     yield f"{name}, {_seen(lines)}"
 
