@@ -238,7 +238,9 @@ def test_a_report_is_of_the_newest_weights_and_names_are_shown_as_they_are(tmp_p
         append_record(run.results, replace(record, checkpoint_sha256=sha256, created=created))
     said = "question: does *x* help?\nprotocol: |\n  # not a heading\n    <b>three</b> seeds\n\n  - stop\n"
     said += "primary: {columns: all, against: [x]}\ncheckpoints: {x: {path: x.pth}}\n"
-    (run.folder / "noise.csv").write_text("norm,held_out_mse_probability,converged\n7,0.02,True\n")
+    (run.folder / "noise.csv").write_text(
+        "step,norm,mse_probability,stopped,held_out_mse_probability,converged\n0,7,0.02,True,0.02,True\n"
+    )
     (tmp_path / "s.yaml").write_text(
         said + "budget: {updates: 1}\nmethods: {'a|*b*': {aa: 'x|y', amp: true, scale: [2/255, 1]}}\n"
     )

@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from ns_easyrobust.experiments.dimensions import Row, dimensions_csv
+from ns_easyrobust.experiments.patch_rows import Row, dimensions_csv
 from ns_easyrobust.utils import as_csv
 
 
