@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from ..errors import DataError, OptionError
 from ..models import is_url
-from ..utils import file_or_folder, parse_json, read_bounded
+from ..utils import parse_json, read_bounded
+from .labelled_checkpoints import labelled_checkpoints
 from .study_plan import LAST, Run, slug
 from .study_record import record_of
 
@@ -81,19 +82,9 @@ def find_inputs(args: argparse.Namespace) -> Inputs:
 def _named(words: Sequence[str]) -> list[Trained]:
     """Those of ``LABEL=a.pth,b.pth``; a label may come again."""
     trained: list[Trained] = []
-    for word in words:
-        label, equals, paths = word.partition("=")
-        if not equals or not label.strip() or not label.isprintable() or label == _RESERVED or not paths.strip(","):
-            raise OptionError(
-                f"--after: expected LABEL=CKPT or LABEL=CKPT,CKPT,..., any label but {_RESERVED}, found {word[:200]!r}."
-            )
-        for path in filter(None, paths.split(",")):
-            try:
-                path = file_or_folder(path)
-            except argparse.ArgumentTypeError as error:
-                raise OptionError(f"--after {label}: {error}.") from error
-            seed = sum(one.label == label for one in trained)
-            trained.append(Trained(label, seed, path, None if is_url(path) else _noise_in(Path(path).parent)))
+    for label, path in labelled_checkpoints("--after", words, [_RESERVED], "LABEL=CKPT or LABEL=CKPT,CKPT,..."):
+        seed = sum(one.label == label for one in trained)
+        trained.append(Trained(label, seed, path, None if is_url(path) else _noise_in(Path(path).parent)))
     labels = dict.fromkeys(one.label for one in trained)
     return [one for label in labels for one in trained if one.label == label]
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .figure_report import FigureReport, files_of
     from .figures import image_sheet, noise_history
     from .leaderboards import LEADERBOARDS, easyrobust_form, read_about, robustbench_form
+    from .patch_noise import PatchNoiseKinds, patch_noise_report
     from .published import PUBLISHED_TABLES, Published
     from .seed_statistics import Interval, interval_of_mean
     from .sheet import Cell, Sheet, as_text, escape, escape_text
@@ -36,6 +37,7 @@ __all__ = [
     "Interval",
     "MethodRuns",
     "NormChanges",
+    "PatchNoiseKinds",
     "PrimaryEndpoint",
     "Published",
     "ResultsTable",
@@ -60,6 +62,7 @@ __all__ = [
     "interval_of_mean",
     "noise_history",
     "open_canvas",
+    "patch_noise_report",
     "read_about",
     "robustbench_form",
     "study_figure",
