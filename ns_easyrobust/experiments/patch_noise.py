@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .. import nullspace, report
 from ..errors import DataError, ModelError, OptionError
 from ..utils import derive_seed, file_or_folder, float_in, np, torch, write_atomically
+from .exact_nullspace import spectrum_with_nullspace
 from .figure import FigureExperiment
 from .inputs import add_input_arguments, open_inputs
 from .registry import register_experiment
@@ -69,13 +70,7 @@ class PatchNoiseExperiment(FigureExperiment):
             raise OptionError(
                 f"--class-names: expected {args.num_classes}, one a class, found {len(args.class_names)}. Name all."
             )
-        spectrum = nullspace.patch_spectrum(inputs.model, space="pixel")
-        if not spectrum.nullity:
-            raise ModelError(
-                f"{args.model}: expected a patch embedding with a nullspace, found rank {spectrum.rank} for "
-                f"{spectrum.input_dim} numbers a patch, which leaves none. Choose a model with larger patches or a "
-                "smaller width."
-            )
+        spectrum = spectrum_with_nullspace(args.model, inputs.model)
         photographs, names, digest = _photographs(args, inputs.measured.pixels)
         results.begin(
             {
@@ -183,7 +178,7 @@ def _photographs(args: argparse.Namespace, measured: torch.Tensor) -> tuple[torc
         pixels, names = measured[:2], [f"image {number + 1}" for number in range(2)]
     if len(set(names)) < len(names):
         raise DataError(
-            f"--photographs: expected files of different names, found {', '.join(names)[:200]}. Rename one."
+            f"--photographs: expected different names, found {', '.join(names)[:200]}. Rename one."
         )
     return pixels, names, hashlib.sha256(pixels.cpu().numpy().tobytes()).hexdigest()
 

@@ -11,6 +11,7 @@ from .. import nullspace, report
 from ..data import INTERPOLATIONS
 from ..errors import DataError, ModelError, OptionError, without_secrets
 from ..utils import add_machine_arguments, add_model_arguments, choices_of, file_or_folder, float_in, int_from
+from .exact_nullspace import spectrum_with_nullspace
 from .figure import FigureExperiment
 from .inputs import add_image_arguments, open_images_of
 from .labelled_checkpoints import labelled_checkpoints
@@ -102,6 +103,8 @@ class TransferExperiment(FigureExperiment):
         measured, searched, protocol = open_images_of(args, device)
         sets = {"found on": searched, "held out": measured, **_others(args, device)}
         digests = _checked(models, measured)
+        for label in sources if {"patch", "valid"} & set(args.kinds) else ():
+            spectrum_with_nullspace(f"--models {label}", models[label])
         results.begin(
             {
                 **protocol, "models": {label: without_secrets(path) for label, path in named}, "weights": digests,

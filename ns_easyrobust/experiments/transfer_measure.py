@@ -8,9 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .. import nullspace
-from ..errors import ModelError
-from ..models import state_digest
+from .. import models, nullspace
 from ..utils import derive_seed, torch
 from .results import Results
 
@@ -19,6 +17,8 @@ if TYPE_CHECKING:
 
     from ..models import NormalizedModel
     from .image_set import ImageSet
+
+    Measured = dict[str, list[nullspace.OutputChange | nullspace.ImageInfluence]]
 
 # What seeds are derived from, beside the number of the noise.
 _SYNTHESIS, _STREAM, _CONTROLS, _SAMPLE, _SAMPLE_ORDER, _SAMPLE_RANDOM, _VALID, _VALID_ORDER = range(8)
@@ -51,8 +51,6 @@ class TransferLab:
     def measure(self, source: str) -> None:
         """All that is not known yet of the noises of the model ``source``."""
         for kind in self.args.kinds:
-            if kind != "encoder":
-                self._require_nullspace(source)
             for target in self.models:
                 for images in self.sets:
                     self.bar.set_postfix_str(f"{kind}, {source} on {target}")
@@ -61,14 +59,6 @@ class TransferLab:
                         found = getattr(self, f"_{kind}")(source, target, self.sets[images])
                         self.results.add(*({**where, **line} for line in _lines(*found)))
                     self.bar.update()
-
-    def _require_nullspace(self, source: str) -> None:
-        spectrum = nullspace.patch_spectrum(self.models[source], space="pixel")
-        if not spectrum.nullity:
-            raise ModelError(
-                f"{source}: expected a patch embedding with a nullspace, found rank {spectrum.rank} for "
-                f"{spectrum.input_dim} numbers a patch, which leaves none. Give --kinds encoder."
-            )
 
     def _seeded(self, use: int, number: int) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed(self.args.seed, use, number))
@@ -99,7 +89,7 @@ class TransferLab:
 
     def _synthesized(self, source: str, number: int) -> nullspace.Noise:
         model = self.models[source]
-        path = self.results.parts / f"{state_digest(model)[:24]}-{number}.pt"
+        path = self.results.parts / f"{models.state_digest(model)[:24]}-{number}.pt"
         if path.exists():
             return nullspace.Noise.load(path)
         stream = self.sets["found on"].stream(self.args.batch_size, derive_seed(self.args.seed, _STREAM, number))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .table import ResultsTable
     from .table2 import Table2
     from .table2_view import table2_sheet
+    from .transfer import transfer_report
     from .writing import write_report, write_tables
 
 __all__ = [
@@ -67,6 +68,7 @@ __all__ = [
     "robustbench_form",
     "study_figure",
     "table2_sheet",
+    "transfer_report",
     "wilson_interval",
     "write_report",
     "write_tables",

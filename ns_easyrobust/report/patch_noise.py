@@ -170,8 +170,8 @@ def _how(protocol: Mapping[str, Any]) -> str:
     return (
         f"n={protocol['n']} images ({protocol['images_from']}; {protocol['preprocessing']}), {protocol['model']}, "
         f"patches of {protocol['patch']} pixels, {protocol['input_dim']} numbers each, nullspace of dimension "
-        f"{protocol['nullity']} in pixel space. sample: Eq. 2, coefficients N(0, 1), scaled to rms {protocol['rms']:g}; "
-        "the model gets floats, unclipped. largest valid: driven to the box's corners within the nullspace; pixels stay "
+        f"{protocol['nullity']} in pixel space. sample: Eq. 2, coefficients N(0, 1), rms {protocol['rms']:g}; given to "
+        "the model as floats, unclipped. largest valid: driven to the box's corners within the nullspace; pixels stay "
         "in [0, 1]. sample, permuted: elements in a random order within each patch. largest valid, permuted: in a "
         "random order among those that keep pixels in [0, 1], so that nothing is clipped. Intervals: 95%, over images; "
         "Wilson's of shares, Student's t of means. float32 where not stated otherwise."
