@@ -4,7 +4,7 @@ python benchmarks/gallery.py            # write them
 python benchmarks/gallery.py --check    # exit code 1 if a page or table would differ; pictures are not compared
 
 docs/gallery/NAME.md is a page by hand with a block, from <!-- records NAME --> to <!-- end -->, which is the report
-of docs/gallery/NAME/NAME.jsonl.
+of docs/gallery/NAME/NAME.jsonl; of one more run, <!-- records NAME FOLDER -->, that of docs/gallery/FOLDER/NAME.jsonl.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from ns_easyrobust.experiments import experiments
 from ns_easyrobust.experiments.figure import FigureExperiment
 
 GALLERY = Path(__file__).parents[1] / "docs" / "gallery"
-_BLOCK = re.compile(r"(<!-- records (?P<name>[a-z-]+) -->\n)(?:(?!<!-- ).)*?(<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(
+    r"(<!-- records (?P<name>[a-z-]+)(?: (?P<folder>[a-z0-9-]+))? -->\n)(?:(?!<!-- ).)*?(<!-- end -->)", re.DOTALL
+)
 
 
 def rendered(page: Path, write: bool) -> str:
@@ -28,11 +30,11 @@ def rendered(page: Path, write: bool) -> str:
         name = block["name"]
         experiment = experiments()[name]()
         assert isinstance(experiment, FigureExperiment)
-        folder = page.parent / name
+        folder = page.parent / (block["folder"] or name)
         report = experiment.render(folder)
         if write:
             report.write(folder, name, markdown=False)
-        return f"{block[1]}\n{report.to_markdown(f'{name}/{name}.png', level=3)}\n{block[3]}"
+        return f"{block[1]}\n{report.to_markdown(f'{folder.name}/{name}.png', level=3)}\n{block[3]}"
 
     shown, count = _BLOCK.subn(replaced, page.read_text(encoding="utf-8"))
     if not count:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,7 @@ class PatchNoiseExperiment(FigureExperiment):
                 f"--photographs: expected at most {_MOST_PHOTOGRAPHS}, found {len(args.photographs)}. Show fewer."
             )
         inputs = open_inputs(args)
-        if args.num_classes < 2:
+        if args.num_classes == 1:
             raise ModelError(
                 f"{args.ckpt_path}: expected two classes at least, found one, whose confidence is always 100%. Give "
                 "another checkpoint."
@@ -177,9 +178,7 @@ def _photographs(args: argparse.Namespace, measured: torch.Tensor) -> tuple[torc
     else:
         pixels, names = measured[:2], [f"image {number + 1}" for number in range(2)]
     if len(set(names)) < len(names):
-        raise DataError(
-            f"--photographs: expected different names, found {', '.join(names)[:200]}. Rename one."
-        )
+        raise DataError(f"--photographs: expected different names, found {', '.join(names)[:200]}. Rename one.")
     return pixels, names, hashlib.sha256(pixels.cpu().numpy().tobytes()).hexdigest()
 
 
@@ -200,11 +199,8 @@ def _shown(
     )
     for kind, value in pixels.items():
         for number, pixel in enumerate((value.clamp(0, 1) * 255).round().cpu().numpy().astype(np.uint8)):
-            image, path = (
-                Image.fromarray(pixel.transpose(1, 2, 0)),
-                folder / report.PatchNoiseKinds.part_name(number, kind),
-            )
-            write_atomically(path, lambda temporary, image=image: image.save(temporary, format="PNG", optimize=True))
+            save = partial(Image.fromarray(pixel.transpose(1, 2, 0)).save, format="PNG", optimize=True)
+            write_atomically(folder / report.PatchNoiseKinds.part_name(number, kind), save)
     found: list[dict[str, list[float]]] = [{} for _ in images]
     for kind, value in shown.items():
         probabilities = nullspace.pixel_logits(model, value.to(images.dtype)).double().softmax(-1)

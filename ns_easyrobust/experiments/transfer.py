@@ -98,17 +98,17 @@ class TransferExperiment(FigureExperiment):
         for label in sources:
             if label not in labels:
                 raise OptionError(f"--sources: expected some of {', '.join(labels)[:200]}, found {label[:200]}.")
-        models = {label: self._load(args, path).to(device) for label, path in named}
-        args.input_size = next(iter(models.values())).image_size
+        by_label = {label: self._load(args, path).to(device) for label, path in named}
+        args.input_size = next(iter(by_label.values())).image_size
         measured, searched, protocol = open_images_of(args, device)
         sets = {"found on": searched, "held out": measured, **_others(args, device)}
-        digests = _checked(models, measured)
+        digests = _checked(by_label, measured)
         for label in sources if {"patch", "valid"} & set(args.kinds) else ():
-            spectrum_with_nullspace(f"--models {label}", models[label])
+            spectrum_with_nullspace(f"--models {label}", by_label[label])
         results.begin(
             {
                 **protocol, "models": {label: without_secrets(path) for label, path in named}, "weights": digests,
-                "architecture": next(iter(models.values())).arch, "sources": sources, "kinds": args.kinds,
+                "architecture": next(iter(by_label.values())).arch, "sources": sources, "kinds": args.kinds,
                 "noises": args.noises, "rms": args.rms, "valid_images": args.valid_images, "solver": args.solver,
                 "eps": args.eps, "max_steps": args.max_steps, "seed": args.seed,
                 "sets": {name: one.origin for name, one in sets.items()},
@@ -116,9 +116,9 @@ class TransferExperiment(FigureExperiment):
             },
             device,
         )  # fmt: skip
-        total = len(sources) * len(models) * len(sets) * len(args.kinds)
+        total = len(sources) * len(by_label) * len(sets) * len(args.kinds)
         with tqdm(total=total, desc="transfer", unit="part", disable=None) as bar:
-            lab = TransferLab(args, models, sets, results, bar)
+            lab = TransferLab(args, by_label, sets, results, bar)
             for source in sources:
                 lab.measure(source)
 
@@ -150,25 +150,25 @@ def _others(args: argparse.Namespace, device: Any) -> dict[str, ImageSet]:
     return found
 
 
-def _checked(models: Mapping[str, NormalizedModel], images: ImageSet) -> dict[str, str]:
+def _checked(by_label: Mapping[str, NormalizedModel], images: ImageSet) -> dict[str, str]:
     """Digests of the weights of models that can take each other's noise."""
-    from .. import models as anatomy
+    from .. import models
 
-    first, *_ = models
+    first, *_ = by_label
     if len(images) < 2:
         raise DataError(f"--data-dir: expected two images at least to measure on, found {len(images)}.")
 
     def shape(model: NormalizedModel) -> tuple[Any, ...]:
         pixels = images.pixels.new_zeros(1, 3, model.image_size, model.image_size)
-        return model.image_size, nullspace.find_projection(model).kernel_size[0], anatomy.token_shape(model, pixels)
+        return model.image_size, nullspace.find_projection(model).kernel_size[0], models.token_shape(model, pixels)
 
-    for label, model in models.items():
-        if model.num_classes < 2:
+    for label, model in by_label.items():
+        if model.num_classes == 1:
             raise ModelError(f"--models {label}: expected two classes at least, found one, which nothing can change.")
-        if shape(model) != shape(models[first]):
-            size, patch, tokens = shape(models[first])
+        if shape(model) != shape(by_label[first]):
+            size, patch, tokens = shape(by_label[first])
             raise ModelError(
                 f"--models {label}: expected {size} pixels, patches of {patch} and tokens {tokens}, as {first}, found "
                 f"{', '.join(map(str, shape(model)))}. Noise of one fits no other; give models of one shape."
             )
-    return {label: anatomy.state_digest(model) for label, model in models.items()}
+    return {label: models.state_digest(model) for label, model in by_label.items()}

@@ -30,7 +30,7 @@ class TransferLab:
 
     Args:
         args: of the experiment.
-        models: by label, on one device.
+        by_label: the models, on one device.
         sets: images by name, on it too.
         bar: counts parts: a source, a target, a set of images and a kind of noise.
     """
@@ -38,13 +38,13 @@ class TransferLab:
     def __init__(
         self,
         args: argparse.Namespace,
-        models: Mapping[str, NormalizedModel],
+        by_label: Mapping[str, NormalizedModel],
         sets: Mapping[str, ImageSet],
         results: Results,
         bar: tqdm[Any],
     ) -> None:
-        self.args, self.models, self.sets, self.results, self.bar = args, models, sets, results, bar
-        first = next(iter(models.values()))
+        self.args, self.models, self.sets, self.results, self.bar = args, by_label, sets, results, bar
+        first = next(iter(by_label.values()))
         self.patch_size = nullspace.find_projection(first).kernel_size[0]
         self._valid_made: dict[tuple[str, str], list[torch.Tensor]] = {}
 
@@ -135,7 +135,7 @@ class TransferLab:
             for number, (batch, noise) in enumerate(zip(batches, noises, strict=True))
         ]  # fmt: skip
         clean = [nullspace.pixel_logits(self.models[target], batch) for batch in batches]
-        found = {
+        found: Measured = {
             control: [nullspace.pixel_change(self.models[target], batches, values, clean)]
             for control, values in (("noise", noises), ("permuted", orders))
         }

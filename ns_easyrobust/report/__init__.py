@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from .figure_report import FigureReport, files_of
     from .figures import image_sheet, noise_history
     from .leaderboards import LEADERBOARDS, easyrobust_form, read_about, robustbench_form
-    from .patch_noise import PatchNoiseKinds, patch_noise_report
+    from .patch_noise import patch_noise_report
+    from .patch_noise_rows import PatchNoiseKinds
     from .published import PUBLISHED_TABLES, Published
     from .seed_statistics import Interval, interval_of_mean
     from .sheet import Cell, Sheet, as_text, escape, escape_text

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from ..errors import DataError
 from .canvas import COLOURS, GREY, open_canvas, wrap_text
-from .patch_noise import PatchNoiseKinds, PatchNoiseRow, class_name
+from .patch_noise_rows import PatchNoiseKinds, PatchNoiseRow, class_name
 from .presentable import presentable
 
 _LEAST = 1e-17  # what no change at all is drawn as

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .presentable import presentable
-from .transfer import FOUND_ON, HELD_OUT, TITLES, Place, TransferTable, shown
+from .transfer_table import FOUND_ON, HELD_OUT, TITLES, Place, TransferTable, shown
 
 
 def transfer_notes(protocol: Mapping[str, Any], table: TransferTable) -> list[str]:

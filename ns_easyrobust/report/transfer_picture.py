@@ -7,7 +7,7 @@ from typing import IO, Any
 
 from .canvas import COLOURS, GREY, open_canvas, wrap_text
 from .presentable import presentable
-from .transfer import HELD_OUT, TITLES, Place, TransferTable
+from .transfer_table import HELD_OUT, TITLES, Place, TransferTable
 
 _LEAST = 1e-16  # what no influence at all is drawn as
 _MARKS = {"noise": ("o", COLOURS[0]), "permuted": ("s", COLOURS[1]), "random": ("^", COLOURS[4])}

@@ -16,7 +16,7 @@ from ns_easyrobust.errors import ModelError
 from ns_easyrobust.experiments.exact_nullspace import spectrum_with_nullspace
 from ns_easyrobust.experiments.patch_noise import noisy_images
 from ns_easyrobust.models.checkpoint_save import save_model
-from ns_easyrobust.report.patch_noise import PatchNoiseKinds
+from ns_easyrobust.report.patch_noise_rows import PatchNoiseKinds
 
 
 @pytest.fixture

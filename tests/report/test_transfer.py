@@ -10,7 +10,8 @@ from PIL import Image
 from scipy import stats
 
 from ns_easyrobust.errors import DataError
-from ns_easyrobust.report.transfer import Place, TransferTable, transfer_report
+from ns_easyrobust.report.transfer import transfer_report
+from ns_easyrobust.report.transfer_table import Place, TransferTable
 
 PROTOCOL = {
     "sets": {"found on": "10 of train/", "held out": "10 of val/"}, "solver": "sphere", "eps": 0.03, "max_steps": 5,
