@@ -34,7 +34,7 @@ def rendered(page: Path, write: bool) -> str:
         report = experiment.render(folder)
         if write:
             report.write(folder, name, markdown=False)
-        return f"{block[1]}\n{report.to_markdown(f'{folder.name}/{name}.png', level=3)}\n{block[3]}"
+        return f"{block[1]}\n{report.to_markdown(f'{folder.name}/{name}.png', level=3)}\n{block[4]}"
 
     shown, count = _BLOCK.subn(replaced, page.read_text(encoding="utf-8"))
     if not count:
