@@ -3,8 +3,8 @@
 python benchmarks/gallery.py            # write them
 python benchmarks/gallery.py --check    # exit code 1 if a page or table would differ; pictures are not compared
 
-docs/gallery/NAME.md is a page by hand with a block, from <!-- records NAME --> to <!-- end -->, which is the report
-of docs/gallery/NAME/NAME.jsonl; of one more run, <!-- records NAME FOLDER -->, that of docs/gallery/FOLDER/NAME.jsonl.
+docs/gallery/NAME.md is a page by hand with blocks, from <!-- records NAME --> or <!-- records NAME FOLDER --> to
+<!-- end -->; each is the report of docs/gallery/NAME/NAME.jsonl or docs/gallery/FOLDER/NAME.jsonl.
 """
 
 from __future__ import annotations
@@ -14,17 +14,16 @@ import re
 import sys
 from pathlib import Path
 
-from ns_easyrobust.experiments import experiments
-from ns_easyrobust.experiments.figure import FigureExperiment
+from ns_easyrobust.experiments import FigureExperiment, experiments
 
 GALLERY = Path(__file__).parents[1] / "docs" / "gallery"
 _BLOCK = re.compile(
-    r"(<!-- records (?P<name>[a-z-]+)(?: (?P<folder>[a-z0-9-]+))? -->\n)(?:(?!<!-- ).)*?(<!-- end -->)", re.DOTALL
+    r"(<!-- records (?P<name>[\w-]+)(?: (?P<folder>[\w-]+))? -->\n)(?:(?!<!-- ).)*?(<!-- end -->)", re.DOTALL
 )
 
 
 def rendered(page: Path, write: bool) -> str:
-    """The page with its block as its records have it; with ``write``, their files are written too."""
+    """The page with its blocks as their records have them; with ``write``, their files are written too."""
 
     def replaced(block: re.Match[str]) -> str:
         name = block["name"]

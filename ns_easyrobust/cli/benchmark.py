@@ -20,8 +20,6 @@ from ..evaluation import (
     MISSING_FOLDER,
     PRESETS,
     add_checkpoint_arguments,
-    checkpoint_model,
-    describe_machine,
     expand_groups,
     latest,
     read_records,
@@ -45,10 +43,7 @@ from ..utils import (
 from .suite_flags import SuiteChoices, expected_folders, split_suites, suite_or_folder, what_fits
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from ..attacks import Attack
-    from ..evaluation import Protocol
 
 _logger = logging.getLogger(__name__)
 
@@ -135,22 +130,6 @@ def _parse_subsets(texts: list[str]) -> dict[str, Subset]:
     return subsets
 
 
-def _protocol(args: argparse.Namespace, model: nn.Module) -> Protocol:
-    from timm.data import resolve_data_config
-
-    from ..evaluation import Protocol
-
-    config = resolve_data_config({}, model=model)
-    return Protocol(
-        args.protocol,
-        args.input_size,
-        args.crop_pct,
-        args.interpolation,
-        own_crop_pct=config["crop_pct"],
-        own_interpolation=config["interpolation"],
-    )
-
-
 def _attacks(args: argparse.Namespace) -> dict[str, list[Attack]]:
     """Every attack with the settings of its flags: one instance for each combination of those that take several."""
     attacks = {}
@@ -186,49 +165,13 @@ def _results_file(args: argparse.Namespace) -> Path:
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate the checkpoint of :func:`parse`'s flags, append its records to the results file, print its table."""
-    import torch
-
-    from ..evaluation import EvaluationPlan, Recorder, run_suites
+    from ..evaluation import evaluate_checkpoint
 
     path = _results_file(args)
     # Ranks that share the images of slow attacks may wait for each other for hours.
     with process_group(pick_device(args.device), timedelta(days=7)) as device:
-        model, checkpoint = checkpoint_model(args, device)
-        label = args.label or f"{checkpoint.source}{' (EMA)' if args.use_ema else ''}"
-        recorder = Recorder(
-            path,
-            common={
-                "label": label,
-                "model": args.model,
-                "checkpoint": checkpoint.source,
-                "checkpoint_sha256": checkpoint.sha256(),
-                "weights": model.weights_name,
-                "ema": args.use_ema,
-                "machine": describe_machine(device),
-            },
-            protocol={
-                "mean": model.mean,
-                "std": model.std,
-                "normalization_from": model.normalization_origin,
-                **({"model_kwargs": args.model_kwargs} if args.model_kwargs else {}),
-            },
-            remeasure=args.again,
-        )
-        plan = EvaluationPlan(
-            None if args.data_dir is None else Path(args.data_dir),
-            args.chosen,
-            _protocol(args, model[1]),
-            args.attacks,
-            args.subsets,
-            batch_size=args.batch_size,
-            folders=args.folders,
-        )
-        for suite in args.chosen:
-            _logger.info("%s: %s: %s", suite, plan.folder(suite), plan.preprocessing(suite))
-        done = run_suites(
-            model, plan, records=recorder, workers=args.workers, seed=args.seed, dtype=getattr(torch, args.dtype)
-        )
-        not_run = _not_run_lines(done.not_run, getattr(model[1], "num_classes", IMAGENET_CLASSES))
+        label, done, outputs = evaluate_checkpoint(args, path, device)
+        not_run = _not_run_lines(done.not_run, outputs)
         if not done.run:
             raise DataError(f"{' '.join(not_run)} Nothing was evaluated.")
         if rank() == 0:
@@ -264,7 +207,7 @@ def _require_folders(data_dir: str | None, chosen: list[str], folders: dict[str,
         )
 
 
-def _not_run_lines(not_run: Mapping[str, str], outputs: int) -> list[str]:
+def _not_run_lines(not_run: Mapping[str, str], outputs: int | None) -> list[str]:
     """Which suites were not run, why, and what would help: a line for each reason, one for all missing folders."""
     missing = {name: reason for name, reason in not_run.items() if reason.endswith(MISSING_FOLDER)}
     lines = []

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 
 from ..errors import OptionError, OutputError, printable
-from ..models import is_url
 from ..nullspace import SPACES
 from ..utils import add_model_kwargs, file_or_folder, write_text
 
@@ -49,10 +47,17 @@ def run(args: argparse.Namespace) -> None:
         OptionError: ``--ema`` without a checkpoint file, ``--pretrained`` with nothing else, bad ``--rtol``.
         OutputError: the ``--csv`` file exists (without ``--overwrite``) or cannot be written.
     """
-    from ..experiments import PUBLISHED_DIMENSIONS, architecture_row, checkpoint_row, dimensions_csv, dimensions_text
+    from ..experiments import (
+        PUBLISHED_DIMENSIONS,
+        architecture_row,
+        checkpoint_row,
+        dimensions_csv,
+        dimensions_text,
+        is_checkpoint,
+    )
 
     models = args.models or list(PUBLISHED_DIMENSIONS)
-    files = [name for name in models if _is_checkpoint(name)]
+    files = [name for name in models if is_checkpoint(name)]
     if args.ema and not files:
         raise OptionError("--ema: expected a checkpoint file among the models, found none. Name one, or drop it.")
     if args.pretrained and len(files) == len(models):
@@ -77,11 +82,3 @@ def run(args: argparse.Namespace) -> None:
         print(_NOTES[note])
     if args.csv:
         print(f"wrote {printable(args.csv)}")
-
-
-def _is_checkpoint(name: str) -> bool:
-    """Whether ``name`` is an address, a file, or looks like a path and not like a factory in one."""
-    from ..models import is_factory, is_hub_name
-
-    looks_like_path = "/" in name or re.search(r"\.(pth|pt|tar|bin|ckpt|npz|safetensors)$", name) is not None
-    return is_url(name) or (looks_like_path and not is_factory(name)) or is_hub_name(name) or Path(name).is_file()

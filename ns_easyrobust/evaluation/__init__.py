@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .checkpoint_flags import add_checkpoint_arguments, checkpoint_model
+    from .checkpoint_run import evaluate_checkpoint
     from .easyrobust_api import (
         evaluate_damagenet,
         evaluate_imagenet_a,
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
     from .records import MODEL_SETTINGS, RUN_SETTINGS, Record, collect_versions, column_settings, describe_machine
     from .results_file import latest, read_records
     from .suite import (
+        ADVERSARIAL,
+        CLEAN,
         LARGEST_BATCH,
         MISSING_FOLDER,
+        OOD,
         PRESETS,
         TABLE2,
         Protocol,
@@ -42,9 +46,12 @@ if TYPE_CHECKING:
     from .suite_run import EvaluationPlan, SuitesRun, run_suites
 
 __all__ = [
+    "ADVERSARIAL",
+    "CLEAN",
     "LARGEST_BATCH",
     "MISSING_FOLDER",
     "MODEL_SETTINGS",
+    "OOD",
     "PRESETS",
     "RUN_SETTINGS",
     "TABLE2",
@@ -60,6 +67,7 @@ __all__ = [
     "column_settings",
     "corruption_error",
     "describe_machine",
+    "evaluate_checkpoint",
     "evaluate_damagenet",
     "evaluate_imagenet_a",
     "evaluate_imagenet_autoattack",

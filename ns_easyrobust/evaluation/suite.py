@@ -38,6 +38,8 @@ _TABLE2 = {
     "stylized": "Stylized",
 }
 TABLE2 = tuple(_TABLE2)
+_ADVERSARIAL_SETS = ("damagenet",)  # evaluation sets that an attack has made
+CLEAN, ADVERSARIAL, OOD = "clean", "Adversarial", "OOD"  # the groups of columns in Figure 4 of the paper
 PRESETS = {
     "paper": "what the paper's authors ran: photographs to 256 bicubic and cropped, ImageNet-C and Stylized as "
     "they are, PatchFool on RobustBench's 5000 images at 224 bilinear",
@@ -75,6 +77,13 @@ class Suite:
     @property
     def lower_is_better(self) -> bool:
         return self.metric == "mce"
+
+    @property
+    def group(self) -> str:
+        """As in Figure 4: attacked images, by whom ever, are "Adversarial", other sets than ``val`` "OOD"."""
+        if self.attack is not None or self.name in _ADVERSARIAL_SETS:
+            return ADVERSARIAL
+        return CLEAN if self.name == "val" else OOD
 
     @property
     def slowness(self) -> int:

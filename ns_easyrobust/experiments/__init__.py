@@ -3,18 +3,30 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .dimensions import PUBLISHED_DIMENSIONS, architecture_row, checkpoint_row, dimensions_csv, dimensions_text
+    from .figure import FigureExperiment
+    from .patch_rows import (
+        PUBLISHED_DIMENSIONS,
+        architecture_row,
+        checkpoint_row,
+        dimensions_csv,
+        dimensions_text,
+        is_checkpoint,
+    )
     from .registry import Command, Experiment, experiments, register_experiment
+    from .results import Results
 
 __all__ = [
     "PUBLISHED_DIMENSIONS",
     "Command",
     "Experiment",
+    "FigureExperiment",
+    "Results",
     "architecture_row",
     "checkpoint_row",
     "dimensions_csv",
     "dimensions_text",
     "experiments",
+    "is_checkpoint",
     "register_experiment",
 ]
 

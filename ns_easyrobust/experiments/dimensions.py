@@ -1,180 +1,135 @@
-"""Dimensions of the patch embedding's exact nullspace, as in Table 1 of arXiv:2403.10476."""
+"""The experiment ``dimensions``: Table 1, spectra, and the direction that every LayerNorm takes away besides."""
 
 from __future__ import annotations
 
-import re
+import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import models, nullspace
-from ..errors import CheckpointError, ModelError, OptionError, printable
-from ..utils import as_csv, fork_rng, torch
+from ..errors import ModelError, OptionError, without_secrets
+from ..utils import add_model_kwargs, file_or_folder, float_in, int_from, timm, torch
+from .figure import FigureExperiment
+from .patch_rows import PUBLISHED_DIMENSIONS, Patch, architecture_patch, checkpoint_patch, is_checkpoint
+from .registry import register_experiment
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..nullspace import PatchSpectrum
-
-# Table 1 of arXiv:2403.10476, "Empirically computed nullspace dimensions for the pre-trained ViT models".
-PUBLISHED_DIMENSIONS = {
-    "vit_tiny_patch16_224": 576,
-    "vit_small_patch32_224": 2688,
-    "vit_small_patch16_224": 384,
-    "vit_base_patch32_224": 2304,
-    "vit_base_patch16_224": 2,
-    "vit_base_patch8_224": 0,
-    "vit_large_patch32_224": 2048,
-    "vit_large_patch16_224": 0,
-}
-_SEED = 0  # of random weights
-_HEADER = (
-    "model", "weights", "patch", "input dim", "embedding dim", "nullspace dim", "paper", "smallest kept",
-    "largest dropped",
-)  # fmt: skip
+    from ..report import FigureReport
+    from .results import Results
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row of the table; the fields are in the order of the columns.
+@register_experiment("dimensions")
+class DimensionsExperiment(FigureExperiment):
+    """Table 1: dimensions of patch embeddings' nullspaces, their singular values, and what LayerNorms add to them"""
 
-    Attributes:
-        weights: ``random``, ``pretrained``, or the entry of the checkpoint file that the weights came from.
-        published: the nullspace dimension in Table 1; None if the model is not in it.
-        smallest_kept, largest_dropped: singular values relative to the largest; None if none was kept or dropped.
-    """
+    def add_inputs(self, parser: argparse.ArgumentParser) -> None:
+        """Add the models, the threshold for zero singular values, and the noise of the check."""
+        group = parser.add_argument_group("models")
+        group.add_argument(
+            "models", nargs="*", type=file_or_folder, metavar="MODEL",
+            help="architectures, factories (file.py:function) and checkpoint files or addresses (default: the paper's "
+            "eight models)",
+        )  # fmt: skip
+        group.add_argument("--model", metavar="ARCH", help="architecture of checkpoint files that name none")
+        add_model_kwargs(group)
+        group.add_argument(
+            "--pretrained", action="store_true",
+            help="timm's trained weights for architectures (a download; default: random ones)",
+        )  # fmt: skip
+        group.add_argument("--ema", action="store_true", help="the moving average's weights in checkpoint files")
+        group.add_argument("--space", default="normalised", choices=nullspace.SPACES, help="default: normalised")
+        group.add_argument(
+            "--rtol", type=float_in(0, 1), metavar="F",
+            help="singular values up to F times the largest are zero (default: max(dimensions) * float epsilon)",
+        )  # fmt: skip
+        check = parser.add_argument_group("check of the all-ones direction")
+        check.add_argument(
+            "--norm", type=float_in(1e-3, 1e9), default=5000.0, metavar="X",
+            help="of the noise on all tokens of an image (default: 5000)",
+        )  # fmt: skip
+        check.add_argument(
+            "--images", type=int_from(1, 4096), default=2, metavar="N", help="of random pixels (default: 2)"
+        )
+        check.add_argument("--seed", type=int_from(0, 2**32 - 1), default=42, metavar="S", help="default: 42")
 
-    model: str
-    weights: str
-    patch_size: int
-    input_dim: int
-    embed_dim: int
-    nullity: int
-    published: int | None
-    smallest_kept: float | None
-    largest_dropped: float | None
+    def measure(self, args: argparse.Namespace, results: Results) -> None:
+        """Add a line a model that is not there yet."""
+        from tqdm.auto import tqdm
 
+        names = list(dict.fromkeys(args.models or PUBLISHED_DIMENSIONS))
+        files = [name for name in names if is_checkpoint(name)]
+        if (args.ema or args.model) and not files:
+            flag = "--ema" if args.ema else "--model"
+            raise OptionError(f"{flag}: expected a checkpoint file among the models, found none. Name one, or drop it.")
+        if args.pretrained and len(files) == len(names):
+            raise OptionError("--pretrained: expected an architecture, found only checkpoint files. Drop it.")
+        for name in [name for name in names if name not in files] + ([args.model] if args.model else []):
+            models.require_named(name)
+        protocol = {name: getattr(args, name) for name in ("space", "rtol", "norm", "images", "seed", "pretrained")}
+        protocol |= {"model_kwargs": args.model_kwargs, "ema": args.ema}
+        results.begin(protocol, torch.device("cpu"))
+        for name in tqdm(names, desc="models", unit="model", disable=None):
+            self._add(args, results, name, name in files)
 
-def architecture_row(
-    name: str,
-    *,
-    pretrained: bool = False,
-    space: str = "normalised",
-    rtol: float | None = None,
-    model_kwargs: Mapping[str, Any] | None = None,
-) -> Row:
-    """The row of an architecture, with timm's trained weights or with random ones (always the same).
-
-    For pixel space, the normalisation is the one that timm or EasyRobust names for the architecture.
-
-    Raises:
-        ModelError: unknown name, or no linear patch embedding.
-        CheckpointError: no pretrained weights, or no way to get them.
-        OptionError: ``space`` or ``rtol`` out of range.
-    """
-    with fork_rng(_SEED):
-        try:
-            vit: nn.Module = (
-                models.load_model(name, pretrained=True, model_kwargs=model_kwargs)[1]
-                if pretrained
-                else models.build(name, **(model_kwargs or {}))
+    def _add(self, args: argparse.Namespace, results: Results, name: str, is_file: bool) -> None:
+        """Add the line of one model, unless it is there: under this timm, whose models may differ, and of this file."""
+        known = {"given": without_secrets(name), "timm": timm.__version__}
+        if not is_file and results.find(**known):
+            return
+        patch = (
+            checkpoint_patch(name, ema=args.ema, space=args.space)
+            if is_file
+            else architecture_patch(
+                name, pretrained=args.pretrained, space=args.space, model_kwargs=args.model_kwargs
             )
-        except ModelError as error:
-            raise ModelError(f"{error.line} Or give the path of a checkpoint file.") from error
-    nullspace.find_projection(vit)  # raise before asking for a normalisation, which may not exist
-    std = models.resolve_normalization(vit)[1] if space == "pixel" else None
-    spectrum = nullspace.patch_spectrum(vit, space=space, rtol=rtol, std=std)
-    published = PUBLISHED_DIMENSIONS.get(name.split(".")[0])  # timm 1.x appends the weights' name after a dot
-    return _row(name, "pretrained" if pretrained else "random", spectrum, published)
-
-
-def checkpoint_row(path: str | Path, *, ema: bool = False, space: str = "normalised", rtol: float | None = None) -> Row:
-    """The row of a checkpoint file, whose architecture need not be known.
-
-    Raises:
-        CheckpointError: unreadable file, no EMA weights, or not exactly one patch embedding in it.
-        OptionError: ``space`` or ``rtol`` out of range, or no normalisation in the file for pixel space.
-    """
-    checkpoint = models.read_checkpoint(path)
-    if checkpoint.form == "npz":
-        if ema:
-            raise CheckpointError(f"{path}: expected EMA weights, found a JAX .npz, which has only raw ones.")
-        entry, std = "npz", None
-        weight = _jax_projection(checkpoint.content, str(path))
-    else:
-        weights = checkpoint.weights(ema)
-        entry, std = weights.name, weights.std
-        weight = _projection(weights.state, str(path))
-    if space == "pixel" and std is None:
-        raise OptionError(
-            f"{path}: expected a normalisation in the checkpoint for pixel space, found none. "
-            "Use the space normalised, or export it with mean and std first."
+        )  # fmt: skip
+        known["sha256"] = patch.checkpoint.sha256() if patch.checkpoint else None
+        if results.find(**known):
+            return
+        spectrum = patch.spectrum(args.space, args.rtol)
+        values = spectrum.singular_values / spectrum.singular_values[0].clamp_min(torch.finfo(torch.float64).tiny)
+        line = {**known, **asdict(patch.row(spectrum)), "rtol": spectrum.rtol}
+        line["nullity_with_all_ones"] = nullspace.layer_norm_nullity(
+            patch.weight, space=args.space, rtol=args.rtol, std=patch.std
         )
-    return _row(
-        Path(checkpoint.source).name, entry, nullspace.patch_spectrum(weight, space=space, rtol=rtol, std=std), None
-    )
+        line |= _checked(args, patch)
+        line["relative_singular_values"] = [float(f"{float(value):.5g}") for value in values]
+        results.add(line)
+
+    def report(self, protocol: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], parts: Path) -> FigureReport:
+        """The table and the spectra; of a file that has changed, its newest line."""
+        from .. import report
+
+        # A dict keeps a key's first place and its last value.
+        newest = {(line["given"], line["timm"]): line for line in lines}
+        return report.dimensions_report(protocol, list(newest.values()))
 
 
-def _projection(state: dict[str, torch.Tensor], source: str) -> torch.Tensor:
-    """The weight (D, C, p, p) of the only patch embedding, which may hold nothing besides its projection but a norm."""
-    entries = [name for name in state if re.search(r"(^|\.)patch_embed\.", name)]
-    projections = [name for name in entries if name.endswith("patch_embed.proj.weight") and state[name].ndim == 4]
-    others = [name for name in entries if not re.search(r"patch_embed\.(proj|norm)\.(weight|bias)$", name)]
-    if len(projections) != 1 or others:
-        shown = ", ".join((others or projections or entries or list(state))[:4])
-        raise CheckpointError(
-            f"{source}: expected one patch embedding with a single projection (patch_embed.proj.weight), "
-            f"found {shown}, ... Stems of several convolutions have no exact patch nullspace."
-        )
-    return state[projections[0]]
+def _checked(args: argparse.Namespace, patch: Patch) -> dict[str, Any]:
+    """Whether the model ignores all-ones, as measured; or why that is not known."""
+    try:
+        model = _model_of(args, patch)
+        if model is None:
+            return {"check": None, "unknown": "its file names no architecture: give --model"}
+        generator = torch.Generator().manual_seed(args.seed)
+        height, width = models.required_image_size(model) or (models.image_size_for(models.bare_vit(model)),) * 2
+        images = torch.randn(args.images, patch.weight.shape[1], height, width, generator=generator)
+        check = nullspace.ignores_all_ones(model, images, args.norm, generator=generator)
+    except ModelError as error:
+        return {"check": None, "unknown": error.line}
+    verdicts = {name: getattr(check, name) for name in ("ignores_tokens", "ignores_equal", "ignores_pixels")}
+    return {"check": vars(check) | verdicts, "unknown": None}
 
 
-def _jax_projection(arrays: dict[str, Any], source: str) -> torch.Tensor:
-    """The kernel (p, p, C, D) of a JAX ViT as the weight (D, C, p, p)."""
-    kernels = [name for name in arrays if re.fullmatch(r"(.*/)?embedding/kernel", name)]
-    hybrid = [name for name in arrays if "conv_root" in name]
-    if len(kernels) != 1 or hybrid:
-        raise CheckpointError(
-            f"{source}: expected one embedding/kernel of pixels (a JAX ViT), found "
-            f"{', '.join((hybrid or kernels or list(arrays))[:4])}. Hybrids have no exact patch nullspace."
-        )
-    return torch.as_tensor(arrays[kernels[0]]).permute(3, 2, 0, 1)
-
-
-def _row(model: str, weights: str, spectrum: PatchSpectrum, published: int | None) -> Row:
-    return Row(
-        model=model,
-        weights=weights,
-        patch_size=spectrum.patch_size,
-        input_dim=spectrum.input_dim,
-        embed_dim=spectrum.embed_dim,
-        nullity=spectrum.nullity,
-        published=published,
-        smallest_kept=spectrum.smallest_kept,
-        largest_dropped=spectrum.largest_dropped,
-    )
-
-
-def dimensions_text(rows: Sequence[Row]) -> str:
-    """The table in aligned columns: numbers right-aligned, a dash for a missing value."""
-    lines = [list(_HEADER), *([_cell(value) for value in astuple(row)] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADER))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.2e}" if isinstance(value, float) else printable(str(value))
-
-
-def dimensions_csv(rows: Sequence[Row]) -> str:
-    """The table as CSV (:func:`~ns_easyrobust.utils.as_csv`): an empty cell for a missing value."""
-    return as_csv([_HEADER, *map(astuple, rows)])
+def _model_of(args: argparse.Namespace, patch: Patch) -> nn.Module | None:
+    """The model that the patch embedding is of; None where its architecture is not known."""
+    if patch.checkpoint is None:
+        return patch.model
+    arch = patch.checkpoint.arch or args.model
+    if arch is None:
+        return None
+    return models.load_model(arch, patch.checkpoint, ema=args.ema, model_kwargs=args.model_kwargs)

@@ -6,15 +6,14 @@ import argparse
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import DataError, OptionError
 from ..models import is_url
-from ..utils import parse_json, read_bounded
-from .labelled_checkpoints import labelled_checkpoints
+from ..utils import file_or_folder, parse_json, read_bounded
 from .study_plan import LAST, Run, slug
 from .study_record import record_of
 
@@ -64,7 +63,7 @@ def find_inputs(args: argparse.Namespace) -> Inputs:
             wrong = "--before, the start" if args.before is None else "--methods with --study alone"
             raise OptionError(f"--after: expected {wrong}, found {'none' if args.before is None else 'both'}.")
         return Inputs(args.before, _named(args.after))
-    trained, starts = _of_study(Path(args.study), args.methods)
+    trained, starts = study_runs(Path(args.study), args.methods)
     start = args.before or next(iter(starts))
     if args.before is None and (len(starts) > 1 or not start):
         found = ", ".join(sorted(starts - {""})) or "none"
@@ -82,11 +81,34 @@ def find_inputs(args: argparse.Namespace) -> Inputs:
 def _named(words: Sequence[str]) -> list[Trained]:
     """Those of ``LABEL=a.pth,b.pth``; a label may come again."""
     trained: list[Trained] = []
-    for label, path in labelled_checkpoints("--after", words, [_RESERVED], "LABEL=CKPT or LABEL=CKPT,CKPT,..."):
+    for label, path in named_paths(words, "--after", "CKPT"):
         seed = sum(one.label == label for one in trained)
         trained.append(Trained(label, seed, path, None if is_url(path) else _noise_in(Path(path).parent)))
     labels = dict.fromkeys(one.label for one in trained)
     return [one for label in labels for one in trained if one.label == label]
+
+
+def named_paths(words: Sequence[str], flag: str, what: str) -> Iterator[tuple[str, str]]:
+    """The label and the path of each of ``LABEL=a,b``.
+
+    Args:
+        flag, what: of what kind the paths are, in words of an error's line.
+
+    Raises:
+        OptionError: a word without a label or a path, or a path that cannot be one.
+    """
+    for word in words:
+        label, equals, paths = word.partition("=")
+        if not equals or not label.strip() or not label.isprintable() or label == _RESERVED or not paths.strip(","):
+            raise OptionError(
+                f"{flag}: expected LABEL={what} or LABEL={what},{what},..., any label but {_RESERVED}, found "
+                f"{word[:200]!r}."
+            )
+        for path in filter(None, paths.split(",")):
+            try:
+                yield label, file_or_folder(path)
+            except argparse.ArgumentTypeError as error:
+                raise OptionError(f"{flag} {label}: {error}.") from error
 
 
 def _noise_in(folder: Path) -> Path | None:
@@ -95,8 +117,17 @@ def _noise_in(folder: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def _of_study(folder: Path, methods: Sequence[str]) -> tuple[list[Trained], set[str]]:
-    """The finished runs in a study's folder, in the order of its report, and the starts that they were trained from."""
+def study_runs(folder: Path, methods: Sequence[str], *, weights: bool = True) -> tuple[list[Trained], set[str]]:
+    """The finished runs in a study's folder, in the order of its report, and the starts that they were trained from.
+
+    Args:
+        methods: labels of those that are wanted; all if it is empty.
+        weights: whether the weights have to be there, which records that were handed on lack.
+
+    Raises:
+        OptionError: an unknown method.
+        DataError: no finished run.
+    """
     labels = _labels(folder)
     trained, starts, unfinished = [], set(), []
     for run_folder in folder.glob("methods/*/seed*"):
@@ -106,7 +137,7 @@ def _of_study(folder: Path, methods: Sequence[str]) -> tuple[list[Trained], set[
         label = labels.get(run_folder.parent.name, run_folder.parent.name)
         run = Run(label, int(found[1]), run_folder, {}, 0, None, None, {})
         record = record_of(run)
-        if record is None or not record.trained or not (run_folder / LAST).is_file():
+        if record is None or not record.trained or (weights and not (run_folder / LAST).is_file()):
             unfinished.append(run.name)
             continue
         if methods and label not in methods:

@@ -33,12 +33,19 @@ def add_input_arguments(parser: argparse.ArgumentParser, images: int, synthesis_
     add_machine_arguments(parser)
 
 
-def add_image_arguments(parser: argparse.ArgumentParser, images: int, synthesis_images: int | None = None) -> None:
-    """Add the flags of images alone; those of their preprocessing are a checkpoint's."""
+def add_image_arguments(
+    parser: argparse.ArgumentParser, images: int, synthesis_images: int | None = None, required: bool = True
+) -> None:
+    """Add the flags of images alone; those of their preprocessing are a checkpoint's.
+
+    Args:
+        required: False where an experiment draws random pixels without them.
+    """
     group = parser.add_argument_group("images")
     group.add_argument(
-        "--data-dir", type=file_or_folder, required=True, metavar="DIR",
-        help="folder of classes, or one with val/, to measure on, and train/, to make noise with",
+        "--data-dir", type=file_or_folder, required=required, metavar="DIR",
+        help="folder of classes, or one with val/, to measure on, and train/, to make noise with"
+        + ("" if required else " (default: random pixels)"),
     )  # fmt: skip
     group.add_argument(
         "--images", type=int_from(2, _MOST), default=images, metavar="N",

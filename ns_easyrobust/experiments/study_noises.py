@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,12 +10,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from .. import report
-from ..utils import as_csv, read_bounded
+from ..utils import as_csv
+from .noise_rows import read_noise_rows
 from .study_plan import Run
 
 _logger = logging.getLogger(__name__)
-_MOST_BYTES = 2**26
-_FEASIBLE = {"True": True, "False": False}
 
 
 @dataclass(frozen=True)
@@ -63,17 +61,14 @@ def read_noises(runs: Sequence[Run]) -> dict[str, dict[str, NoiseNumbers]]:
 
 
 def _numbers(path: Path, flags: Mapping[str, object]) -> NoiseNumbers:
-    """Raises OSError, csv.Error, KeyError, TypeError or ValueError for what is no such file."""
-    rows = list(csv.DictReader(io.StringIO(read_bounded(path, _MOST_BYTES).decode())))
-    norms = [float(row["norm"]) for row in rows]
-    held_out = [float(row["held_out_mse_probability"]) for row in rows if row["held_out_mse_probability"]]
-    eps = [float(row["eps"]) for row in rows if row.get("eps")]  # of noises whose eps is not the flag's
+    """Raises what :func:`read_noise_rows` does."""
+    rows = read_noise_rows(path)
+    eps = [row.eps for row in rows if row.eps is not None]  # of noises whose eps is not the flag's
     if not eps and isinstance(flag := flags.get("ns_eps"), int | float):
         eps = [float(flag)]
-    if not norms or not all(map(math.isfinite, [*norms, *held_out, *eps])):
-        raise ValueError("expected noises with finite numbers")
-    feasible = [_FEASIBLE[row["converged"]] for row in rows if row["converged"]]
-    return NoiseNumbers([len(rows)], norms, held_out, eps, feasible)
+    held_out = [row.held_out for row in rows if row.held_out is not None]
+    feasible = [row.converged for row in rows if row.converged is not None]
+    return NoiseNumbers([len(rows)], [row.norm for row in rows], held_out, eps, feasible)
 
 
 def noises_markdown(found: Mapping[str, Mapping[str, NoiseNumbers]]) -> str:

@@ -12,9 +12,9 @@ from ..data import INTERPOLATIONS
 from ..errors import DataError, ModelError, OptionError, without_secrets
 from ..utils import add_machine_arguments, add_model_arguments, choices_of, file_or_folder, float_in, int_from
 from .exact_nullspace import spectrum_with_nullspace
+from .feasible_norm_inputs import named_paths
 from .figure import FigureExperiment
 from .inputs import add_image_arguments, open_images_of
-from .labelled_checkpoints import labelled_checkpoints
 from .registry import register_experiment
 from .results import Results
 
@@ -90,7 +90,7 @@ class TransferExperiment(FigureExperiment):
         from .transfer_measure import TransferLab
 
         device = pick_device(args.device)
-        named = labelled_checkpoints("--models", args.models)
+        named = list(named_paths(args.models, "--models", "CKPT"))
         labels = [label for label, _ in named]
         if len(set(labels)) < len(labels):
             raise OptionError(f"--models: expected a label of its own for each, found {', '.join(labels)[:200]}.")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .ema import Ema
     from .factories import is_factory
     from .features import features_of
-    from .fitting import load_into
+    from .fitting import image_size_for, load_into
     from .hooks import (
         capture_patch_embed,
         depends_on_embedding_alone,
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from .keys import PatchKeys, last_keys
     from .normalization import NormalizedModel, resolve_normalization
     from .outputs import logits_of, mean_logits, output_of
+    from .projections import HeadProjections, attention_inputs, head_outputs, head_projections
     from .relevance import relevance_maps
     from .safe_load import ALLOWED_GLOBALS, read_file, read_without_objects
+    from .token_readers import reader_without_layer_norm
     from .vit import (
         bare_vit,
         find_noise_site,
@@ -45,9 +47,11 @@ __all__ = [
     "LAYOUTS",
     "Checkpoint",
     "Ema",
+    "HeadProjections",
     "NormalizedModel",
     "PatchKeys",
     "attention_blocks",
+    "attention_inputs",
     "attention_maps",
     "bare_vit",
     "build",
@@ -62,6 +66,9 @@ __all__ = [
     "find_patch_size",
     "frozen",
     "fused_attention",
+    "head_outputs",
+    "head_projections",
+    "image_size_for",
     "is_factory",
     "is_hub_name",
     "is_url",
@@ -75,6 +82,7 @@ __all__ = [
     "read_checkpoint",
     "read_file",
     "read_without_objects",
+    "reader_without_layer_norm",
     "reference_tensor",
     "register_small_models",
     "relevance_maps",

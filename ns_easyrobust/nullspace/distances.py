@@ -19,6 +19,12 @@ def probability_distance(clean: torch.Tensor, noisy: torch.Tensor) -> torch.Tens
     return squared_distance(noisy.softmax(dim=-1), clean.softmax(dim=-1))
 
 
+def logit_distance(clean: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
+    """L2 distance, not squared, between logits (B, K) with and without noise: (B,). Its mean is J of Eq. 4 of
+    arXiv:2403.10476."""
+    return torch.linalg.vector_norm(noisy - clean, dim=-1)
+
+
 class Moments(NamedTuple):
     """Means over images of the probability distance and of its square: 0-dim tensors, which stay on the device."""
 

@@ -130,14 +130,12 @@ def patch_spectrum(
         ModelError: the patch embedding is not linear or not finite, or the pixel space lacks ``std``.
         OptionError: ``space``, ``rtol`` or ``std`` is out of range.
     """
-    weight = _weight_of(model_or_weight)
-    matrix = _matrix(weight, space, _std_of(model_or_weight, space, std))
-    rtol = _tolerance(weight, rtol)
+    matrix, rtol = linear_map(model_or_weight, space, rtol, std)
     values = torch.linalg.svdvals(matrix)
     return PatchSpectrum(
         embed_dim=matrix.shape[0],
         input_dim=matrix.shape[1],
-        patch_size=weight.shape[-1],
+        patch_size=_weight_of(model_or_weight).shape[-1],
         rank=_rank(values, rtol),
         rtol=rtol,
         singular_values=values,
@@ -178,9 +176,7 @@ def patch_nullspace(model: nn.Module, *, space: str = "normalised", rtol: float 
 
 def row_and_null_space(model: nn.Module, space: str, rtol: float | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Orthonormal bases of the projection's row space, (rank, C*p*p), and of its nullspace, (nullity, C*p*p)."""
-    weight = find_projection(model).weight
-    matrix = _matrix(weight, space, _std_of(model, space, None))
-    rtol = _tolerance(weight, rtol)
+    matrix, rtol = linear_map(model, space, rtol)
     _, values, right_vectors = torch.linalg.svd(matrix, full_matrices=True)
     rank = _rank(values, rtol)
     return right_vectors[:rank].clone(), right_vectors[rank:].clone()
@@ -201,8 +197,19 @@ def patch_pseudo_inverse(model: nn.Module, *, space: str = "normalised", rtol: f
     Raises:
         ModelError, OptionError: as :func:`patch_nullspace`.
     """
-    weight = find_projection(model).weight
-    return torch.linalg.pinv(_matrix(weight, space, _std_of(model, space, None)), rtol=_tolerance(weight, rtol))
+    matrix, rtol = linear_map(model, space, rtol)
+    return torch.linalg.pinv(matrix, rtol=rtol)
+
+
+def linear_map(
+    model_or_weight: nn.Module | torch.Tensor, space: str, rtol: float | None, std: Sequence[float] | None = None
+) -> tuple[torch.Tensor, float]:
+    """The matrix of one patch, W or W diag(1/std), (D, C*p*p) in float64 on the CPU, and the relative cut.
+
+    Arguments and errors are those of :func:`patch_spectrum`.
+    """
+    weight = _weight_of(model_or_weight)
+    return _matrix(weight, space, _std_of(model_or_weight, space, std)), _tolerance(weight, rtol)
 
 
 def _weight_of(model_or_weight: nn.Module | torch.Tensor) -> torch.Tensor:

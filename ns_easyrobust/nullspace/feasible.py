@@ -12,7 +12,7 @@ from ..errors import NoiseError, OptionError
 from ..models import frozen, reference_tensor
 from ..utils import nn, torch
 from .config import NoiseConfig
-from .distances import probability_distance
+from .distances import logit_distance, probability_distance
 from .objective import NoiseObjective
 from .solvers import centred
 
@@ -122,10 +122,12 @@ class ImageInfluence(NamedTuple):
     Attributes:
         distance: (n,) float64, squared L2 distance between softmax outputs; its mean is mse_probability.
         unchanged: (n,) whether the prediction stays.
+        logit_distance: (n,) float64, L2 distance between logits, not squared; its mean is J of Eq. 4.
     """
 
     distance: torch.Tensor
     unchanged: torch.Tensor
+    logit_distance: torch.Tensor
 
 
 class InfluenceProbe:
@@ -182,11 +184,16 @@ class InfluenceProbe:
         dtype = torch.promote_types(self._like.dtype, torch.float32)
         with self._ready():
             found = self._objective.evaluate_each(self._clean, value.to(self._like.device, dtype))
-            distances, unchanged = zip(
-                *((probability_distance(clean, noisy), clean.argmax(-1) == noisy.argmax(-1)) for clean, noisy in found),
+            distances, unchanged, logits = zip(
+                *(
+                    (probability_distance(*pair), pair[0].argmax(-1) == pair[1].argmax(-1), logit_distance(*pair))
+                    for pair in found
+                ),
                 strict=True,
             )
-            return ImageInfluence(torch.cat(distances).double().cpu(), torch.cat(unchanged).cpu())
+            return ImageInfluence(
+                torch.cat(distances).double().cpu(), torch.cat(unchanged).cpu(), torch.cat(logits).double().cpu()
+            )
 
     def feasible_norm(self, direction: torch.Tensor, most: float, precision: float = 0.01) -> FeasibleNorm:
         """:func:`first_crossing` of ``config.eps`` along a ``direction`` (1, *tokens) of norm 1.

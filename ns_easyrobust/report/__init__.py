@@ -3,8 +3,14 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .attention_conditions import attention_report
     from .canvas import colour, open_canvas
+    from .closure import closure_report
     from .columns import column_key, columns_of
+    from .dimensions import dimensions_report
+    from .dynamics import dynamics_report
+    from .encoder_noise import encoder_noise_report
+    from .eps import eps_report
     from .feasible_norm_picture import feasible_norm_figure
     from .feasible_norms import NormChanges
     from .figure_report import FigureReport, files_of
@@ -49,12 +55,18 @@ __all__ = [
     "StudyTable",
     "Table2",
     "as_text",
+    "attention_report",
+    "closure_report",
     "colour",
     "column_key",
     "columns_of",
     "corruptions_csv",
     "corruptions_markdown",
+    "dimensions_report",
+    "dynamics_report",
     "easyrobust_form",
+    "encoder_noise_report",
+    "eps_report",
     "escape",
     "escape_text",
     "feasible_norm_figure",

@@ -12,7 +12,7 @@ from typing import IO
 
 from ..errors import OptionError
 from ..utils import as_csv, as_utf8, write_together
-from .sheet import Sheet, as_markdown, as_text
+from .sheet import Sheet, as_markdown, as_text, wrapped
 
 _logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class FigureReport:
     def to_text(self, width: int | None = None) -> str:
         """For a terminal of ``width`` characters."""
         tables = (f"{heading}\n\n{as_text(sheet, width)}".lstrip() for heading, sheet in self.sheets)
-        return "\n".join([*tables, as_text(Sheet([], [], self.notes), width).lstrip()])
+        return "\n".join([*tables, *(f"{wrapped(note, width)}\n" for note in self.notes)])
 
     def to_markdown(self, picture: str | None = None, level: int = 2) -> str:
         """As GitHub's Markdown.

@@ -124,9 +124,12 @@ def as_text(sheet: Sheet, width: int | None = None) -> str:
     footer = list(sheet.notes)
     for heading, items in sheet.lists:
         footer += ["", heading, *(f"  {item}" for item in items)]
-    if width is not None:
-        footer = [textwrap.fill(line, max(width, 40), **_WRAP_OPTIONS) for line in footer]
-    return "\n".join([*lines, *footer]) + "\n"
+    return "\n".join([*lines, *(wrapped(line, width) for line in footer)]) + "\n"
+
+
+def wrapped(line: str, width: int | None) -> str:
+    """``line`` in lines of at most ``width`` characters (at least 40) if given, those after the first indented."""
+    return line if width is None else textwrap.fill(line, max(width, 40), **_WRAP_OPTIONS)
 
 
 def as_markdown(sheet: Sheet) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 from .presentable import presentable
 from .transfer_table import FOUND_ON, HELD_OUT, TITLES, Place, TransferTable, shown
 
+_WHERE = {FOUND_ON: "on the images that it was found on", HELD_OUT: "on held-out ones"}
+
 
 def transfer_notes(protocol: Mapping[str, Any], table: TransferTable) -> list[str]:
     """Findings on images, findings on models, and how it was measured."""
@@ -23,12 +25,12 @@ def _on_images(table: TransferTable, kind: str, source: str) -> str:
     own = {images: Place(kind, source, source, images) for images in table.images}
     parts = []
     for images, place in own.items():
-        text = f"{shown(table.influence(place))} {'where it was ' if images == FOUND_ON else ''}{images}"
+        text = f"{shown(table.influence(place))} {_WHERE.get(images, f'on {presentable(images)}')}"
         ratio = table.ratio(place, own[FOUND_ON]) if images != FOUND_ON and kind == "encoder" else None
         parts.append(text + (f" (times {shown(ratio)})" if ratio else ""))
     n, count = (table.line(own[HELD_OUT])[name] for name in ("n", "influences"))
     return (
-        f"{TITLES[kind]}, noise of {presentable(source)} on itself: influence {'; '.join(parts)} "
+        f"{TITLES[kind]}, noise of '{presentable(source)}' on itself: influence {'; '.join(parts)} "
         f"(n={n} images, {_noises(len(count))})."
     )
 
@@ -41,10 +43,10 @@ def _on_models(table: TransferTable, kind: str, source: str) -> str:
         place = own._replace(target=target)
         relative = table.relative(place)
         what = f"{shown(relative)} of its permutation's" if relative else "none at all"
-        parts.append(f"{what} on {presentable(target)}")
+        parts.append(f"{what} on '{presentable(target)}'")
     if len(parts) < 2:
         return ""
-    return f"{TITLES[kind]}, noise of {presentable(source)}, influence on held-out images: {'; '.join(parts)}."
+    return f"{TITLES[kind]}, noise of '{presentable(source)}', influence on held-out images: {'; '.join(parts)}."
 
 
 def _noises(count: int) -> str:

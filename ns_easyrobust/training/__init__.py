@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .options import build_parser, defaults, parse_with
     from .recipes import recipe_path
     from .resume import MAY_CHANGE_ON_RESUME
+    from .run_folder import kept_checkpoints
     from .sam import SamSettings, perturbed_weights, sam_from_args
     from .trainer import train
 
@@ -56,6 +57,7 @@ __all__ = [
     "clean_forward_equivalents",
     "config_from_args",
     "defaults",
+    "kept_checkpoints",
     "parse_with",
     "part_loss",
     "perturbed_weights",

@@ -135,6 +135,13 @@ def build_parser(parser: argparse.ArgumentParser | None = None) -> argparse.Argu
         help="steps between two states; 0: an epoch's end",
     )
     run.add_argument(
+        "--keep-interval",
+        type=int_from(0, _MOST),
+        default=0,
+        metavar="N",
+        help="keep the weights of every Nth step, as checkpoint-STEP.pth.tar; 0: none (default: 0)",
+    )
+    run.add_argument(
         "--log-interval",
         type=int_from(1),
         default=50,

@@ -34,6 +34,7 @@ MAY_CHANGE_ON_RESUME = (
     "workers",
     "log_interval",
     "recovery_interval",
+    "keep_interval",
     "device",
     "pin_mem",
     "log_tensorboard",

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ..models import save_model, unwrap
 from ..utils import Interval, gather_objects, is_plain, on_first_rank, rank, shown_flags, world_size, write_text
 from .augmentations.base import Augmentation
 from .resume import MAY_CHANGE_ON_RESUME, StopSignal, random_state, save_state, set_random_state
+from .run_folder import kept_name
 from .sam import SamSettings
 from .setup import Data
 from .trackers import Trackers
@@ -255,6 +257,16 @@ class Run:
             self.at.summary = path.read_text(encoding="utf-8")
         if score is not None and score > self.at.best and judged:
             self._save_weights("model_best.pth.tar", **extra)
+
+    def keep_weights(self) -> None:
+        """Write the weights of this step into a file of their own; all ranks must call it together.
+
+        Raises:
+            TrainingError: the weights are not finite.
+            OutputError: the file cannot be written.
+        """
+        self._require_finite()
+        on_first_rank(partial(self._save_weights, kept_name(self.at.step), epoch=self.at.epoch), self.device)
 
     def _save_weights(self, name: str, **extra: Any) -> None:
         ema = self.ema.module if self.ema is not None else None

@@ -27,6 +27,18 @@ from .resume import STATE_FILES, find_state
 
 _logger = logging.getLogger(__name__)
 RUN_FILES = ("summary.csv", "last.pth.tar", "model_best.pth.tar", "noise.csv", "noise.pt", *STATE_FILES)
+_KEPT = re.compile(r"checkpoint-([0-9]{1,10})\.pth\.tar")
+
+
+def kept_name(step: int) -> str:
+    """The file of the weights after ``step`` updates, which ``--keep-interval`` keeps."""
+    return f"checkpoint-{step}.pth.tar"
+
+
+def kept_checkpoints(folder: Path) -> dict[int, Path]:
+    """The weights that a run has kept, by the updates done, in their order; {} where there are none."""
+    found = [(int(name[1]), path) for path in folder.glob("checkpoint-*") if (name := _KEPT.fullmatch(path.name))]
+    return dict(sorted(found))
 
 
 @contextmanager

@@ -126,6 +126,8 @@ def _train_epoch(run: Run, stream: Iterator[Any], steps: int, bar: Any) -> dict[
         if bar.disable and (run.log_time.has_passed() or at.epoch_step % args.log_interval == 0):
             progress = f"step {at.step} of {run.last_step}, {run.seconds_to_go:.0f} s to go"
             _logger.info("%s: loss %.4f, %s %.4f", progress, clean, run.companion_word, companion)
+        if args.keep_interval and at.step % args.keep_interval == 0:  # before the state, which resuming goes on from
+            run.keep_weights()
         if run.stop.agreed or (args.recovery_interval and at.step % args.recovery_interval == 0):
             run.save_state()
         if run.stop.agreed:

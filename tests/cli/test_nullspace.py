@@ -12,8 +12,8 @@ from helpers.models import small_vit
 
 from ns_easyrobust.cli import main as cli
 from ns_easyrobust.errors import CheckpointError
-from ns_easyrobust.experiments import dimensions
-from ns_easyrobust.experiments.dimensions import PUBLISHED_DIMENSIONS, architecture_row, checkpoint_row
+from ns_easyrobust.experiments import patch_rows
+from ns_easyrobust.experiments.patch_rows import PUBLISHED_DIMENSIONS, architecture_row, checkpoint_row
 from ns_easyrobust.models import checkpoints
 from ns_easyrobust.models.checkpoint_save import save_model
 
@@ -47,7 +47,7 @@ def test_without_a_model_it_is_the_papers_table(monkeypatch, capsys):
 
     def row(name, **options):
         asked.append(name)
-        return dimensions.Row(name, "random", 16, 768, 192, 576, PUBLISHED_DIMENSIONS[name], 0.5, None)
+        return patch_rows.Row(name, "random", 16, 768, 192, 576, PUBLISHED_DIMENSIONS[name], 0.5, None)
 
     monkeypatch.setattr("ns_easyrobust.experiments.architecture_row", row)
     assert verb() == 0

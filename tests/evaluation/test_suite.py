@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from ns_easyrobust.errors import OptionError
-from ns_easyrobust.evaluation.suite import Protocol
+from ns_easyrobust.evaluation.suite import Protocol, suites, table2_suites
 
 
 def told(protocol, suite):
@@ -41,3 +41,16 @@ def test_slow_attacks_take_robustbenchs_list_on_imagenets_classes_alone():
     protocol = Protocol()
     sampled = {name for name in ("val", "fgsm", "pgd", "cw", "patchfool", "autoattack") if protocol.is_sampled(name)}
     assert sampled == {"patchfool", "autoattack"}
+
+
+def test_columns_are_grouped_as_in_figure_4():
+    """By hand, from its caption: FGSM and DamageNet among the adversarial ones, and six OOD datasets."""
+    groups = {}
+    for suite in table2_suites():
+        groups.setdefault(suite.group, []).append(suite.name)
+    assert groups == {
+        "clean": ["val"],
+        "Adversarial": ["patchfool", "cw", "fgsm", "damagenet"],
+        "OOD": ["a", "c", "v2", "r", "sketch", "stylized"],
+    }
+    assert suites()["pgd"].group == "Adversarial"

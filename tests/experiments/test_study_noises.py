@@ -57,11 +57,11 @@ def test_the_numbers_of_all_seeds(found):
     assert noises_markdown({}) == ""
 
 
-HEAD = b"norm,held_out_mse_probability,converged\n"
+HEAD = b"step,norm,mse_probability,stopped,held_out_mse_probability,converged\n"
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"norm\n1\n", b"\xff", HEAD + b"nan,,\n", HEAD + b"1,,maybe\n", HEAD + b"\n,\n"]
+    "content", [b"", b"norm\n1\n", b"\xff", HEAD + b"0,nan,1,True,,\n", HEAD + b"0,1,1,True,,maybe\n", HEAD + b"\n,\n"]
 )
 def test_a_damaged_file_is_left_out_with_a_warning(tmp_path, caplog, content):
     run = write(tmp_path, 0, [1.0], [None])
@@ -72,6 +72,6 @@ def test_a_damaged_file_is_left_out_with_a_warning(tmp_path, caplog, content):
 
 def test_an_eps_of_each_noise_comes_before_the_flag(tmp_path):
     run = write(tmp_path, 0, [1.0], [None])
-    text = "norm,held_out_mse_probability,converged,eps\n1,,,0.1\n3,,,0.3\n"
-    (run.folder / "noise.csv").write_text(text)
+    rows = "0,1,0.09,True,,,0.1\n40,3,0.2,True,,,0.3\n"
+    (run.folder / "noise.csv").write_text(f"{HEAD.decode().strip()},eps\n{rows}")
     assert "| 2 (1 to 3) | not measured | 0.1 to 0.3 | not measured |" in noises_markdown(read_noises([run]))

@@ -113,7 +113,7 @@ def logits(model, images):
     [
         (["--models", "one=other.pth.tar"], "--models: expected a label of its own for each, found one, other, one"),
         (["--sources", "third"], "--sources: expected some of one, other, found third"),
-        (["--models", "third"], "--models: expected LABEL=CKPT, found 'third'"),
+        (["--models", "third"], "any label but before, found 'third'"),
         (["--other-data", "a/val", "b/val"], "expected folders of different names, found val twice"),
     ],
 )

@@ -51,6 +51,7 @@ TRAIN: list[Group] = [
         "--epochs": "2",
         "--epoch-steps": "1",
         "--recovery-interval": "1",
+        "--keep-interval": "1",
         "--log-interval": "1",
         "--val-interval": "2",
         "--select": "val",

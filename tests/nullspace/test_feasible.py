@@ -121,3 +121,21 @@ def test_directions_are_centred_per_token_and_of_norm_1():
     for wrong in (torch.ones(1, 4, 3), value / 0):
         with pytest.raises(NoiseError, match="direction: expected finite noise that differs within a token"):
             unit_direction(wrong)
+
+
+def test_the_influence_on_each_image_is_that_of_its_logit(trained, digits):
+    images = digits[0][:10]
+    value = torch.randn(1, 16, 64, generator=torch.Generator().manual_seed(3))
+    found = InfluenceProbe(trained, images.split(4), NoiseConfig()).per_image(value)
+    mean = measure(trained, [images], value)
+    assert found.distance.shape == found.unchanged.shape == (10,)
+    assert float(found.distance.mean()) == pytest.approx(mean.mse_probability, rel=1e-5)
+    assert float(found.unchanged.double().mean()) == pytest.approx(mean.agreement)
+
+    two = torch.randn(6, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        s = TwoLogits()(two)[:, 0].double().numpy()
+        shift = float((0.5 * WEIGHTS.double() * WEIGHTS.double()).sum())
+    each = InfluenceProbe(TwoLogits(), [two[:2], two[2:]], NoiseConfig()).per_image(0.5 * WEIGHTS)
+    np.testing.assert_allclose(each.distance, 2 * (expit(s + shift) - expit(s)) ** 2, atol=1e-6)
+    np.testing.assert_array_equal(each.unchanged, (s >= 0) == (s + shift >= 0))

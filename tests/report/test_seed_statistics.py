@@ -12,6 +12,7 @@ from ns_easyrobust.errors import OptionError
 from ns_easyrobust.report.seed_statistics import (
     Finding,
     claim,
+    interval_of_mean,
     mean_over_seeds,
     over_images,
     over_seeds,
@@ -202,3 +203,14 @@ def test_bad_calls_are_refused() -> None:
             over_images([np.zeros(3)], confidence=confidence)
     with pytest.raises(OptionError, match="expected a power"):
         smallest_effect(Finding(0, 1, 1, 2), power=1.0)
+
+
+def test_the_interval_of_a_mean_is_students() -> None:
+    values = GENERATOR.exponential(size=7)
+    found = interval_of_mean(values, 0.9)
+    expected = stats.t.interval(0.9, 6, loc=values.mean(), scale=stats.sem(values))
+    assert found == pytest.approx((values.mean(), *expected))
+    assert interval_of_mean([2.0]) == (2.0, -math.inf, math.inf)
+    for wrong in (([], 0.95), ([1.0], 1.0)):
+        with pytest.raises(OptionError):
+            interval_of_mean(*wrong)

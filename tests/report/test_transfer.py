@@ -66,9 +66,9 @@ def test_the_report_says_what_the_numbers_are_and_draws_them():
     report = transfer_report(PROTOCOL, lines())
     text = report.to_text(200)
     assert "a on b, held out" in text
-    assert "0.12 [0.11, 0.14] of its permutation's on a" not in text
+    assert "0.12 [0.11, 0.14] of its permutation's on 'a'" not in text
     relative = TransferTable(lines()).relative(Place("encoder", "a", "a", "held out"))
-    assert f"{relative.mean:.2g} [{relative.low:.2g}, {relative.high:.2g}] of its permutation's on a" in " ".join(
+    assert f"{relative.mean:.2g} [{relative.low:.2g}, {relative.high:.2g}] of its permutation's on 'a'" in " ".join(
         text.split()
     )
     assert len(report.rows) == 1 + 2 * 2 * 2 * 2 * 3

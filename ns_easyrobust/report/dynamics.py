@@ -1,0 +1,201 @@
+"""Tables of ``dynamics``: noise and accuracy by training step, as in Figure 4 and Table 5 of arXiv:2403.10476."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+
+from .dynamics_course import TOTAL, Course, Line, mean, rounds
+from .dynamics_picture import draw_dynamics
+from .figure_report import FigureReport
+from .seed_statistics import Interval, interval_of_mean, over_seeds
+from .sheet import Cell, Sheet, format_count
+from .statistics import holm, wilson_interval
+
+_LEVEL = 0.05
+_MOST_STEPS = 10  # of Table 5, as in the paper
+
+
+def _in_search(run: Line, place: int) -> bool:
+    return bool(run["stopped"][place])
+
+
+def _held_out(run: Line, place: int) -> bool | None:
+    influence = run["held_out"][place]
+    return None if influence is None else influence < run["eps"]
+
+
+def dynamics_report(protocol: Line, lines: Sequence[Line]) -> FigureReport:
+    """The report of the experiment's lines.
+
+    Args:
+        protocol: names the ``baseline``.
+    """
+    course = Course(lines, protocol.get("baseline"))
+    sheets = [("", _accuracy(course))]
+    if noisy := course.noisy():
+        sheets += [("Noises", _noises(course, noisy)), ("Influence of the noises (Table 5)", _table5(course, noisy))]
+    return FigureReport(
+        "Noise and accuracy during training (Figure 4, Table 5)",
+        sheets,
+        [*_protocol(course, protocol), *_findings(course, noisy)],
+        list(_rows(course)),
+        partial(draw_dynamics, course),
+    )
+
+
+def _accuracy(course: Course) -> Sheet:
+    last = course.updates[-1]
+    headings = [(f"{measure} / start", "") for measure in course.measures]
+    if course.baseline is not None:
+        headings += [(f"{measure} minus {course.baseline}", "points") for measure in course.measures]
+    rows = []
+    for label in course.labels:
+        cells = [_interval_cell(course.relative(label, last, measure), ".3f") for measure in course.measures]
+        if course.baseline is not None:
+            own = label != course.baseline
+            gains = [course.gain(label, last, measure) if own else {} for measure in course.measures]
+            cells += [_interval_cell(gain, "+.2f") for gain in gains]
+        rows.append((label, cells))
+    note = f"After {last} updates: mean over {format_count(len(course.seeds), 'seed')} [95% interval]."
+    return Sheet(headings, rows, [note])
+
+
+def _interval_cell(values: Mapping[int, float], form: str) -> Cell:
+    return Cell(_shown(interval_of_mean(list(values.values())), form)) if values else Cell("", is_number=False)
+
+
+def _shown(found: Interval, form: str) -> str:
+    """A mean with its interval, if it has one."""
+    ends = f" [{found.low:{form}}, {found.high:{form}}]" if math.isfinite(found.low) else ""
+    return f"{found.mean:{form}}{ends}"
+
+
+def _noises(course: Course, noisy: Sequence[str]) -> Sheet:
+    headings = [("eps", ""), ("under eps in the search", ""), ("under eps held out", ""), ("norm, first", "")]
+    headings += [("norm, last", ""), ("norm, later half / earlier half", "")]
+    rows = []
+    for label in noisy:
+        runs = course.of(label)
+        norms = list(course.noise(label, "norm").values())
+        growth = course.growth(label)
+        cells = [
+            ", ".join(dict.fromkeys(f"{run['eps']:g}" for run in runs)),
+            _share(*rounds(runs, _in_search)),
+            _share(*rounds(runs, _held_out)),
+            *(_shown(norm, ".4g") for norm in (norms[0], norms[-1])),
+            _shown(interval_of_mean(growth), ".3f") if growth else "",
+        ]
+        rows.append((label, [Cell(text) for text in cells]))
+    notes = [
+        "Rounds of all seeds: in the search, the stop test of Algorithm 1 was under eps within T steps, on the batches "
+        "of the search; held out, the influence on other images was under eps. Permuted noise is not searched for. "
+        "[95% intervals: shares by Wilson, as if rounds were independent; norms by Student's t over seeds.]"
+    ]
+    return Sheet(headings, rows, notes)
+
+
+def _share(found: int, n: int) -> str:
+    if not n:
+        return "not measured"
+    low, high = wilson_interval(found, n)
+    return f"{found} of {n} [{low:.0f}%, {high:.0f}%]"
+
+
+def _table5(course: Course, noisy: Sequence[str]) -> Sheet:
+    steps = sorted(set.intersection(*({*course.noise(label, "mse_probability")} for label in noisy)))
+    shown = [steps[round(place * (len(steps) - 1) / max(1, _MOST_STEPS - 1))] for place in range(_MOST_STEPS)]
+    shown = list(dict.fromkeys(shown))
+    rows = []
+    for label in noisy:
+        for number, name in (("mse_probability", "search"), ("held_out", "held out")):
+            means = course.noise(label, number)
+            cells = [Cell(f"{means[step].mean:.4f}" if step in means else "") for step in shown]
+            rows.append((f"{label}, {name}", cells))
+    return Sheet([(str(step), "") for step in shown], rows, ["mse_probability by training step: mean over seeds."])
+
+
+def _protocol(course: Course, protocol: Line) -> Iterator[str]:
+    words = " ".join(protocol.get("benchmark", []))
+    yield (
+        f"{format_count(len(course.seeds), 'seed')} of each method; checkpoints of {len(course.updates)} moments; "
+        f"evaluated by: ns-easyrobust benchmark {words}."
+    )
+    for measure in course.measures:
+        titles = [f"{title} (n={n})" for title, group, n in course.columns if measure in (TOTAL, group)]
+        yield f"{measure}: plain mean of {', '.join(titles)}."
+    starts = {measure: {run: course.start(*run, measure) for run in course.runs} for measure in course.measures}
+    values = ", ".join(f"{measure} {mean(list(own.values())):.2f}%" for measure, own in starts.items())
+    yield f"The start: {values}. Figure 4 of the paper divides by these; its Adversarial is FGSM and DamageNet."
+
+
+def _findings(course: Course, noisy: Sequence[str]) -> Iterator[str]:
+    n = format_count(len(course.seeds), "seed")
+    for label in noisy:
+        yield from _norm_finding(course, label, n)
+    last = course.updates[-1]
+    if course.baseline is None or len(course.seeds) < 2:
+        yield f"What finetuning alone does is not told apart here: it takes a method without noise and two seeds ({n})."
+        return
+    words = _verdicts(course, last)
+    for measure in course.measures:
+        base = _interval_cell(course.relative(course.baseline, last, measure), ".3f").value or "no multiple"
+        parts = []
+        for label in course.labels:
+            if label == course.baseline:
+                continue
+            gain = interval_of_mean(list(course.gain(label, last, measure).values()))
+            parts.append(f"{label} {_shown(gain, '+.2f')} points ({words[measure, label]})")
+        yield (
+            f"{measure}: finetuning alone ({course.baseline}) ends at {base} of the start (n={n}). "
+            f"Beside it, with the same seeds: {', '.join(parts)}."
+        )
+
+
+def _verdicts(course: Course, update: int) -> dict[tuple[str, str], str]:
+    """For each measure and method whether it gains over the baseline: by t over seeds, with Holm's correction for all.
+
+    Seeds that all gain the same to the last image, as two may by chance, tell nothing of their spread.
+    """
+    others = [label for label in course.labels if label != course.baseline]
+    gains = {(measure, label): course.gain(label, update, measure) for measure in course.measures for label in others}
+    ps = {key: _p_of(list(own.values())) for key, own in gains.items()}
+    adjusted = dict(zip(ps, holm(list(ps.values())), strict=True))
+    return {
+        key: "not told apart" if adjusted[key] > _LEVEL else "more" if mean(list(own.values())) > 0 else "less"
+        for key, own in gains.items()
+    }
+
+
+def _p_of(gains: Sequence[float]) -> float:
+    found = over_seeds({str(place): gain for place, gain in enumerate(gains)}, {str(p): 0.0 for p in range(len(gains))})
+    return 1.0 if found is None or found.half_width == 0 else found.p
+
+
+def _norm_finding(course: Course, label: str, n: str) -> Iterator[str]:
+    runs, growth = course.of(label), course.growth(label)
+    searched, of = rounds(runs, _in_search)
+    under, known = rounds(runs, _held_out)
+    held = f", and {under} of {known} were under it on held-out images" if known else ""
+    grown = ""
+    if len(growth) > 1:
+        ratio = interval_of_mean(growth)
+        word = "grows" if ratio.low > 1 else "shrinks" if ratio.high < 1 else "neither grows nor shrinks clearly"
+        grown = f" Its norm {word}: later half / earlier half {_shown(ratio, '.3f')} (n={n})."
+    yield f"{label}: {searched} of {of} rounds ended under eps in the search{held}.{grown}"
+
+
+def _rows(course: Course) -> Iterator[Sequence[object]]:
+    yield ("kind", "label", "seed", "step", "name", "value", "n")
+    for (label, seed), run in course.runs.items():
+        for number in ("norm", "mse_probability", "held_out", "stopped"):
+            for step, value in zip(run["steps"], run[number], strict=True):
+                yield ("noise", label, seed, step, number, value, "")
+    for label, update, measure in itertools.product(course.labels, course.updates, course.measures):
+        for seed, value in course.relative(label, update, measure).items():
+            yield ("relative to the start", label, seed, update, measure, value, "")
+    for (label, seed, update), columns in course.points():
+        for column in columns:
+            yield ("accuracy, %", label, seed, update, column["title"], column["value"], column["n"])
