@@ -10,7 +10,7 @@ from .presentable import presentable
 from .sheet import Cell, Sheet
 from .transfer_notes import transfer_notes
 from .transfer_picture import transfer_picture
-from .transfer_table import TITLES, Lines, TransferTable, shown
+from .transfer_table import HELD_OUT, TITLES, Lines, TransferTable, shown
 
 
 def transfer_report(protocol: Mapping[str, Any], lines: Lines) -> FigureReport:
@@ -33,8 +33,8 @@ def _sheet(table: TransferTable, kind: str) -> Sheet:
     ]  # fmt: skip
     rows = []
     for place in table.places:
-        if place.kind != kind:
-            continue
+        if place.kind != kind or (place.source != place.target and place.images != HELD_OUT):
+            continue  # the CSV has them
         relative = table.relative(place)
         cells = [
             Cell(shown(table.influence(place, name))) if table.has(place, name) else Cell("-", is_number=False)
@@ -42,7 +42,7 @@ def _sheet(table: TransferTable, kind: str) -> Sheet:
         ]
         cells.append(Cell(shown(relative)) if relative else Cell("0"))
         cells += [Cell(f"{100 * table.agreement(place, name):.1f}") for name in ("noise", "permuted")]
-        rows.append((presentable(f"{place.source} on {place.target}, {place.images}"), cells))
+        rows.append((presentable(f"of {place.source}, on {place.target}: {place.images}"), cells))
     return Sheet(headings, rows)
 
 
