@@ -65,8 +65,9 @@ def test_a_noise_without_its_permutation_is_refused():
 def test_the_report_says_what_the_numbers_are_and_draws_them():
     report = transfer_report(PROTOCOL, lines())
     text = report.to_text(200)
-    assert "a on b, held out" in text
-    assert "0.12 [0.11, 0.14] of its permutation's on 'a'" not in text
+    assert "of a, on b: held out" in text
+    assert "of a, on a: found on" in text
+    assert "of a, on b: found on" not in text
     relative = TransferTable(lines()).relative(Place("encoder", "a", "a", "held out"))
     assert f"{relative.mean:.2g} [{relative.low:.2g}, {relative.high:.2g}] of its permutation's on 'a'" in " ".join(
         text.split()
