@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .config import NoiseConfig
     from .constructed_attention import constructed_layer, heads_of
     from .exact import SPACES, PatchSpectrum, find_projection, patch_nullspace, patch_pseudo_inverse, patch_spectrum
-    from .exact_noise import patchify, unpatchify, valid_nullspace_noise
+    from .exact_noise import patchify, sample_nullspace, unpatchify, valid_nullspace_noise
     from .exploratory import (
         NoiseLearner,
         Stationarity,
@@ -29,12 +29,23 @@ if TYPE_CHECKING:
     from .local_spectrum import LocalSpectrum, SoftmaxJacobian
     from .noise import Influence, Noise, Step
     from .objective import OnStep
+    from .pixel_noise import (
+        OutputChange,
+        output_change,
+        permuted_in_patches,
+        pixel_logits,
+        rounded_to_8_bits,
+        scaled_to_rms,
+        valid_permutation,
+    )
     from .solvers import SolverResult, centred, known_solvers, register_solver
     from .synthesis import measure, synthesize
+    from .transfer import EncoderControls, encoder_controls, pixel_change
 
 __all__ = [
     "SPACES",
     "AllOnesCheck",
+    "EncoderControls",
     "FeasibleNorm",
     "ImageInfluence",
     "Influence",
@@ -45,6 +56,7 @@ __all__ = [
     "NoiseConfig",
     "NoiseLearner",
     "OnStep",
+    "OutputChange",
     "PairForm",
     "PatchSpectrum",
     "SoftmaxJacobian",
@@ -55,6 +67,7 @@ __all__ = [
     "combined",
     "constructed_layer",
     "draw_pairs",
+    "encoder_controls",
     "even_steps",
     "exploratory_loss",
     "find_projection",
@@ -69,13 +82,20 @@ __all__ = [
     "measure",
     "nearest_row",
     "norm_at_influence",
+    "output_change",
     "patch_nullspace",
     "patch_pseudo_inverse",
     "patch_spectrum",
     "patchify",
     "permuted_control",
+    "permuted_in_patches",
+    "pixel_change",
+    "pixel_logits",
     "principal_cosines",
     "register_solver",
+    "rounded_to_8_bits",
+    "sample_nullspace",
+    "scaled_to_rms",
     "share_under",
     "symmetric_share",
     "synthesize",
@@ -84,6 +104,7 @@ __all__ = [
     "unit_roundoff",
     "unpatchify",
     "valid_nullspace_noise",
+    "valid_permutation",
 ]
 
 if not TYPE_CHECKING:

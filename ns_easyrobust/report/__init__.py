@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .figure_report import FigureReport, files_of
     from .figures import image_sheet, noise_history
     from .leaderboards import LEADERBOARDS, easyrobust_form, read_about, robustbench_form
+    from .patch_noise import patch_noise_report
+    from .patch_noise_rows import PatchNoiseKinds
     from .published import PUBLISHED_TABLES, Published
     from .seed_statistics import Interval, interval_of_mean
     from .sheet import Cell, Sheet, as_text, escape, escape_text
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from .table import ResultsTable
     from .table2 import Table2
     from .table2_view import table2_sheet
+    from .transfer import transfer_report
     from .writing import write_report, write_tables
 
 __all__ = [
@@ -42,6 +45,7 @@ __all__ = [
     "Interval",
     "MethodRuns",
     "NormChanges",
+    "PatchNoiseKinds",
     "PrimaryEndpoint",
     "Published",
     "ResultsTable",
@@ -72,10 +76,12 @@ __all__ = [
     "interval_of_mean",
     "noise_history",
     "open_canvas",
+    "patch_noise_report",
     "read_about",
     "robustbench_form",
     "study_figure",
     "table2_sheet",
+    "transfer_report",
     "wilson_interval",
     "write_report",
     "write_tables",
