@@ -61,7 +61,8 @@ class ClosureLab:
                 self.results.add(self._single(kind, number))
         if self.results.find(part="spectrum") is None:
             self.results.add(*self._local(eigenvalues))
-        for kind, index in tqdm([(kind, index) for index in range(len(pairs)) for kind in KINDS], desc="pairs"):
+        combinations = [(kind, index) for index in range(len(pairs)) for kind in KINDS]
+        for kind, index in tqdm(combinations, desc="pairs", disable=None):
             if self.results.find(part="pair", kind=kind, index=index) is None:
                 self.results.add(self._pair(kind, index, pairs[index]))
 

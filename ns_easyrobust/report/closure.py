@@ -132,6 +132,12 @@ def _wilson(found: tuple[int, int]) -> str:
     return f"{found[0]} of {found[1]} (95% interval {low:.0f}% to {high:.0f}%)"
 
 
+def _said(found: Interval) -> str:
+    """A mean with its interval, where there is one."""
+    ends = f" [{found.low:.3g}, {found.high:.3g}]" if math.isfinite(found.low) else ""
+    return f"{found.mean:.3g}{ends}"
+
+
 def _findings(numbers: ClosureNumbers) -> Iterator[str]:
     def each(counted: Any) -> str:
         return "; ".join(f"{kind} {_wilson(counted(kind))}" for kind in numbers.kinds)
@@ -161,12 +167,21 @@ def _findings(numbers: ClosureNumbers) -> Iterator[str]:
         f"line is under eps: {each(lambda kind: numbers.lines_under(kind, 'eps'))}. Under the chord between their own "
         f"ends: {each(lambda kind: numbers.lines_under(kind, 'chord'))}."
     )
+    middle = _nearest(numbers.shares, 0.5)
+    share = numbers.shares[middle]
+    shapes = "; ".join(f"{kind} {_said(numbers.line_shape(kind)[middle])}" for kind in numbers.kinds)
     yield (
-        "Random and permuted noise was scaled to the influence of the nullspace noise of its number. Where its numbers "
-        "above are as the nullspace noise's, closure is a property of any noise of that influence, not of nullspace "
-        "noise: what differs is the norm at which that influence is reached ("
-        + ", ".join(f"{kind} {np.mean([line['norm'] for line in numbers.singles(kind)]):.3g}" for kind in numbers.kinds)
-        + ")."
+        f"At alpha1 = {share:g}, alpha2 = {1 - share:g}, influence over the mean of both ends, mean over "
+        f"n={len(numbers.pairs(NULLSPACE))} pairs: {shapes}; a quadratic whose two noises have orthogonal responses "
+        f"gives {share**2 + (1 - share) ** 2:.3g}, and any quadratic at most 1 where both ends are alike."
+    )
+    norms = ", ".join(
+        f"{kind} {np.mean([line['norm'] for line in numbers.singles(kind)]):.3g}" for kind in numbers.kinds
+    )
+    yield (
+        "Random and permuted noise was scaled to the influence of the nullspace noise of its number: what holds of it "
+        "too is no property of nullspace noise, but of noise of that influence. The mean norms at which that is "
+        f"reached: {norms}."
     )
     if numbers.quadratic:
         ratios = []
@@ -175,7 +190,7 @@ def _findings(numbers: ClosureNumbers) -> Iterator[str]:
                 math.log(line["influence"] / numbers.quadratic[kind, line["number"]]) for line in numbers.singles(kind)
             ]
             ratio = Interval(*np.exp(interval_of_mean(logs)))
-            ratios.append(f"{kind} {ratio.mean:.3g} [{ratio.low:.3g}, {ratio.high:.3g}]")
+            ratios.append(f"{kind} {_said(ratio)}")
         yield (
             "Measured influence at alpha = 1 over the Jacobian's quadratic prediction, geometric mean over noises: "
             f"{'; '.join(ratios)}. Where that is far from 1, the noise is too large for the local picture."

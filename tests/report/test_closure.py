@@ -92,7 +92,9 @@ def test_the_report_says_so_and_draws(numbers):
     text = report.to_markdown()
     assert "nullspace 2 of 3 (95% interval" in text
     assert "nullspace 0 of 3" in text
-    assert "(nullspace 20, random 20)" in text
+    assert "reached: nullspace 20, random 20." in text
+    assert "n=2 pairs: nullspace 0.833 [" in text  # (0.015 + 0.02) / 0.03 and 1/2, in the mean
+    assert "random 0.5 [0.5, 0.5]; a quadratic" in text
     assert "2 of 3 nullspace noises have an influence under eps = 0.033" in text
     stream = io.BytesIO()
     report.draw(stream)
