@@ -28,7 +28,7 @@ _NOTICED = 0.01  # mean logit distance by all-ones noise of elements 1, above wh
 
 @register_experiment("encoder-noise")
 class EncoderNoiseExperiment(FigureExperiment):
-    """learn encoder noise by Eq. 4 at several lambdas, and compare its effect with its permutation's (Figure 3)"""
+    """learn encoder noise by Eq. 4 at several lambdas, and compare its effect with its permutations' (Figure 3)"""
 
     def add_inputs(self, parser: argparse.ArgumentParser) -> None:
         """Add the model, the images and the search."""
@@ -59,7 +59,7 @@ class EncoderNoiseExperiment(FigureExperiment):
         )  # fmt: skip
 
     def measure(self, args: argparse.Namespace, results: Results) -> None:
-        """Learn the noises that are not there yet, and measure each beside its permutation."""
+        """Learn the noises that are not there yet, and measure each beside its permutations."""
         inputs = open_inputs(args)
         if len(inputs.measured) < 2:  # one has no interval
             raise DataError(f"{args.data_dir}: expected two images at least to measure on, found one. Add images.")
@@ -127,7 +127,7 @@ class _Search:
         stationary = learner.stationarity(value)
         learned = self.probe.per_image(value)
         permuted = self.probe.per_image(nullspace.permuted_control(value, _generator(seed, 2)))
-        kept, other = learned.unchanged, permuted.unchanged
+        within = self.probe.per_image(nullspace.within_token_control(value, _generator(seed, 3)))
         return {
             "kind": "noise",
             "strength": strength,
@@ -138,15 +138,14 @@ class _Search:
             "distance": stationary.distance,
             "radial": stationary.radial,
             "learned": _measured(learned),
-            "permuted": _measured(permuted),
-            "only_learned": int((kept & ~other).sum()),
-            "only_permuted": int((other & ~kept).sum()),
-            "n": len(kept),
+            "permuted": _control(permuted, learned),
+            "within": _control(within, learned),
+            "n": len(learned.unchanged),
         }
 
 
 def _generator(seed: int, use: int) -> torch.Generator:
-    """Of a noise's start (0), of its orders of minibatches (1), or of its permutation (2)."""
+    """Of a noise's start (0), its orders of minibatches (1), its permutation (2), and that within tokens (3)."""
     return torch.Generator().manual_seed(derive_seed(seed, use))
 
 
@@ -157,6 +156,13 @@ def _measured(found: ImageInfluence) -> dict[str, Any]:
         "mse_probability": _interval(found.distance),
         "logit_distance": _interval(found.logit_distance),
     }
+
+
+def _control(found: ImageInfluence, learned: ImageInfluence) -> dict[str, Any]:
+    """:func:`_measured`, and how many predictions only the learned noise, or only the control, leaves as they are."""
+    kept, other = learned.unchanged, found.unchanged
+    only = {"only_learned": int((kept & ~other).sum()), "only_control": int((other & ~kept).sum())}
+    return _measured(found) | only
 
 
 def _interval(values: torch.Tensor) -> list[float]:

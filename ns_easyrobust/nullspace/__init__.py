@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         exploratory_loss,
         permuted_control,
         uniform_start,
+        within_token_control,
     )
     from .feasible import FeasibleNorm, ImageInfluence, InfluenceProbe, first_crossing, unit_direction
     from .local_spectrum import LocalSpectrum, SoftmaxJacobian
@@ -105,6 +106,7 @@ __all__ = [
     "unpatchify",
     "valid_nullspace_noise",
     "valid_permutation",
+    "within_token_control",
 ]
 
 if not TYPE_CHECKING:

@@ -44,6 +44,13 @@ def permuted_control(value: torch.Tensor, generator: torch.Generator) -> torch.T
     return mixed * (value.norm() / mixed.norm())
 
 
+def within_token_control(value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """The elements of each token of ``value`` (1, *tokens, D) in a random order of its own, so that each token keeps
+    its norm and its mean: the control where norms differ between tokens."""
+    order = torch.rand(value.shape, generator=generator).argsort(-1)
+    return value.gather(-1, order)
+
+
 class Stationarity(NamedTuple):
     """How near a noise is to a stationary point of Eq. 4, where ``radial`` is lambda.
 

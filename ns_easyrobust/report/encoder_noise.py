@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .encoder_noise_picture import encoder_noise_figure
-from .encoder_noise_points import KINDS, StrengthPoint, points_of
+from .encoder_noise_points import CONTROLS, KINDS, StrengthPoint, points_of
 from .figure_report import FigureReport
 from .seed_statistics import Interval
 from .sheet import Cell, Sheet, format_count
 
+_NAMES = {"permuted": "permutation", "within": "permutation within each token"}
 _BENIGN = 95.0  # percent of predictions that stay: what is called benign here
 _HEADER = (
     "lambda", "seed", "norm", "norm of start", "J, learned on", "<v, grad J>", "largest token's share of norm^2",
@@ -27,7 +28,7 @@ def encoder_noise_report(protocol: Mapping[str, Any], lines: Sequence[Mapping[st
     """
     points = points_of(lines)
     return FigureReport(
-        title="Noise learned by Eq. 4, and its permutation",
+        title="Noise learned by Eq. 4, and its permutations",
         sheets=[("", _sheet(points))],
         notes=[_protocol(protocol, points), *_findings(points), *_all_ones(lines)],
         rows=[_HEADER, *(_row(line) for point in points for line in point.lines)],
@@ -36,16 +37,22 @@ def encoder_noise_report(protocol: Mapping[str, Any], lines: Sequence[Mapping[st
 
 
 def _sheet(points: Sequence[StrengthPoint]) -> Sheet:
-    headings = [("norm", ""), ("agreement", "%, learned"), ("agreement", "%, permuted"), ("difference", "points")]
+    headings = [("norm", ""), ("agreement", "%, learned")]
+    for name in ("permuted", "within tokens"):
+        headings += [("agreement", f"%, {name}"), ("difference", f"points, {name}")]
     headings += [("mse_probability", "learned"), ("mse_probability", "permuted"), ("J", "held out")]
     headings += [("<v, grad J> / lambda", "learned on"), ("largest token", "% of norm²")]
     rows = []
     for point in points:
         cells = [
             _cell(point.number("norm"), ".3g"),
-            *(_cell(point.agreement(kind), ".1f") for kind in KINDS),
-            _cell(point.lead(), "+.1f"),
-            *(_cell(point.mse(kind), ".2g") for kind in KINDS),
+            _cell(point.agreement("learned"), ".1f"),
+            *(
+                cell
+                for control in CONTROLS
+                for cell in (_cell(point.agreement(control), ".1f"), _cell(point.lead(control), "+.1f"))
+            ),
+            *(_cell(point.mse(kind), ".2g") for kind in ("learned", "permuted")),
             _cell(point.logit_distance("learned"), ".3g"),
             Cell(f"{point.number('radial').mean / point.strength:.2f}"),
             Cell(f"{100 * point.number('token_share').mean:.0f}"),
@@ -96,16 +103,12 @@ def _findings(points: Sequence[StrengthPoint]) -> list[str]:
         point = max(benign, key=lambda each: each.number("norm").mean)
         notes.append(
             f"The largest noise whose agreement is at least {_BENIGN:g}% (lower end of the interval) has norm "
-            f"{point.number('norm').mean:.3g}, at lambda {point.strength:g}: {_compared(point)}"
+            f"{point.number('norm').mean:.3g}, at lambda {point.strength:g}: {_compared(point, 'permuted')}"
         )
     elif settled:
         notes.append(f"At no lambda is the lower end of the learned noise's agreement {_BENIGN:g}% or more.")
-    ahead = [point for point in settled if point.lead().low > 0]
     if settled:
-        notes.append(
-            f"More predictions stay than with the permutation, by an interval above 0, at {len(ahead)} of "
-            f"{format_count(len(settled), 'lambda')}" + ("." if not ahead else _largest(ahead))
-        )
+        notes += [_ahead(settled, control) for control in CONTROLS]
     worse = [point for point in settled if point.agreement("learned").high < _BENIGN]
     if worse:
         point = worse[0]
@@ -141,22 +144,31 @@ def _findings(points: Sequence[StrengthPoint]) -> list[str]:
         notes.append(
             f"More than half of the squared norm lies in a single token ({listed}): what layer norms bound for all "
             "tokens they bound for each, so that one may grow for ever at the price of that token. A permutation "
-            "spreads it over all of them, and is no fair control there."
+            "spreads it over all of them, and is no fair control there; one within each token is. "
+            + " ".join(f"Lambda {each.strength:g}: {_compared(each, 'within')}" for each in given_up)
         )
     return notes
 
 
-def _largest(ahead: Sequence[StrengthPoint]) -> str:
-    point = max(ahead, key=lambda each: each.lead().mean)
-    norm = point.number("norm").mean
-    return f", by most at lambda {point.strength:g} (norm {norm:.3g}): {_compared(point)}"
-
-
-def _compared(point: StrengthPoint) -> str:
-    learned, permuted = (_shown(point.agreement(kind), ".1f") for kind in KINDS)
+def _ahead(settled: Sequence[StrengthPoint], control: str) -> str:
+    ahead = [point for point in settled if point.lead(control).low > 0]
+    most = ""
+    if ahead:
+        point = max(ahead, key=lambda each: each.lead(control).mean)
+        norm = point.number("norm").mean
+        most = f", by most at lambda {point.strength:g} (norm {norm:.3g}): {_compared(point, control)}"
     return (
-        f"{learned}% of predictions stay, of its permutation's {permuted}%; difference {_shown(point.lead(), '+.1f')} "
-        f"points, n = {format_count(point.n, 'image')}, {format_count(len(point.lines), 'noise')}."
+        f"More predictions stay than with the {_NAMES[control]}, by an interval above 0, at {len(ahead)} of "
+        f"{format_count(len(settled), 'lambda')}{most or '.'}"
+    )
+
+
+def _compared(point: StrengthPoint, control: str) -> str:
+    learned, other = (_shown(point.agreement(kind), ".1f") for kind in ("learned", control))
+    return (
+        f"{learned}% of predictions stay, with the {_NAMES[control]} {other}%; difference "
+        f"{_shown(point.lead(control), '+.1f')} points, n = {format_count(point.n, 'image')}, "
+        f"{format_count(len(point.lines), 'noise')}."
     )
 
 

@@ -1,4 +1,4 @@
-"""Figure 3 of arXiv:2403.10476: learned noise (solid) and its permutation (dashed) against lambda."""
+"""Figure 3 of arXiv:2403.10476: learned noise (solid), its permutation (dashed) and that within tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from .canvas import GREY, colour, open_canvas, wrap_text
 from .encoder_noise_points import StrengthPoint, ends_of
 from .seed_statistics import Interval
 
-_STYLES = {"learned": ("-", "o", 0), "permuted": ("--", "s", 1)}
+_STYLES = {
+    "learned": ("learned", "-", "o", 0),
+    "permuted": ("permuted", "--", "s", 1),
+    "within": ("permuted within tokens", ":", "^", 2),
+}
 
 
 def encoder_noise_figure(stream: IO[bytes], points: Sequence[StrengthPoint], caption: str) -> None:
@@ -22,8 +26,8 @@ def encoder_noise_figure(stream: IO[bytes], points: Sequence[StrengthPoint], cap
     with open_canvas(stream, 7.6, 6.2) as figure:
         figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
         (agreement, mse), (norm, stationary) = figure.subplots(2, 2)
-        for kind, (line, marker, index) in _STYLES.items():
-            style = {"linestyle": line, "marker": marker, "color": colour(index), "label": f"{kind} noise"}
+        for kind, (label, line, marker, index) in _STYLES.items():
+            style = {"linestyle": line, "marker": marker, "color": colour(index), "label": label}
             _series(agreement, points, partial(StrengthPoint.agreement, kind=kind), style)
             _series(mse, points, partial(StrengthPoint.mse, kind=kind), style)
         agreement.set_ylim(0, 103)

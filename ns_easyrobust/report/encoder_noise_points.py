@@ -10,7 +10,8 @@ from typing import Any
 from .seed_statistics import Interval, interval_of_mean
 from .statistics import paired_interval, wilson_interval
 
-KINDS = ("learned", "permuted")
+CONTROLS = ("permuted", "within")  # all elements in another order, and those of each token
+KINDS = ("learned", *CONTROLS)
 _FLAT = 0.1  # <v, grad J> / J, the exponent with which J grows when the noise is scaled: below it J is at its ceiling
 
 
@@ -49,20 +50,15 @@ class StrengthPoint:
             return Interval(mean, max(0.0, low), min(100.0, high))
         return Interval(shares[0], *wilson_interval(self.lines[0][kind]["unchanged"], self.n))
 
-    def lead(self) -> Interval:
-        """Agreement of the learned noise minus its permutation's, in points: paired by image, or by seed."""
+    def lead(self, control: str) -> Interval:
+        """Agreement of the learned noise minus its control's, in points: paired by image, or by seed."""
+        leads = [100 * (line["learned"]["unchanged"] - line[control]["unchanged"]) / line["n"] for line in self.lines]
         if self.over_seeds:
-            return interval_of_mean(
-                [
-                    100 * (line["learned"]["unchanged"] - line["permuted"]["unchanged"]) / line["n"]
-                    for line in self.lines
-                ]
-            )
+            return interval_of_mean(leads)
         (line,) = self.lines
-        both = line["learned"]["unchanged"] - line["only_learned"]
-        counts = (both, line["only_learned"], line["only_permuted"])
-        ends = paired_interval(*counts, line["n"] - sum(counts))
-        return Interval(100 * (line["only_learned"] - line["only_permuted"]) / line["n"], *ends)
+        only_learned, only_control = (line[control][name] for name in ("only_learned", "only_control"))
+        counts = (line["learned"]["unchanged"] - only_learned, only_learned, only_control)
+        return Interval(leads[0], *paired_interval(*counts, line["n"] - sum(counts)))
 
     def mse(self, kind: str) -> Interval:
         """mse_probability."""

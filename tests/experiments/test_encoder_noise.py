@@ -56,9 +56,11 @@ def test_its_numbers_are_those_of_the_noise_that_it_kept_and_of_its_permutation(
         assert line["learned"]["logit_distance"][0] == pytest.approx(
             float((noisy - clean).norm(dim=-1).mean()), rel=1e-3
         )
-        lost = line["learned"]["unchanged"] - line["permuted"]["unchanged"]
-        assert line["only_learned"] - line["only_permuted"] == lost
-        assert line["permuted"]["logit_distance"][0] > line["learned"]["logit_distance"][0]
+        for control in (line["permuted"], line["within"]):
+            lost = line["learned"]["unchanged"] - control["unchanged"]
+            assert control["only_learned"] - control["only_control"] == lost
+            assert control["logit_distance"][0] > line["learned"]["logit_distance"][0]
+        assert line["within"]["logit_distance"] != line["permuted"]["logit_distance"]
 
         def distance_at(scale: float, value=value) -> float:
             pair = [forward_by_hand(model, searched.pixels.double(), each) for each in (0 * value, scale * value)]

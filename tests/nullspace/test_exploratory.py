@@ -9,10 +9,17 @@ import pytest
 import torch
 from helpers.models import forward_by_hand
 from scipy.optimize import minimize
+from scipy.stats import chisquare
 from torch import nn
 
 from ns_easyrobust.errors import DataError, NoiseError, OptionError
-from ns_easyrobust.nullspace.exploratory import NoiseLearner, exploratory_loss, permuted_control, uniform_start
+from ns_easyrobust.nullspace.exploratory import (
+    NoiseLearner,
+    exploratory_loss,
+    permuted_control,
+    uniform_start,
+    within_token_control,
+)
 from ns_easyrobust.nullspace.synthesis import measure
 
 SIZES = torch.tensor([2.0, 1.8, 1.6, 1.4, 1.2, 1.0, 0.8, 0.4])  # singular values
@@ -158,6 +165,24 @@ def test_a_permutation_has_the_norm_no_token_means_and_another_order():
     plain = value.flatten()[order].view(5, 7)
     plain = plain - plain.mean(1, keepdim=True)
     assert torch.allclose(mixed[0] / mixed.norm(), plain / plain.norm(), atol=1e-6)
+
+
+def test_a_permutation_within_tokens_keeps_each_tokens_elements_in_an_order_of_its_own():
+    value = torch.arange(35.0).view(1, 5, 7)  # token t has 7t ... 7t + 6
+    mixed = within_token_control(value, torch.Generator().manual_seed(0))
+    assert torch.equal(mixed.sort(-1).values, value)
+    orders = {tuple(token.tolist()) for token in mixed[0] - 7 * torch.arange(5.0)[:, None]}
+    assert len(orders) == 5
+    assert tuple(range(7)) not in orders
+    assert torch.equal(mixed, within_token_control(value, torch.Generator().manual_seed(0)))
+    assert not torch.equal(mixed, within_token_control(value, torch.Generator().manual_seed(1)))
+
+
+def test_a_permutation_within_tokens_puts_an_element_at_each_place_equally_often():
+    value = torch.arange(4.0).expand(1, 4000, 4)
+    places = within_token_control(value, torch.Generator().manual_seed(0))[0].long()
+    counts = torch.stack([places[:, index].bincount(minlength=4) for index in range(4)])
+    assert chisquare(counts.flatten()).pvalue > 1e-3
 
 
 def test_a_start_is_uniform_and_centred():
