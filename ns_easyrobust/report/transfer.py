@@ -10,7 +10,7 @@ from .presentable import presentable
 from .sheet import Cell, Sheet
 from .transfer_notes import transfer_notes
 from .transfer_picture import transfer_picture
-from .transfer_table import HELD_OUT, TITLES, Lines, TransferTable, shown
+from .transfer_table import HELD_OUT, TITLES, Lines, Place, TransferTable, shown
 
 
 def transfer_report(protocol: Mapping[str, Any], lines: Lines) -> FigureReport:
@@ -27,23 +27,24 @@ def transfer_report(protocol: Mapping[str, Any], lines: Lines) -> FigureReport:
 
 
 def _sheet(table: TransferTable, kind: str) -> Sheet:
-    headings = [
-        ("noise", "mse_probability [95%]"), ("permuted", "mse_probability [95%]"), ("random", "mse_probability [95%]"),
-        ("noise / permuted", "[95%]"), ("unchanged", "%, noise"), ("unchanged", "%, permuted"),
-    ]  # fmt: skip
+    """A row for each model whose noise it is; the models that it is measured on, then its own on other images."""
+    others = [images for images in table.images if images != HELD_OUT]
+    headings = [(f"on {presentable(target)}", HELD_OUT) for target in table.targets]
+    headings += [("on itself", presentable(images)) for images in others]
     rows = []
-    for place in table.places:
-        if place.kind != kind or (place.source != place.target and place.images != HELD_OUT):
-            continue  # the CSV has them
-        relative = table.relative(place)
-        cells = [
-            Cell(shown(table.influence(place, name))) if table.has(place, name) else Cell("-", is_number=False)
-            for name in ("noise", "permuted", "random")
-        ]
-        cells.append(Cell(shown(relative)) if relative else Cell("0"))
-        cells += [Cell(f"{100 * table.agreement(place, name):.1f}") for name in ("noise", "permuted")]
-        rows.append((presentable(f"of {place.source}, on {place.target}: {place.images}"), cells))
+    for source in table.sources:
+        places = [Place(kind, source, target, HELD_OUT) for target in table.targets]
+        places += [Place(kind, source, source, images) for images in others]
+        rows.append((presentable(source), [_cell(table, place) for place in places]))
     return Sheet(headings, rows)
+
+
+def _cell(table: TransferTable, place: Place) -> Cell:
+    if not table.has(place):
+        return Cell("-", is_number=False)
+    relative = table.relative(place)
+    share = f"x{shown(relative)}" if relative else "x0"
+    return Cell(shown(table.influence(place)), (f"({share}; {100 * table.agreement(place):.1f}%)",))
 
 
 def _csv(table: TransferTable) -> list[list[object]]:

@@ -2,51 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .presentable import presentable
-from .transfer_table import FOUND_ON, HELD_OUT, TITLES, Place, TransferTable, shown
+from .transfer_table import FOUND_ON, HELD_OUT, TITLES, Place, TransferTable
 
 _WHERE = {FOUND_ON: "on the images that it was found on", HELD_OUT: "on held-out ones"}
 
 
 def transfer_notes(protocol: Mapping[str, Any], table: TransferTable) -> list[str]:
-    """Findings on images, findings on models, and how it was measured."""
-    notes = []
+    """How tables are read, findings on images and on models, and how it was measured."""
+    reading = (
+        "Influence of the noise of the model at the left, as mse_probability, and in brackets its share of what its "
+        "permutation does there, and how many predictions stay. The CSV has the controls, each noise, and all models "
+        "on all images."
+    )
+    notes = [reading]
     for kind in table.kinds:
-        for source in table.sources:
-            notes += [_on_images(table, kind, source), _on_models(table, kind, source)]
+        notes += [_on_images(table, kind), _on_models(table, kind)]
     return [note for note in notes if note] + _how(protocol, table)
 
 
-def _on_images(table: TransferTable, kind: str, source: str) -> str:
-    """Whether a model's own noise does the same on other images."""
-    own = {images: Place(kind, source, source, images) for images in table.images}
+def _on_images(table: TransferTable, kind: str) -> str:
+    """Whether models' own noises do the same on other images."""
     parts = []
-    for images, place in own.items():
-        text = f"{shown(table.influence(place))} {_WHERE.get(images, f'on {presentable(images)}')}"
-        ratio = table.ratio(place, own[FOUND_ON]) if images != FOUND_ON and kind == "encoder" else None
-        parts.append(text + (f" (times {shown(ratio)})" if ratio else ""))
-    n, count = (table.line(own[HELD_OUT])[name] for name in ("n", "influences"))
+    for images in table.images:
+        places = [Place(kind, source, source, images) for source in table.sources]
+        where = _WHERE.get(images, f"on {presentable(images)}")
+        parts.append(f"{_range([table.influence(place).mean for place in places])} {where}")
+        if images != FOUND_ON and kind == "encoder":
+            ratios = [table.ratio(place, place._replace(images=FOUND_ON)) for place in places]
+            if found := [ratio.mean for ratio in ratios if ratio is not None]:
+                parts[-1] += f" (times {_range(found)})"
+    line = table.line(Place(kind, table.sources[0], table.sources[0], HELD_OUT))
     return (
-        f"{TITLES[kind]}, noise of '{presentable(source)}' on itself: influence {'; '.join(parts)} "
-        f"(n={n} images, {_noises(len(count))})."
+        f"{TITLES[kind]}, on the model that it is of: influence {'; '.join(parts)} (n={line['n']} images, "
+        f"{_noises(len(line['influences']))} of each model; the range is over {len(table.sources)} models)."
     )
 
 
-def _on_models(table: TransferTable, kind: str, source: str) -> str:
-    """Whether it does the same on other models, in shares of what its permutation does there."""
-    own = Place(kind, source, source, HELD_OUT)
-    parts = []
-    for target in table.targets:
-        place = own._replace(target=target)
-        relative = table.relative(place)
-        what = f"{shown(relative)} of its permutation's" if relative else "none at all"
-        parts.append(f"{what} on '{presentable(target)}'")
-    if len(parts) < 2:
+def _on_models(table: TransferTable, kind: str) -> str:
+    """Whether they do the same on other models, in shares of what their permutations do there."""
+    own, others = [], {}
+    for source in table.sources:
+        for target in table.targets:
+            relative = table.relative(Place(kind, source, target, HELD_OUT))
+            share = relative.mean if relative else 0.0
+            if source == target:
+                own.append(share)
+            else:
+                others[f"of {presentable(source)} on {presentable(target)}"] = share
+    if not others or not own:
         return ""
-    return f"{TITLES[kind]}, noise of '{presentable(source)}', influence on held-out images: {'; '.join(parts)}."
+    least, most = (choose(others, key=others.__getitem__) for choose in (min, max))
+    return (
+        f"{TITLES[kind]}, on held-out images, as a share of what its permutation does: {_range(own)} on the model that "
+        f"it is of; on others from {others[least]:.2g} ({least}) to {others[most]:.2g} ({most})."
+    )
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.2g}", f"{max(values):.2g}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _noises(count: int) -> str:

@@ -64,14 +64,19 @@ def test_a_noise_without_its_permutation_is_refused():
 
 def test_the_report_says_what_the_numbers_are_and_draws_them():
     report = transfer_report(PROTOCOL, lines())
-    text = report.to_text(200)
-    assert "of a, on b: held out" in text
-    assert "of a, on a: found on" in text
-    assert "of a, on b: found on" not in text
-    relative = TransferTable(lines()).relative(Place("encoder", "a", "a", "held out"))
-    assert f"{relative.mean:.2g} [{relative.low:.2g}, {relative.high:.2g}] of its permutation's on 'a'" in " ".join(
-        text.split()
-    )
+    ((heading, sheet),) = report.sheets
+    assert heading == "encoder, approximate"
+    assert sheet.headings == [("on a", "held out"), ("on b", "held out"), ("on itself", "found on")]
+    table = TransferTable(lines())
+    influence, relative = (find(Place("encoder", "b", "a", "held out")) for find in (table.influence, table.relative))
+    (name, cells) = sheet.rows[1]
+    assert name == "b"
+    assert cells[0].value == f"{influence.mean:.2g} [{influence.low:.2g}, {influence.high:.2g}]"
+    assert cells[0].rest == (f"(x{relative.mean:.2g} [{relative.low:.2g}, {relative.high:.2g}]; 80.0%)",)
+    text = " ".join(report.to_text(200).split())
+    own, other = (np.exp(np.mean(np.log(OWN) - np.log(PERMUTED))) for _ in range(2))
+    assert f"{own:.2g} on the model that it is of; on others from {other:.2g} (of a on b) to {other:.2g}" in text
+    assert "influence 0.025 on the images that it was found on; 0.025 on held-out ones (times 1) (n=10" in text
     assert len(report.rows) == 1 + 2 * 2 * 2 * 2 * 3
     stream = io.BytesIO()
     report.draw(stream)
