@@ -21,6 +21,7 @@ def draw_closure(numbers: ClosureNumbers, stream: IO[bytes]) -> None:
     """
     pairs = len(numbers.pairs(numbers.kinds[0]))
     noises = len(numbers.singles(numbers.kinds[0]))
+    model = numbers.protocol["model"].rpartition(":")[2]  # of a factory's path, its name
     with open_canvas(stream, 10, 7.2) as figure:
         figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.08, wspace=0.04, hspace=0.04)
         above, below = figure.subfigures(2, 1, height_ratios=(1, 1))
@@ -33,7 +34,7 @@ def draw_closure(numbers: ClosureNumbers, stream: IO[bytes]) -> None:
         else:
             _draw_spectrum(spectrum, numbers)
         figure.supxlabel(
-            f"{numbers.protocol['model']}, n={numbers.protocol['n']} images; {noises} noises and {pairs} random pairs "
+            f"{model}, n={numbers.protocol['n']} images; {noises} noises and {pairs} random pairs "
             "of each kind; bars: 95% interval over pairs (left) or noises (middle), Student's t.\n"
             "Random and permuted noise is scaled to the influence of the nullspace noise.",
             fontsize=8.5, color=GREY,
