@@ -78,7 +78,7 @@ def test_noise_of_a_model_s_nullspace_is_its_own_and_one_of_all_images(command, 
     (found,) = (line for line in lines if key.items() <= line.items())
     assert found["influences"][0] == pytest.approx(expected.mean(), rel=1e-4)
     assert (tmp_path / "out" / "transfer.png").stat().st_size > 10_000
-    assert "patch, a sample, noise of 'one'" in (tmp_path / "out" / "transfer.md").read_text()
+    assert "patch, a sample, on the model that it is of: influence" in (tmp_path / "out" / "transfer.md").read_text()
 
     before = (tmp_path / "out" / "transfer.jsonl").read_bytes()
     monkeypatch.setattr("ns_easyrobust.nullspace.synthesize", None)
