@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,9 +63,12 @@ class FigureExperiment(Experiment):
         with os_errors_as_output_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock", "this experiment"):
-            results = Results(folder, self.name, args.force)
+            results, before = Results(folder, self.name, args.force), time.monotonic()
+            known = len(results.lines)
             self.measure(args, results)
-            shown = self.report(results.protocol, results.lines, results.parts)
+            if len(results.lines) > known:
+                results.took(time.monotonic() - before)
+            shown = self._report(results)
             shown.write(folder, self.name)
         yield shown.to_text(shutil.get_terminal_size((120, 24)).columns)
         yield f"report: {folder / self.name}.md"
@@ -77,4 +82,8 @@ class FigureExperiment(Experiment):
         results = Results(folder, self.name)
         if not results.lines:
             raise DataError(f"{results.path}: expected the numbers of experiment {self.name}, found none. Run it.")
-        return self.report(results.protocol, results.lines, results.parts)
+        return self._report(results)
+
+    def _report(self, results: Results) -> FigureReport:
+        shown = self.report(results.protocol, results.lines, results.parts)
+        return replace(shown, notes=[*shown.notes, results.origin()])

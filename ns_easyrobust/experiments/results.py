@@ -63,7 +63,7 @@ class Results:
                 f"{self.path}: expected the lines of experiment {self.name}, found other things ({error}). Move it "
                 "away, or choose another --output."
             ) from error
-        self.lines = [line for line in self._all if "protocol" not in line]
+        self.lines = [line for line in self._all if "protocol" not in line and "seconds" not in line]
 
     def begin(self, protocol: Mapping[str, Any], device: Any) -> None:
         """Say how everything is measured, before anything is; what is there by the same protocol is gone on with.
@@ -108,6 +108,21 @@ class Results:
         self._all += lines
         self.lines += lines
         self._write()
+
+    def took(self, seconds: float) -> None:
+        """Keep how long a call has measured."""
+        self._all.append({"experiment": self.name, "seconds": round(seconds, 1)})
+        self._write()
+
+    def origin(self) -> str:
+        """A sentence: on which machine, by which versions and how long all of this was measured."""
+        heads = [line for line in self._all if "protocol" in line]
+        machines = dict.fromkeys(str(head["machine"]) for head in heads)
+        names = ("ns_easyrobust", "torch", "timm")
+        versions = dict.fromkeys(", ".join(f"{name} {head['versions'][name]}" for name in names) for head in heads)
+        seconds = sum(line["seconds"] for line in self._all if "seconds" in line)
+        took = f", in {seconds / 60:.1f} minutes" if seconds else ""
+        return f"Measured on {' and '.join(machines)}{took}; {' and '.join(versions)}."
 
     def _write(self) -> None:
         write_text(self.path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in self._all))

@@ -105,6 +105,16 @@ def test_files_of_others_are_left_alone(tmp_path):
         assert (tmp_path / "squares.jsonl").read_text() == wrong
 
 
+def test_how_long_and_on_what_it_was_measured_is_told(tmp_path, monkeypatch):
+    moments = iter([0.0, 90.0, 100.0, 130.0, 0.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(moments))
+    monkeypatch.setattr("ns_easyrobust.evaluation.describe_machine", lambda device: "two abacuses")
+    run(tmp_path)
+    run(tmp_path, "--most", "4")
+    printed = run(tmp_path, "--most", "4")[1]  # measures nothing
+    assert "Measured on two abacuses, in 2.0 minutes; ns_easyrobust 0." in printed[0]
+
+
 def test_nothing_to_render_is_said(tmp_path):
     with pytest.raises(DataError, match="expected the numbers of experiment squares, found none"):
         Squares().render(tmp_path)
@@ -115,5 +125,6 @@ def test_another_machine_or_version_goes_on_beneath_its_own_head(tmp_path, monke
     monkeypatch.setattr("ns_easyrobust.evaluation.describe_machine", lambda device: "another machine")
     run(tmp_path, "--most", "4")
     lines = [json.loads(line) for line in (tmp_path / "squares.jsonl").read_text().splitlines()]
+    lines = [line for line in lines if "seconds" not in line]
     assert [line.get("machine") == "another machine" for line in lines] == [*[False] * 4, True, False]
     assert lines[4]["protocol"] == lines[0]["protocol"]
