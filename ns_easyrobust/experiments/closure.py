@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import nullspace
-from ..errors import ModelError
 from ..utils import (
     choices_of,
     derive_seed,
@@ -23,7 +22,7 @@ from ..utils import (
 from .figure import FigureExperiment
 from .inputs import Inputs, add_input_arguments, open_inputs
 from .registry import Command, register_experiment
-from .results import Results
+from .results import Results, parts_of
 
 if TYPE_CHECKING:
     from ..report import FigureReport
@@ -130,8 +129,6 @@ def _open(args: argparse.Namespace) -> Inputs:
 
     use_own_gpu()
     inputs = open_inputs(args)
-    if args.num_classes == 1:
-        raise ModelError(f"{args.ckpt_path}: expected two classes or more, found one, whose softmax is always 1.")
     return inputs
 
 
@@ -146,6 +143,7 @@ def _synthesize(args: argparse.Namespace, inputs: Inputs, folder: Path) -> list[
 
     names = ("eps", "solver", "limit", "lr", "max_steps")
     config = nullspace.NoiseConfig(**{name: getattr(args, name) for name in names})
+    parts = parts_of(folder, ClosureExperiment.name)
     return synthesize_all(
-        inputs, folder / "parts", config, count=args.noises, batch_size=args.synthesis_batch_size, seed=args.seed
+        inputs, parts, config, count=args.noises, batch_size=args.synthesis_batch_size, seed=args.seed
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,11 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    @cached_property
+    def pixels_digest(self) -> str:
+        """SHA-256 of the pixels: other folders may have the same names."""
+        return hashlib.sha256(self.pixels.cpu().contiguous().numpy().tobytes()).hexdigest()
 
     def batches(self, size: int) -> Sequence[torch.Tensor]:
         """In their order."""

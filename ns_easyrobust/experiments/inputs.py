@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import evaluation
-from ..errors import without_secrets
+from ..errors import DataError, ModelError, without_secrets
 from ..utils import add_machine_arguments, add_model_arguments, file_or_folder, int_from, pick_device
 
 if TYPE_CHECKING:
@@ -80,10 +80,16 @@ def open_inputs(args: argparse.Namespace) -> Inputs:
     """The model and the images of :func:`add_input_arguments`.
 
     Raises:
+        ModelError: the model has one class, whose probability nothing can change.
         UserError: a checkpoint, folder or flag is not what it should be.
     """
     device = pick_device(args.device)
     model, described = open_model(args, device)
+    if model.num_classes == 1:
+        raise ModelError(
+            f"{args.ckpt_path}: expected two classes or more, found one, whose probability is always 1. Give another "
+            "checkpoint."
+        )
     measured, searched, more = open_images_of(args, device)
     return Inputs(model, device, measured, searched, {**described, **more, "seed": args.seed})
 
@@ -116,6 +122,14 @@ def open_images_of(args: argparse.Namespace, device: torch.device) -> tuple[Imag
         protocol["synthesis_from"] = searched.origin
     else:
         measured = searched = open_image_set(root, preprocessing, args.images, *where)
+    for images, flag in ((measured, "--images"), (searched, "--synthesis-images")):
+        if len(images) < 2:
+            raise DataError(
+                f"{args.data_dir}: expected two images at least for {flag}, found {images.origin}. Give more images."
+            )
     protocol |= {"n": len(measured), "images": measured.digest, "images_from": measured.origin}
+    protocol["pixels"] = measured.pixels_digest
+    if searched is not measured:
+        protocol["synthesis_pixels"] = searched.pixels_digest
     measured = measured.to(device)
     return measured, searched.to(device) if "synthesis_n" in protocol else measured, protocol

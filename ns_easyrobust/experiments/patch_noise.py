@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import nullspace, report
-from ..errors import DataError, ModelError, OptionError
+from ..errors import DataError, OptionError
 from ..utils import derive_seed, file_or_folder, float_in, np, torch, write_atomically
 from .exact_nullspace import spectrum_with_nullspace
 from .figure import FigureExperiment
@@ -62,11 +62,6 @@ class PatchNoiseExperiment(FigureExperiment):
                 f"--photographs: expected at most {_MOST_PHOTOGRAPHS}, found {len(args.photographs)}. Show fewer."
             )
         inputs = open_inputs(args)
-        if args.num_classes == 1:
-            raise ModelError(
-                f"{args.ckpt_path}: expected two classes at least, found one, whose confidence is always 100%. Give "
-                "another checkpoint."
-            )
         if args.class_names and len(args.class_names) != args.num_classes:
             raise OptionError(
                 f"--class-names: expected {args.num_classes}, one a class, found {len(args.class_names)}. Name all."

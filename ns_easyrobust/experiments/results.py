@@ -13,7 +13,6 @@ from ..errors import DataError, OptionError, OutputError
 from ..utils import os_errors_as_output_errors, parse_json, read_bounded, write_text
 
 _MOST_BYTES = 2**28
-_KEPT = "parts"
 
 
 class Results:
@@ -37,8 +36,14 @@ class Results:
         self.protocol: dict[str, Any] = {}
         self.lines: list[dict[str, Any]] = []
         self._all: list[dict[str, Any]] = []
-        if not force:
+        self._was_here = False
+        try:
             self._read()
+        except DataError:
+            if not force:
+                raise
+        if force:
+            self.protocol, self.lines, self._all = {}, [], []
 
     @property
     def path(self) -> Path:
@@ -47,7 +52,7 @@ class Results:
     @property
     def parts(self) -> Path:
         """A folder for what lines cannot hold (noises, pictures); it goes when an experiment begins anew."""
-        return self.folder / _KEPT
+        return parts_of(self.folder, self.name)
 
     def _read(self) -> None:
         try:
@@ -63,6 +68,7 @@ class Results:
                 f"{self.path}: expected the lines of experiment {self.name}, found other things ({error}). Move it "
                 "away, or choose another --output."
             ) from error
+        self._was_here = True
         self.lines = [line for line in self._all if "protocol" not in line and "seconds" not in line]
 
     def begin(self, protocol: Mapping[str, Any], device: Any) -> None:
@@ -70,7 +76,8 @@ class Results:
 
         Raises:
             OptionError: there are numbers by another protocol, and no ``force``.
-            OutputError: there are files of these names that belong to no such numbers, and no ``force``.
+            OutputError: there are files of these names that belong to no such numbers, and no ``force``; or parts of
+                no such numbers, which are never deleted.
         """
         now = parse_json(json.dumps(protocol, allow_nan=False))
         for name in self.protocol.keys() | now.keys() if self.protocol else ():
@@ -86,11 +93,16 @@ class Results:
                 f"{others[0]} exists: expected numbers beside it ({self.path.name}), or a folder without it, found "
                 "neither. Choose another --output, or --force to replace it."
             )
-        if self.force and self.parts.exists():
-            with os_errors_as_output_errors(self.parts):
-                shutil.rmtree(self.parts)
         with os_errors_as_output_errors(self.parts):
             self.parts.mkdir(exist_ok=True)
+            if not self._was_here and any(self.parts.iterdir()):
+                raise OutputError(
+                    f"{self.parts}: expected an empty folder, or the numbers that its files belong to "
+                    f"({self.path.name}), found files without them. Move it away, or choose another --output."
+                )
+            if self.force:
+                shutil.rmtree(self.parts)
+                self.parts.mkdir()
         head = {"experiment": self.name, "protocol": now, "machine": evaluation.describe_machine(device)}
         head["versions"] = evaluation.collect_versions()
         if next((line for line in reversed(self._all) if "protocol" in line), None) != head:
@@ -126,3 +138,8 @@ class Results:
 
     def _write(self) -> None:
         write_text(self.path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in self._all))
+
+
+def parts_of(folder: Path, name: str) -> Path:
+    """Where an experiment of this ``name`` keeps its parts in ``folder``."""
+    return folder / f"{name}-parts"

@@ -37,7 +37,7 @@ def command(tmp_path, trained, digits_dir, monkeypatch):
 
 def read(tmp_path, part, **key):
     lines = [json.loads(line) for line in (tmp_path / "out" / "closure.jsonl").read_text().splitlines()[1:]]
-    return [line for line in lines if line["part"] == part and all(line[name] == key[name] for name in key)]
+    return [line for line in lines if line.get("part") == part and all(line[name] == key[name] for name in key)]
 
 
 def test_the_grid_is_what_the_model_does_by_hand_and_a_second_call_measures_nothing(
@@ -51,7 +51,9 @@ def test_the_grid_is_what_the_model_does_by_hand_and_a_second_call_measures_noth
     folder = open_image_folder(str(digits_dir / "val"), Preprocessing(32, 1.0).transform())
     items = split_indices(range(len(folder)), 20, 42)[0]
     images = torch.stack([folder[item][0] for item in items]).double()
-    noises = [Noise.load(tmp_path / "out" / "parts" / f"noise-{number:04d}.pt").value.double() for number in range(3)]
+    noises = [
+        Noise.load(tmp_path / "out" / "closure-parts" / f"noise-{number:04d}.pt").value.double() for number in range(3)
+    ]
     assert not torch.equal(noises[0], noises[1])
     model = trained.double()
 
@@ -128,14 +130,16 @@ def test_two_processes_find_the_noises_of_one(command, tmp_path):
     assert done.returncode == 0, done.stderr
     assert cli.main(command) == 0
     for number in range(3):
-        one, two = (Noise.load(tmp_path / folder / "parts" / f"noise-{number:04d}.pt") for folder in ("out", "two"))
+        one, two = (
+            Noise.load(tmp_path / folder / "closure-parts" / f"noise-{number:04d}.pt") for folder in ("out", "two")
+        )
         torch.testing.assert_close(one.value, two.value)
     one, two = (
         [json.loads(line) for line in (tmp_path / folder / "closure.jsonl").read_text().splitlines()[1:]]
         for folder in ("out", "two")
     )
     assert [line["part"] for line in one] == [line["part"] for line in two]
-    assert not list((tmp_path / "two" / "parts").glob("*.lock"))
+    assert not list((tmp_path / "two" / "closure-parts").glob("*.lock"))
     again = torchrun(2, tmp_path, *command[:-1], "two", "--eps", "0.1")
     assert again.returncode != 0
     assert "eps: expected 0.033, with which two was begun, found 0.1" in again.stderr

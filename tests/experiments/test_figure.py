@@ -88,7 +88,7 @@ def test_another_protocol_is_refused_and_force_begins_anew(tmp_path):
     assert (tmp_path / "squares.jsonl").read_bytes() == before
     assert run(tmp_path, "--power", "3", "--force", "--most", "2")[0] == [0, 1]
     assert values(tmp_path) == [0, 1]
-    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == ["0", "1"]
+    assert sorted(path.name for path in (tmp_path / "squares-parts").iterdir()) == ["0", "1"]
 
 
 def test_files_of_others_are_left_alone(tmp_path):
@@ -103,6 +103,18 @@ def test_files_of_others_are_left_alone(tmp_path):
         with pytest.raises(DataError, match=r"squares\.jsonl: expected the lines of experiment squares, found other"):
             run(tmp_path)
         assert (tmp_path / "squares.jsonl").read_text() == wrong
+
+
+def test_parts_without_their_numbers_are_neither_used_nor_deleted(tmp_path):
+    run(tmp_path)
+    (tmp_path / "squares.jsonl").unlink()
+    for path in ("md", "csv", "png"):
+        (tmp_path / f"squares.{path}").unlink()
+    for words in ((), ("--force",)):
+        with pytest.raises(OutputError, match=r"squares-parts: expected an empty folder, .* Move it away"):
+            run(tmp_path, *words)
+    assert (tmp_path / "squares-parts" / "0").read_text() == "kept"
+    assert not (tmp_path / "squares.jsonl").exists()
 
 
 def test_how_long_and_on_what_it_was_measured_is_told(tmp_path, monkeypatch):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.models import small_vit
+from torchvision.utils import save_image
 
-from ns_easyrobust.errors import OptionError
+from ns_easyrobust.errors import DataError, ModelError, OptionError
 from ns_easyrobust.experiments.image_set import open_image_set
 from ns_easyrobust.experiments.inputs import add_input_arguments, open_inputs
 from ns_easyrobust.models.checkpoint_save import save_model
@@ -35,7 +37,7 @@ def test_the_protocol_tells_weights_and_images_apart(words, trained):
     assert float(pairs.min()) > 0  # none of them in both
     other = opened([*words, "--seed", "1"], synthesis_images=20)
     assert {name for name in one.protocol if one.protocol[name] != other.protocol[name]} == {
-        "seed", "images", "synthesis_images",
+        "seed", "images", "synthesis_images", "pixels", "synthesis_pixels",
     }  # fmt: skip
 
 
@@ -48,6 +50,22 @@ def test_without_synthesis_all_images_may_be_measured(words, digits_dir, trained
         assert torch.equal(found.model(found.measured.pixels), trained(found.measured.pixels))
     with pytest.raises(OptionError, match="--input-size 64: expected 32"):
         opened([*words, "--input-size", "64"])
+
+
+def test_one_image_or_one_class_and_other_pixels_of_the_same_names(words, trained, tmp_path, digits):
+    def folder(name, shift=0):
+        for label in "ab":
+            (tmp_path / name / label).mkdir(parents=True)
+            save_image(digits[0][shift + ord(label)], tmp_path / name / label / "0.png")
+        return [*words[:2], "--data-dir", str(tmp_path / name)]
+
+    one, other = (opened(folder(name, shift)).protocol for name, shift in (("one", 0), ("other", 2)))
+    assert {name for name in one if one[name] != other[name]} == {"pixels"}
+    with pytest.raises(DataError, match="expected two images at least for --images, found 1 random"):
+        opened([*words[:2], "--data-dir", str(tmp_path / "one")], synthesis_images=5)
+    save_model(small_vit(1), tmp_path / "single.pth.tar", arch="vit_micro_patch8_32")
+    with pytest.raises(ModelError, match=r"single\.pth\.tar: expected two classes or more, found one"):
+        opened(["--ckpt-path", str(tmp_path / "single.pth.tar"), *words[2:]])
 
 
 def test_val_is_measured_on_where_there_is_one(digits_dir):

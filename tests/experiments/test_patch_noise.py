@@ -53,7 +53,7 @@ def test_the_nullspace_s_noise_changes_nothing_and_the_same_values_elsewhere_do(
     rms = {line["kind"]: line["mean_square"] ** 0.5 for line in batches[:6]}
     assert rms[PatchNoiseKinds.SAMPLE] == pytest.approx(0.3, rel=1e-5)
     assert rms[PatchNoiseKinds.VALID_PERMUTED] == pytest.approx(rms[PatchNoiseKinds.VALID], rel=1e-6)
-    photo = np.asarray(Image.open(tmp_path / "out" / "parts" / "0-image.png"))
+    photo = np.asarray(Image.open(tmp_path / "out" / "patch-noise-parts" / "0-image.png"))
     assert np.array_equal(photo, np.asarray(Image.open(tmp_path / "photo.png"))[4:36])
     text = " ".join(capsys.readouterr().out.split())
     assert "the prediction stays on 6 of 6 images (agreement 100.0% [61.0, 100.0])" in text  # Wilson: 6 / (6 + 3.84)
