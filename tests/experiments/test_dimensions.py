@@ -22,7 +22,9 @@ def experiment(folder: Path, *words: object) -> int:
 
 
 def lines_of(folder: Path) -> list[dict]:
-    lines = [json.loads(line) for line in (folder / "dimensions.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (folder / "dimensions.jsonl").read_text().splitlines() if "seconds" not in line
+    ]
     return [line for line in lines if "protocol" not in line]
 
 

@@ -54,7 +54,7 @@ def quick(monkeypatch):
 
 
 def read(tmp_path):
-    lines = [json.loads(line) for line in (tmp_path / "out" / "transfer.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "out" / "transfer.jsonl").read_text().splitlines()[:-1]]
     return lines[0]["protocol"], [line for line in lines if "protocol" not in line]
 
 
