@@ -110,23 +110,22 @@ def _findings(protocol: Mapping[str, Any], lines: Sequence[Line]) -> list[str]:
     notes = []
     if holds:
         notes.append(
-            f"{len(holds)} of {format_count(len(checked), 'model')} that were checked ignore all-ones of any size on "
-            f"any token: at norm {protocol['norm']:g} their logits change by at most {_most(holds, 'tokens'):.1e} of "
-            "what a random direction of the same norm changes them by. That is one exact null dimension of the encoder "
-            "for each patch token, which the paper's count of W's nullspace does not have."
+            f"{_count(holds)} of {format_count(_count(checked), 'model')} that were checked ignore all-ones of any "
+            f"size on any token: at norm {protocol['norm']:g} their logits change by at most "
+            f"{_most(holds, 'tokens'):.1e} of what a random direction of the same norm changes them by. That is one "
+            "exact null dimension of the encoder for each patch token, which the paper's count of W's nullspace lacks."
         )
     if more:
         notes.append(
-            f"In {format_count(len(more), 'model')} all-ones is in W's range and ignored, so that a patch's exact "
+            f"In {format_count(_count(more), 'model')} all-ones is in W's range and ignored, so that a patch's exact "
             "nullspace is larger by one than W's: pixels which W does not map to zero change the logits by at most "
-            f"{_most(more, 'pixels', 'random_pixels'):.1e} of what random pixels of that norm do. "
-            + _listed(more, lambda line: f"{line['nullity']} -> {line['nullity_with_all_ones']}")
+            f"{_most(more, 'pixels', 'random_pixels'):.1e} of what random pixels of that norm do."
         )
     trivial = [line for line in more if line["nullity"] == 0]
     if trivial:
         notes.append(
-            "This contradicts that a trivial nullspace of W leaves none to the model: W's is trivial, and the model's "
-            f"is not, for {_listed(trivial)}"
+            f"W's nullspace is trivial and the model's is not, for {_listed(trivial, end=':')} Table 1 counts W's "
+            "alone, which the paper calls a subset of the model's."
         )
     outside = [line for line in lines if not in_range(line)]
     if outside:
@@ -156,6 +155,11 @@ def _most(lines: Sequence[Line], name: str, control: str = "random") -> float:
     return float(max(line["check"][name] / line["check"][control] for line in lines))
 
 
-def _listed(lines: Sequence[Line], more: Any = None) -> str:
+def _count(lines: Sequence[Line]) -> int:
+    """How many models they are of: one of both timms counts once."""
+    return len({line["given"] for line in lines})
+
+
+def _listed(lines: Sequence[Line], more: Any = None, end: str = ".") -> str:
     names = (presentable(line["model"]) + (f" ({more(line)})" if more else "") for line in lines)
-    return ", ".join(dict.fromkeys(names)) + "."  # a model under both timms once
+    return ", ".join(dict.fromkeys(names)) + end  # a model under both timms once

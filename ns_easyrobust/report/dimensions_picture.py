@@ -32,11 +32,11 @@ def dimensions_picture(protocol: Mapping[str, Any], lines: Sequence[Mapping[str,
         raise OptionError(f"picture: expected at most {_MOST_MODELS} models, found {len(lines)}.")
     names = [wrap_text(name, 46) for name in row_names(lines)]
     caption = wrap_text(
-        "Above: singular values of one patch's linear map W; the dot is the last of min(C*p*p, D), the dashed line the "
-        "largest of the cuts below which they count as zero. Below: largest change of a logit, in float64, over "
+        "Above: singular values of one patch's linear map W; the dot is the last of min(C*p*p, D), the tick in its "
+        "colour this model's cut, up to which they count as zero. Below: largest change of a logit, in float64, over "
         f"{format_count(protocol['images'], 'image')} of random pixels, by noise of norm {protocol['norm']:g} on the "
-        "tokens (squares: by the pixels that W turns into such noise, and by random ones of their norm). No bars: "
-        "nothing is averaged.",
+        "tokens (squares: by the pixels that W turns into such noise, and by random ones of their norm). No error "
+        "bars: nothing is averaged.",
         104,
     )
     rows = sum(map(line_count, names))
@@ -72,9 +72,8 @@ def _draw_spectra(axes: Any, lines: Sequence[Mapping[str, Any]]) -> None:
         style = _STYLES[index // len(COLOURS) % len(_STYLES)]
         axes.plot(range(1, len(values) + 1), values, style, color=colour(index), linewidth=1.4, label=name)
         axes.plot(len(values), values[-1], "o", color=colour(index), markersize=3.5)
-    cut = max(line["rtol"] for line in lines)
-    axes.axhline(cut, color=GREY, linewidth=1, linestyle=(0, (6, 4)))
-    axes.annotate(f"cut, {cut:.1e}", (1, cut), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+        axes.plot(len(values), line["rtol"], "_", color=colour(index), markersize=11, markeredgewidth=1.6)
+    axes.plot([], [], "_", color=GREY, markersize=11, markeredgewidth=1.6, label="the cut, at the curve's end")
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(_power)
     axes.set_ylim(least / 2, 1.6)

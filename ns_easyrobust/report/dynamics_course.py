@@ -55,6 +55,10 @@ class Course:
         """The methods with noises."""
         return [label for label in self.labels if all(run["norm"] for run in self.of(label))]
 
+    def is_searched(self, label: str) -> bool:
+        """Whether the method's noises come of a search: of others all that is known is their held-out influence."""
+        return any(run["mse_probability"] != run["held_out"] for run in self.of(label))
+
     def of(self, label: str) -> list[Line]:
         """A method's runs."""
         return [run for (own, _), run in self.runs.items() if own == label]

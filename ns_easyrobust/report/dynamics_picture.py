@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 from ..evaluation import ADVERSARIAL, OOD
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 _WIDTH, _HEIGHT = 10.5, 6.2
 _MARKERS = "osD^vPX<"
-_FEWEST = 3  # seeds that have a band: of two it is nine times as wide as they are apart
+_FEWEST = 3  # seeds that have a bar: of two it is nine times as long as they are apart
+_ASIDE = 0.6  # how much of the distance between two steps the methods take side by side
 
 
 def draw_dynamics(course: Course, stream: IO[bytes]) -> None:
     """Draw six panels: norm, influence, Adversarial, OOD and total over the start's, and total minus the baseline's.
 
-    Lines are means over seeds, bands their 95% intervals.
+    Lines are means over seeds, bars their 95% intervals; those of the methods are set side by side.
     """
     caption = wrap_text(_caption(course), int(17 * _WIDTH))
     with open_canvas(stream, _WIDTH, _HEIGHT + 0.14 * line_count(caption)) as figure:
@@ -43,10 +44,10 @@ def _caption(course: Course) -> str:
     n = len(course.seeds)
     seeds = f"lines: means over {format_count(n, 'seed')}"
     if n >= _FEWEST:
-        seeds += "; bands: their 95% intervals (Student's t), which leave out what other images would give"
+        seeds += "; bars, side by side: 95% intervals (Student's t) over seeds, not over images"
     counts = sorted({n for _, _, n in course.columns})
     images = f"n={counts[0]}" if len(counts) == 1 else f"n={counts[0]} to {counts[-1]}"
-    return f"{seeds}; accuracies on the same images at each step ({images})"
+    return f"{seeds}; the same images at each step ({images})"
 
 
 def _line(axes: Any, course: Course, label: str) -> Any:
@@ -61,28 +62,37 @@ def _style(course: Course, label: str) -> dict[str, Any]:
     return {"color": colour(index), "marker": _MARKERS[index % len(_MARKERS)], "markersize": 4, "linewidth": 1.3}
 
 
-def _plot(axes: Any, points: Mapping[int, Interval], style: dict[str, Any], band: bool) -> None:
-    steps = list(points)
-    axes.plot(steps, [points[step].mean for step in steps], **style)
-    known = [step for step in steps if math.isfinite(points[step].low)]
-    if band and known:
-        ends = ([points[step].low for step in known], [points[step].high for step in known])
-        axes.fill_between(known, *ends, color=style["color"], alpha=0.15, linewidth=0)
+def _plot(axes: Any, points: Mapping[int, Interval], course: Course, label: str) -> None:
+    style, steps = _style(course, label), list(points)
+    shift = _shift(steps, course, label)
+    places = [step + shift for step in steps]
+    axes.plot(places, [point.mean for point in points.values()], **style)
+    if len(course.seeds) >= _FEWEST:
+        for place, point in zip(places, points.values(), strict=True):
+            axes.plot([place, place], point[1:], color=style["color"], linewidth=0.9, alpha=0.7)
+
+
+def _shift(steps: Sequence[int], course: Course, label: str) -> float:
+    """How far a method's points are moved sideways, in updates, so that no bar hides another."""
+    count = len(course.labels)
+    nearest = min((after - before for before, after in itertools.pairwise(steps)), default=0)
+    return (course.labels.index(label) - (count - 1) / 2) * nearest * _ASIDE / count
 
 
 def _draw_noises(axes: Any, course: Course, number: str, title: str) -> None:
     for label in course.noisy():
-        _plot(axes, course.noise(label, number), _style(course, label), len(course.seeds) >= _FEWEST)
+        _plot(axes, course.noise(label, number), course, label)
     axes.set_ylim(bottom=0)
     _finish(axes, title, "norm")
 
 
 def _draw_influence(axes: Any, course: Course) -> None:
     for label in course.noisy():
-        style = _style(course, label)
-        _plot(axes, course.noise(label, "held_out"), style, len(course.seeds) >= _FEWEST)
-        dashed = style | {"marker": "", "linestyle": (0, (4, 2)), "linewidth": 0.9}
-        _plot(axes, course.noise(label, "mse_probability"), dashed, band=False)
+        _plot(axes, course.noise(label, "held_out"), course, label)
+        if course.is_searched(label):
+            means = {step: found.mean for step, found in course.noise(label, "mse_probability").items()}
+            dashed = _style(course, label) | {"marker": "", "linestyle": (0, (4, 2)), "linewidth": 0.9}
+            axes.plot(list(means), list(means.values()), **dashed)
     for eps in {run["eps"] for label in course.noisy() for run in course.of(label)} - {None}:
         axes.axhline(eps, color="black", linewidth=0.9, linestyle=":")
         axes.annotate("eps", (1.01, eps), xycoords=("axes fraction", "data"), va="center", fontsize=8)
@@ -94,12 +104,8 @@ def _draw_relative(axes: Any, course: Course, measure: str) -> None:
     if measure in course.measures:
         for label in course.labels:
             found = {update: course.relative(label, update, measure) for update in (0, *course.updates)}
-            _plot(
-                axes,
-                {step: interval_of_mean(list(own.values())) for step, own in found.items() if own},
-                _style(course, label),
-                len(course.seeds) >= _FEWEST,
-            )
+            points = {step: interval_of_mean(list(own.values())) for step, own in found.items() if own}
+            _plot(axes, points, course, label)
         axes.axhline(1, color=GREY, linewidth=0.8, zorder=1)
     else:
         _say(axes, f"no {measure} column was evaluated")
@@ -115,7 +121,7 @@ def _draw_gain(axes: Any, course: Course) -> None:
             points = {0: Interval(0.0, 0.0, 0.0)} | {
                 s: interval_of_mean(list(own.values())) for s, own in found.items()
             }
-            _plot(axes, points, _style(course, label), len(course.seeds) >= _FEWEST)
+            _plot(axes, points, course, label)
     axes.axhline(0, color=GREY, linewidth=0.8, zorder=1)
     _finish(axes, f"total minus {course.baseline or 'none'}'s, same seed", "points of accuracy")
 

@@ -30,7 +30,7 @@ def eps_report(lines: Sequence[Line]) -> FigureReport:
     return FigureReport(
         "Accuracy against eps of the noise (Table 4)",
         sheets,
-        [*_protocol(lines, measures), *_findings(contrasts, measures)],
+        [*_protocol(lines, measures), *_findings(contrasts, measures), *_uncorrected(lines)],
         list(_rows(lines)),
         partial(_draw, lines, measures),
     )
@@ -108,13 +108,30 @@ def _findings(contrasts: Sequence[Line], measures: Sequence[str]) -> Iterator[st
             ahead = [f"{line['eps']:g}" for line in clear if line["delta"] > 0]
             behind = [f"{line['eps']:g}" for line in clear if line["delta"] < 0]
             said = [f"{word} at eps {', '.join(at)}" for word, at in (("ahead", ahead), ("behind", behind)) if at]
-            least, most = min(line["delta"] for line in own), max(line["delta"] for line in own)
-            parts.append(
-                f"{_name(measure)} {' and '.join(said) or 'nowhere apart'} ({least:+.2f} to {most:+.2f} points)"
-            )
+            deltas = f"{min(line['delta'] for line in own):+.2f} to {max(line['delta'] for line in own):+.2f} points"
+            ends = f"intervals from {min(line['low'] for line in own):+.2f} to {max(line['high'] for line in own):+.2f}"
+            parts.append(f"{_name(measure)}: {' and '.join(said) or 'no difference found'} ({deltas}; {ends})")
         yield f"Nullspace against {other} noise of the same eps: {'; '.join(parts)}."
     if tested:
         yield f"Ahead and behind: p of at most {_LEVEL:g} after Holm's correction over these {len(tested)} tests."
+
+
+def _uncorrected(lines: Sequence[Line]) -> Iterator[str]:
+    """Of each family of tests the intervals that exclude 0, and how many of the tests survive Holm's correction."""
+    for kind, family in (("contrast", "Nullspace minus other noise"), ("accuracy", "Noise minus no noise")):
+        tested = [line for line in lines if line["kind"] == kind and "p" in line]
+        if not tested:
+            continue
+        apart = [line for line in tested if line["low"] > 0 or line["high"] < 0]
+        kept = sum(p <= _LEVEL for p in holm([line["p"] for line in tested]))
+        named = "; ".join(
+            f"{line.get('other', line['aug'])}, eps {line['eps']:g}, {_name(line['measure'])} {_difference(line)[1:-1]}"
+            for line in apart
+        )
+        yield (
+            f"{family}: before Holm's correction {len(apart)} of {format_count(len(tested), 'interval')} exclude 0"
+            f"{f' ({named})' if named else ''}; after it {kept or 'none'} of the p are at most {_LEVEL:g}."
+        )
 
 
 def _rows(lines: Sequence[Line]) -> Iterator[Sequence[object]]:

@@ -43,6 +43,10 @@ def test_table_of_architectures_and_files(tmp_path, capsys, monkeypatch):
     assert vit["check"]["ignores_pixels"] is named["check"]["ignores_pixels"] is True
     assert "2 of 3 models that were checked ignore all-ones of any size" in " ".join(output.split())
     assert "Not checked: bare.pth" in " ".join(output.split())
+    protocol = {"space": "normalised", "rtol": None, "norm": 1, "images": 1, "seed": 0}
+    both = [vit | {"timm": timm} for timm in ("0.5.4", "1.0")]
+    twice = DimensionsExperiment().report(protocol, both, tmp_path)
+    assert any("1 of 1 model that were checked" in note for note in twice.notes)
     with open(tmp_path / "out" / "dimensions.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["ignores_tokens"] for row in rows] == ["True", "False", "", "True"]

@@ -72,8 +72,9 @@ def test_differences_are_those_of_the_bits_and_methods_are_known_by_their_flags(
     noises = {line["label"]: (line["norm"], line["held_out"]) for line in lines if line["kind"] == "noise"}
     assert noises["nullspace, eps 0.1"] == (6.0, pytest.approx(0.02))
     shown = " ".join(capsys.readouterr().out.split())
-    assert "Nullspace against random noise of the same eps: clean behind at eps 0.1" in shown
-    assert "Adversarial ahead at eps 0.1 (+10.00 to +10.00 points)" in shown
+    assert "Nullspace against random noise of the same eps: clean: behind at eps 0.1" in shown
+    assert "Adversarial: ahead at eps 0.1 (+10.00 to +10.00 points; intervals from +" in shown
+    assert "Nullspace minus other noise: before Holm's correction 2 of 3 intervals exclude 0" in shown
     assert (out / "eps.png").read_bytes().startswith(b"\x89PNG")
     assert "-1.13" in (out / "eps.md").read_text()  # the paper: 56.26 - 55.13, of mCE less is better
     assert cli.main(words) == 0  # again, from what is there

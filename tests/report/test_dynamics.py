@@ -81,7 +81,8 @@ def test_the_report_says_what_the_numbers_say():
     report = dynamics_report(PROTOCOL, LINES)
     shown = report.to_markdown()
     assert "ns: 7 of 8 rounds ended under eps in the search, and 6 of 8 were under it on held-out images." in shown
-    assert "total: finetuning alone (none) ends at 1.017" in shown
+    assert "ns against finetuning alone (none) with the same seeds: no difference found" in shown
+    assert "uncorrected for their number: none in nothing; ns in nothing (n=2 seeds)" in shown
     assert "neither grows nor shrinks clearly" in shown
     low, high = stats.t.interval(0.95, 1, loc=1.1, scale=stats.sem([1.2, 1.0]))
     assert f"1.100 [{low:.3f}, {high:.3f}]" in shown
@@ -93,15 +94,31 @@ def test_the_report_says_what_the_numbers_say():
 
 @pytest.mark.parametrize(
     ("gains", "word"),
-    [((5, 5.25), "not told apart"), ((5, 5.002), "more"), ((-5, -5.002), "less"), ((5, 5), "not told apart")],
+    [((5, 5.25), "no difference found"), ((5, 5.002), "more"), ((-5, -5.002), "less"), ((5, 5), "no difference found")],
 )
 def test_more_and_less_survive_holms_correction_and_need_a_spread(gains, word):
     """Of two seeds, p = 2 arctan(1 / t) / pi: 0.016 of the first (t = 41), which is not enough for one of four."""
     own = [checkpoint("ns", seed, 8, 80, 22 + 2 * seed + gain, 30, 50) for seed, gain in enumerate(gains)]
-    note = next(
-        one for one in dynamics_report(PROTOCOL, [*LINES[:-2], *own]).notes if one.startswith("Adversarial: fin")
-    )
-    assert f"points ({word})" in note
+    note = next(one for one in dynamics_report(PROTOCOL, [*LINES[:-2], *own]).notes if one.startswith("ns against"))
+    assert f"seeds: {word if word.startswith('no') else f'Adversarial {word}'}" in note
+
+
+def test_figure_4_is_reproduced_by_an_interval_above_the_start_alone():
+    lines = [line for line in LINES if line.get("label") != "ns"] + [run("nullspace", 0), run("nullspace", 1)]
+    flat = [checkpoint("nullspace", seed, 8, 80, 20 + 4 * seed, 30, 50) for seed in (0, 1)]
+    risen = [checkpoint("nullspace", seed, 8, 80, 24, 30, 50) for seed in (0, 1)]
+    assert any("is not reproduced here" in note for note in dynamics_report(PROTOCOL, [*lines, *flat]).notes)
+    assert any("is seen in Adversarial, total." in note for note in dynamics_report(PROTOCOL, [*lines, *risen]).notes)
+
+
+def test_noise_that_is_not_searched_for_has_held_out_rows_alone():
+    runs = [run("permuted", seed, (9.0, 9.0), (0.02, 0.02), (False, False)) for seed in (0, 1)]
+    ends = [checkpoint("permuted", seed, 8, 80, 20, 30, 50) for seed in (0, 1)]
+    shown = dynamics_report(PROTOCOL, [*LINES, *runs, *ends])
+    assert "permuted: 4 of 4 rounds were under eps on held-out images." in shown.to_markdown()
+    title, sheet = shown.sheets[2]
+    assert title.endswith("2 of 2 rounds")
+    assert [name for name, _ in sheet.rows] == ["ns, search", "ns, held out", "permuted, held out"]
 
 
 def test_one_seed_and_no_baseline_is_told():
