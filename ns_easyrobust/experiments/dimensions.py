@@ -88,6 +88,7 @@ class DimensionsExperiment(FigureExperiment):
             )
         )  # fmt: skip
         known["sha256"] = patch.checkpoint.sha256() if patch.checkpoint else None
+        known["arch"] = patch.checkpoint.arch or args.model if patch.checkpoint else None
         if results.find(**known):
             return
         spectrum = patch.spectrum(args.space, args.rtol)
@@ -96,7 +97,7 @@ class DimensionsExperiment(FigureExperiment):
         line["nullity_with_all_ones"] = nullspace.layer_norm_nullity(
             patch.weight, space=args.space, rtol=args.rtol, std=patch.std
         )
-        line |= _checked(args, patch)
+        line |= _checked(args, patch, spectrum.rtol)
         line["relative_singular_values"] = [float(f"{float(value):.5g}") for value in values]
         results.add(line)
 
@@ -109,7 +110,7 @@ class DimensionsExperiment(FigureExperiment):
         return report.dimensions_report(protocol, list(newest.values()))
 
 
-def _checked(args: argparse.Namespace, patch: Patch) -> dict[str, Any]:
+def _checked(args: argparse.Namespace, patch: Patch, rtol: float) -> dict[str, Any]:
     """Whether the model ignores all-ones, as measured; or why that is not known."""
     try:
         model = _model_of(args, patch)
@@ -118,7 +119,7 @@ def _checked(args: argparse.Namespace, patch: Patch) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(args.seed)
         height, width = models.required_image_size(model) or (models.image_size_for(models.bare_vit(model)),) * 2
         images = torch.randn(args.images, patch.weight.shape[1], height, width, generator=generator)
-        check = nullspace.ignores_all_ones(model, images, args.norm, generator=generator)
+        check = nullspace.ignores_all_ones(model, images, args.norm, rtol=rtol, generator=generator)
     except ModelError as error:
         return {"check": None, "unknown": error.line}
     verdicts = {name: getattr(check, name) for name in ("ignores_tokens", "ignores_equal", "ignores_pixels")}

@@ -76,8 +76,9 @@ class DynamicsExperiment(FigureExperiment):
         self._parse(args, runs[0].start, results, "start")
         results.begin(
             {
-                "benchmark": shlex.split(args.benchmark), "data_dir": str(args.data_dir), "seed": args.seed,
-                "baseline": args.baseline, "every": args.every,
+                "benchmark": _words(args.benchmark), "data_dir": str(args.data_dir), "seed": args.seed,
+                "baseline": args.baseline, "every": args.every, "runs": [[run.label, run.seed] for run in runs],
+                "starts": [without_secrets(start) for start in dict.fromkeys(run.start for run in runs)],
             },
             device,
         )  # fmt: skip
@@ -98,7 +99,7 @@ class DynamicsExperiment(FigureExperiment):
         Raises:
             OptionError, DataError: as ``benchmark`` itself, or a flag that this experiment sets.
         """
-        words = shlex.split(args.benchmark)
+        words = _words(args.benchmark)
         if own := [word for word in words if word.partition("=")[0] in _OWN]:
             raise OptionError(f"--benchmark: expected flags that are not this experiment's own, found {own[0]}.")
         words += [f"--ckpt-path={path}", f"--data-dir={args.data_dir}", f"--records={_records(results)}"]
@@ -132,6 +133,13 @@ class DynamicsExperiment(FigureExperiment):
         return report.dynamics_report(protocol, lines)
 
 
+def _words(benchmark: str) -> list[str]:
+    try:
+        return shlex.split(benchmark)
+    except ValueError as error:
+        raise OptionError(f"--benchmark: expected words, found {benchmark!r} ({error}). Correct the quotes.") from error
+
+
 def _records(results: Results) -> Path:
     return results.parts / "results.jsonl"
 
@@ -157,7 +165,7 @@ def _run_line(run: TrainedRun) -> dict[str, Any]:
         "label": run.label,
         "seed": run.seed,
         "start": without_secrets(run.start),
-        "eps": run.eps,
+        "eps": list(run.eps),
         "steps": [noise.step for noise in noises],
         "norm": [noise.norm for noise in noises],
         "mse_probability": [noise.mse_probability for noise in noises],

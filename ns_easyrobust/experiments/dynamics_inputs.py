@@ -31,7 +31,7 @@ class TrainedRun:
         start: the checkpoint that it was trained from.
         checkpoints: its weights, by the updates done.
         noises: that it was trained on; empty of a run without any.
-        eps: the flag's; None of a run without noises.
+        eps: of each noise, its own or else the flag's.
     """
 
     label: str
@@ -40,7 +40,7 @@ class TrainedRun:
     start: str
     checkpoints: Mapping[int, Path]
     noises: Sequence[NoiseRow]
-    eps: float | None
+    eps: Sequence[float | None]
 
     @property
     def name(self) -> str:
@@ -93,7 +93,7 @@ def _run(label: str, folder: Path, before: str | None, every: int) -> TrainedRun
             "folder in which it was trained."
         )
     noises = _noises(folder)
-    eps = next((row.eps for row in noises if row.eps is not None), flags.get("ns_eps")) if noises else None
+    eps = [flags.get("ns_eps") if row.eps is None else row.eps for row in noises]
     return TrainedRun(label, int(flags.get("seed", 0)), folder, str(start), kept, noises, eps)
 
 

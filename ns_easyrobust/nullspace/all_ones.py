@@ -119,7 +119,12 @@ class AllOnesCheck:
 
 
 def ignores_all_ones(
-    model: nn.Module, images: torch.Tensor, norm: float = 5000.0, *, generator: torch.Generator
+    model: nn.Module,
+    images: torch.Tensor,
+    norm: float = 5000.0,
+    *,
+    rtol: float | None = None,
+    generator: torch.Generator,
 ) -> AllOnesCheck:
     """Measure whether a model ignores the all-ones direction, in float64 and on the CPU, on a copy of it.
 
@@ -127,6 +132,7 @@ def ignores_all_ones(
         model: bare transformer or Sequential with normalisation, wrapped or not; left as it is.
         images: (B, C, H, W), normalised.
         norm: of the noise on all tokens of an image, > 0; tokens have a norm of some sqrt(D).
+        rtol: as in :func:`patch_nullspace`; by default that of the weights as they are stored.
         generator: of the sizes on each token and of the random directions.
 
     Raises:
@@ -134,6 +140,7 @@ def ignores_all_ones(
             that does not run in float64.
         DataError: images of another size than the model's.
     """
+    rtol = patch_spectrum(bare_vit(model), rtol=rtol).rtol  # before the copy, whose weights look more precise
     vit = copy.deepcopy(bare_vit(model)).to("cpu", torch.float64).eval()
     images = images.to("cpu", torch.float64)
     projection = find_projection(vit)
@@ -175,8 +182,8 @@ def ignores_all_ones(
         tokens = change(scaled(sizes.expand(shape), norm))
         equal = change(scaled(torch.ones(shape, dtype=torch.float64), norm))
         pixels = pixel_norm = random_pixels = None
-        if layer_norm_nullity(vit) > patch_spectrum(vit).nullity:
-            delta = patch_pseudo_inverse(vit).sum(1)  # the least patch with W delta = 1
+        if layer_norm_nullity(vit, rtol=rtol) > patch_spectrum(vit, rtol=rtol).nullity:
+            delta = patch_pseudo_inverse(vit, rtol=rtol).sum(1)  # the least patch with W delta = 1
             patches = drawn(1, math.prod(grid), 1) * delta
             noise = unpatchify(patches, p, images.shape[1:])
             noise = noise * (norm / float((projection(noise) - projection(torch.zeros_like(noise))).norm()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from ..evaluation import CLEAN
@@ -13,7 +13,7 @@ from .dynamics_picture import draw_dynamics
 from .figure_report import FigureReport
 from .seed_statistics import Interval, interval_of_mean, over_seeds
 from .sheet import Cell, Sheet, format_count
-from .statistics import holm, wilson_interval
+from .statistics import holm
 
 _LEVEL = 0.05
 _MOST_STEPS = 10  # of Table 5, as in the paper
@@ -26,7 +26,7 @@ def _in_search(run: Line, place: int) -> bool:
 
 def _held_out(run: Line, place: int) -> bool | None:
     influence = run["held_out"][place]
-    return None if influence is None else influence < run["eps"]
+    return None if influence is None else influence < run["eps"][place]
 
 
 def dynamics_report(protocol: Line, lines: Sequence[Line]) -> FigureReport:
@@ -38,7 +38,7 @@ def dynamics_report(protocol: Line, lines: Sequence[Line]) -> FigureReport:
     course = Course(lines, protocol.get("baseline"))
     sheets = [("", _accuracy(course))]
     if noisy := course.noisy():
-        sheets += [("Noises", _noises(course, noisy)), _table5(course, noisy)]
+        sheets += [("Noises", _noises(course, noisy)), *_table5(course, noisy)]
     return FigureReport(
         "Noise and accuracy during training (Figure 4, Table 5)",
         sheets,
@@ -84,31 +84,41 @@ def _noises(course: Course, noisy: Sequence[str]) -> Sheet:
         norms = list(course.noise(label, "norm").values())
         growth = course.growth(label)
         cells = [
-            ", ".join(dict.fromkeys(f"{run['eps']:g}" for run in runs)),
-            _share(*rounds(runs, _in_search)) if course.is_searched(label) else "",
-            _share(*rounds(runs, _held_out)),
-            *(_shown(norm, ".4g") for norm in (norms[0], norms[-1])),
+            ", ".join(dict.fromkeys(f"{eps:g}" for run in runs for eps in run["eps"])),
+            _share(runs, _in_search) if course.is_searched(label) else "",
+            _share(runs, _held_out),
+            *((_shown(norm, ".4g") for norm in (norms[0], norms[-1])) if norms else ("", "")),
             _shown(interval_of_mean(growth), ".3f") if growth else "",
         ]
         rows.append((label, [Cell(text) for text in cells]))
     notes = [
         "Rounds of all seeds: in the search, the stop test of Algorithm 1 was under eps within T steps, on the batches "
         "of the search; held out, the influence on other images was under eps. Blank: noise that is not searched for. "
-        "[95% intervals: shares by Wilson, as if rounds were independent; norms by Student's t over seeds.]"
+        "In brackets: least to most of a seed, as rounds of one run are not independent; of norms, Student's 95% "
+        "interval over seeds."
     ]
     return Sheet(headings, rows, notes)
 
 
-def _share(found: int, n: int) -> str:
+def _share(runs: Sequence[Line], is_under: Callable[[Line, int], bool | None]) -> str:
+    """How many rounds of all runs are under eps, and of one run at least and at most."""
+    each = [rounds([run], is_under) for run in runs]
+    found, n = (sum(own) for own in zip(*each, strict=True))
     if not n:
         return "not measured"
-    low, high = wilson_interval(found, n)
-    return f"{found} of {n} [{low:.0f}%, {high:.0f}%]"
+    counts = [one for one, _ in each]
+    spread = f" ({min(counts)} to {max(counts)} of {each[0][1]})" if len(each) > 1 else ""
+    return f"{found} of {n}{spread}"
 
 
-def _table5(course: Course, noisy: Sequence[str]) -> tuple[str, Sheet]:
-    """Its title and the table: of many rounds each second, third, ..., the last one among them."""
+def _table5(course: Course, noisy: Sequence[str]) -> Iterator[tuple[str, Sheet]]:
+    """Its title and the table: of many rounds each second, third, ..., the last one among them.
+
+    None where no two methods have a noise of one step.
+    """
     steps = sorted(set.intersection(*({*course.noise(label, "mse_probability")} for label in noisy)))
+    if not steps:
+        return
     shown = steps[:: -math.ceil(len(steps) / _MOST_STEPS)][::-1]
     rows = []
     for label in noisy:
@@ -119,7 +129,7 @@ def _table5(course: Course, noisy: Sequence[str]) -> tuple[str, Sheet]:
             rows.append((f"{label}, {name}", cells))
     title = f"Influence of the noises (Table 5): {len(shown)} of {format_count(len(steps), 'round')}"
     notes = ["mse_probability by training step: mean over seeds."]
-    return title, Sheet([(str(step), "") for step in shown], rows, notes)
+    yield title, Sheet([(str(step), "") for step in shown], rows, notes)
 
 
 def _protocol(course: Course, protocol: Line) -> Iterator[str]:

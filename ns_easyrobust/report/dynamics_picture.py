@@ -93,7 +93,8 @@ def _draw_influence(axes: Any, course: Course) -> None:
             means = {step: found.mean for step, found in course.noise(label, "mse_probability").items()}
             dashed = _style(course, label) | {"marker": "", "linestyle": (0, (4, 2)), "linewidth": 0.9}
             axes.plot(list(means), list(means.values()), **dashed)
-    for eps in {run["eps"] for label in course.noisy() for run in course.of(label)} - {None}:
+    all_eps = {eps for label in course.noisy() for run in course.of(label) for eps in run["eps"]} - {None}
+    for eps in all_eps if len(all_eps) < 3 else ():  # one that grows is no line
         axes.axhline(eps, color="black", linewidth=0.9, linestyle=":")
         axes.annotate("eps", (1.01, eps), xycoords=("axes fraction", "data"), va="center", fontsize=8)
     axes.set_ylim(bottom=0)

@@ -104,6 +104,8 @@ def _findings(contrasts: Sequence[Line], measures: Sequence[str]) -> Iterator[st
         parts = []
         for measure in measures:
             own = [line for line in tested if (line["other"], line["measure"]) == (other, measure)]
+            if not own:
+                continue
             clear = [line for line in own if adjusted[id(line)] <= _LEVEL]
             ahead = [f"{line['eps']:g}" for line in clear if line["delta"] > 0]
             behind = [f"{line['eps']:g}" for line in clear if line["delta"] < 0]
@@ -111,7 +113,8 @@ def _findings(contrasts: Sequence[Line], measures: Sequence[str]) -> Iterator[st
             deltas = f"{min(line['delta'] for line in own):+.2f} to {max(line['delta'] for line in own):+.2f} points"
             ends = f"intervals from {min(line['low'] for line in own):+.2f} to {max(line['high'] for line in own):+.2f}"
             parts.append(f"{_name(measure)}: {' and '.join(said) or 'no difference found'} ({deltas}; {ends})")
-        yield f"Nullspace against {other} noise of the same eps: {'; '.join(parts)}."
+        if parts:
+            yield f"Nullspace against {other} noise of the same eps: {'; '.join(parts)}."
     if tested:
         yield f"Ahead and behind: p of at most {_LEVEL:g} after Holm's correction over these {len(tested)} tests."
 

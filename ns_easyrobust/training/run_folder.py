@@ -72,7 +72,9 @@ def held_run_folder(args: argparse.Namespace, device: torch.device) -> Iterator[
             lock = held.enter_context(FileLock(folder / ".lock", "this run"))
             states[0] = _state_to_resume(folder) if args.resume == "auto" else None
             if states[0] is None:
-                new_run_folder(folder, RUN_FILES)
+                # A run that was killed before its first state begins anew, and writes the same weights again.
+                kept = () if args.resume == "auto" else (path.name for path in kept_checkpoints(folder).values())
+                new_run_folder(folder, (*RUN_FILES, *kept))
             if lock.is_held:  # else another process may be writing them
                 remove_temporaries(folder)
 

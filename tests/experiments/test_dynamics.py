@@ -77,3 +77,13 @@ def test_flags_that_the_experiment_sets_and_unknown_ones_are_refused(folders, di
     assert cli.main([*words, str(digits_dir), "--benchmark", "--suite nothing"]) == 2
     assert cli.main([*words, str(folders / "gone"), "--benchmark", SUITES]) == 2
     assert not (folders / "out" / "dynamics.jsonl").exists()
+
+
+def test_quotes_that_do_not_close_are_one_line(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "args.yaml").write_text("{seed: 0, initial_checkpoint: run/checkpoint-1.pth.tar}\n")
+    (tmp_path / "run" / "checkpoint-1.pth.tar").touch()
+    words = ["experiment", "dynamics", "--runs", "a=run", "--data-dir", "."]
+    assert cli.main([*words, "--benchmark", "--suite 'val"]) == 2
+    assert '--benchmark: expected words, found "--suite \'val" (No closing quotation)' in capsys.readouterr().err

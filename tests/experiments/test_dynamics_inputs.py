@@ -40,13 +40,13 @@ def make(tmp_path):
 
 
 def test_a_run_is_its_seed_its_start_its_checkpoints_and_its_noises(make, tmp_path):
-    rows = "0,2.5,0.02,7,True,,True,0.01,0.015,0.05\n40,3.5,0.04,9,False,0.1,False,0.06,0.07,0.05\n"
+    rows = "0,2.5,0.02,7,True,,True,0.01,0.015,0.05\n40,3.5,0.04,9,False,0.1,False,0.06,0.07,\n"
     plain, noisy = make("a", seed=7), make("b", seed=7, noises=rows, steps=(12, 4, 8))
     (plain / "checkpoint-12.pth.tar").touch()
     first, second = find_runs(args(runs=[f"none={plain}", f"ns={noisy}"]))
-    assert (first.label, first.seed, first.start, first.eps) == ("none", 7, str(tmp_path / "start.pth"), None)
+    assert (first.label, first.seed, first.start, first.eps) == ("none", 7, str(tmp_path / "start.pth"), [])
     assert list(second.checkpoints.items()) == [(step, noisy / f"checkpoint-{step}.pth.tar") for step in (4, 8, 12)]
-    assert second.eps == 0.05
+    assert second.eps == [0.05, 0.03]  # its own, or else the flag's
     assert [(n.step, n.norm, n.mse_probability, n.stopped, n.held_out) for n in second.noises] == [
         (0, 2.5, 0.02, True, 0.01), (40, 3.5, 0.04, False, 0.06),
     ]  # fmt: skip

@@ -19,7 +19,7 @@ def columns(clean, fgsm, a, c):
 def run(label, seed, norm=(), held_out=(), stopped=()):
     steps = [40 * place for place in range(len(norm))]
     return {
-        "kind": "run", "label": label, "seed": seed, "start": "s.pth", "eps": 0.03 if norm else None, "steps": steps,
+        "kind": "run", "label": label, "seed": seed, "start": "s.pth", "eps": [0.03] * len(steps), "steps": steps,
         "norm": list(norm), "mse_probability": [0.02] * len(norm), "stopped": list(stopped), "held_out": list(held_out),
     }  # fmt: skip
 
