@@ -56,7 +56,8 @@ def _means_sheet(numbers: ClosureNumbers) -> Sheet:
 def _line_sheet(numbers: ClosureNumbers) -> Sheet:
     headings = [(f"alpha1 = {share:.2g}", "") for share in numbers.shares]
     rows = [(kind, [_interval(found) for found in numbers.line(kind)]) for kind in numbers.kinds]
-    note = f"mse_probability, eps = {numbers.eps:g}; [low, high]: {spread_name(numbers.drawn_pairs, 'pair')}, on the same images."
+    spread = spread_name(numbers.drawn_pairs, "pair")
+    note = f"mse_probability, eps = {numbers.eps:g}; [low, high]: {spread}, on the same images."
     return Sheet(headings, rows, [note])
 
 

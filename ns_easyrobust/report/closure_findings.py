@@ -11,7 +11,7 @@ from .closure_numbers import NULLSPACE, ClosureNumbers, are_few, spread_name
 from .seed_statistics import Interval
 from .statistics import wilson_interval
 
-_PLACES = ("under it at", "over it at", "undecided at")
+_PLACES = ("under at", "over at", "undecided at")
 
 
 def nearest(values: Sequence[float], wanted: float) -> int:
@@ -37,7 +37,7 @@ def findings(numbers: ClosureNumbers) -> Iterator[str]:
         ratios = "; ".join(f"{kind} {_said(numbers.gain_over_quadratic(kind))}" for kind in numbers.kinds)
         yield (
             "Measured influence at alpha = 1 over the Jacobian's quadratic prediction, geometric mean over "
-            f"n={numbers.noises} noises ({spread_name(numbers.noises, 'noise')}): {ratios}. Where that is far from 1, "
+            f"noises ({spread_name(numbers.noises, 'noise')}): {ratios}. Where that is far from 1, "
             "the noise is too large for the local picture."
         )
 
@@ -52,13 +52,13 @@ def _mean_scaling(numbers: ClosureNumbers) -> str:
         parts.append(f"{kind} {_beside([found[place] for place in places], bounds, numbers.noises)}")
         errors.append(f"{numbers.image_error(kind, last):.2g} ({kind})")
     means = "; ".join(f"{kind} {_said(numbers.means(kind)[last])}" for kind in numbers.kinds)
+    alpha = numbers.alphas[last]
     return (
         "Scaling, in the mean. The paper reports the mean influence of alpha v, and that it is less than alpha eps for "
-        f"alpha < 1. Over n={numbers.noises} noises of each kind ({spread_name(numbers.noises, 'noise')}): "
-        f"{'; '.join(parts)}. At alpha = {numbers.alphas[last]:.2g}: {means}, against {numbers.alphas[last]:.2g} eps = "
-        f"{numbers.alphas[last] * numbers.eps:.3g}. The intervals are over noises, on the same images; over images "
-        f"the standard error of these means is up to {', '.join(errors)}, so that other images may decide a "
-        "difference of that size otherwise."
+        f"alpha < 1. Here the means ({spread_name(numbers.noises, 'noise')}) are, beside alpha eps and by alpha: "
+        f"{'; '.join(parts)}. At alpha = {alpha:.2g}: {means}, against alpha eps = {alpha * numbers.eps:.3g}. That is "
+        "over noises, on the same images; over images the standard error of these means is up to "
+        f"{', '.join(errors)}, so that other images may decide a difference of that size otherwise."
     )
 
 
@@ -69,14 +69,14 @@ def _mean_lines(numbers: ClosureNumbers) -> str:
     means = "; ".join(f"{kind} {_said(numbers.line(kind)[middle])}" for kind in numbers.kinds)
     return (
         "Convex combinations, in the mean. The paper averages over pairs, and finds the line alpha1 + alpha2 = 1 well "
-        f"within the contour of eps. Beside eps = {numbers.eps:g}, the mean over n={numbers.drawn_pairs} "
-        f"pairs ({spread_name(numbers.drawn_pairs, 'pair')}) is by alpha1: {parts}. At alpha1 = {numbers.shares[middle]:g}: {means}."
+        f"within the contour of eps. Here the means ({spread_name(numbers.drawn_pairs, 'pair')}) are, beside eps = "
+        f"{numbers.eps:g} and by alpha1: {parts}. At alpha1 = {numbers.shares[middle]:g}: {means}."
     )
 
 
 def _beside(found: Sequence[Interval], bounds: dict[str, float], count: int) -> str:
     """Where a mean of ``count`` is under its bound with both of its ends, where over it, and where neither."""
-    words = ("all under it at", "all over it at", "some under it at") if are_few(count) else _PLACES
+    words = ("all under at", "all over at", "not all under at") if are_few(count) else _PLACES
     groups: dict[str, list[str]] = {word: [] for word in words}
     for each, (name, bound) in zip(found, bounds.items(), strict=True):
         groups[words[0 if each.high < bound else 1 if each.low > bound else 2]].append(name)
@@ -121,19 +121,18 @@ def _shapes(numbers: ClosureNumbers) -> Iterator[str]:
     squared = ", ".join(f"{kind} {_said(numbers.scaled(kind)[half])}" for kind in numbers.kinds)
     plain = ", ".join(f"{kind} {_said(numbers.scaled(kind, 'unsquareds')[half])}" for kind in numbers.kinds)
     yield (
-        f"At alpha = {alpha:.2g}, influence over that at 1, mean over n={numbers.noises} noises "
-        f"({spread_name(numbers.noises, 'noise')}), is {squared}; a quadratic gives {alpha**2:.3g}. In the unsquared L2 distance of Eq. 5 it "
-        f"is {plain}; a linear model gives {alpha:.3g}; under alpha times their own at each alpha between 0 and 1: "
+        f"At alpha = {alpha:.2g}, influence over that at 1, in the mean ({spread_name(numbers.noises, 'noise')}), is "
+        f"{squared}; a quadratic gives {alpha**2:.3g}. In the unsquared L2 distance of Eq. 5 it is {plain}; a linear "
+        f"model gives {alpha:.3g}; under alpha times their own at each alpha between 0 and 1: "
         f"{_each(numbers, lambda kind: numbers.under_share_of(kind, 'unsquared'))}."
     )
     middle = nearest(numbers.shares, 0.5)
     share = numbers.shares[middle]
     shapes = "; ".join(f"{kind} {_said(numbers.line_shape(kind)[middle])}" for kind in numbers.kinds)
     yield (
-        f"At alpha1 = {share:g}, alpha2 = {1 - share:g}, influence over the mean of both ends, mean over "
-        f"n={numbers.drawn_pairs} pairs: {shapes} ({spread_name(numbers.drawn_pairs, 'pair')}); a quadratic whose two noises "
-        f"have orthogonal responses gives {share**2 + (1 - share) ** 2:.3g}, and any quadratic at most 1 where both "
-        "ends are alike."
+        f"At alpha1 = {share:g}, alpha2 = {1 - share:g}, influence over the mean of both ends, in the mean "
+        f"({spread_name(numbers.drawn_pairs, 'pair')}): {shapes}; a quadratic whose two noises have orthogonal "
+        f"responses gives {share**2 + (1 - share) ** 2:.3g}, and any quadratic at most 1 where both ends are alike."
     )
 
 

@@ -92,13 +92,13 @@ def test_the_report_says_so_and_draws(numbers):
     text = report.to_markdown()
     assert "each alpha between 0 and 1: nullspace 2 of 3 (95% interval" in text
     assert "alpha = 1: nullspace 0 of 3" in text
-    assert "nullspace some under it at 0.5; random all under it at 0.5." in text  # 0.5 eps = 0.0165
+    assert "nullspace not all under at 0.5; random all under at 0.5." in text  # 0.5 eps = 0.0165
     assert "eps, of the pairs that have both ends under it: 1 of 2 nullspace, 1 of 1 random." in text
     assert "2 (nullspace), 2 of 2 (random) are" in text
     assert "minibatch that they ended with. On the images measured on, 1 of 3 nullspace noises are over" in text
     assert "directions under eps" not in text  # 72 of 1024 can be seen by so few images
     assert "reached: nullspace 20, random 20." in text
-    assert "n=2 pairs: nullspace 0.833 [" in text  # (0.015 + 0.02) / 0.03 and 1/2, in the mean
+    assert "of 2 pairs): nullspace 0.833 [" in text  # (0.015 + 0.02) / 0.03 and 1/2, in the mean
     assert "random 0.5 [0.5, 0.5]; a quadratic" in text
     stream = io.BytesIO()
     report.draw(stream)
