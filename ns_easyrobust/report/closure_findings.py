@@ -43,22 +43,27 @@ def findings(numbers: ClosureNumbers) -> Iterator[str]:
 
 
 def _mean_scaling(numbers: ClosureNumbers) -> str:
+    claim = (
+        "Scaling, in the mean. The paper reports the mean influence of alpha v, and that it is less than alpha eps for "
+        "alpha < 1."
+    )
     places = numbers.places_below_1
+    if not places:
+        return f"{claim} No alpha between 0 and 1 is in this grid."
     bounds = {f"{numbers.alphas[place]:.2g}": numbers.alphas[place] * numbers.eps for place in places}
-    last = places[-1] if places else 0
-    parts, errors = [], []
+    last = places[-1]
+    parts, means, errors = [], [], []
     for kind in numbers.kinds:
         found = numbers.means(kind)
         parts.append(f"{kind} {_beside([found[place] for place in places], bounds, numbers.noises)}")
+        means.append(f"{kind} {_said(found[last])}")
         errors.append(f"{numbers.image_error(kind, last):.2g} ({kind})")
-    means = "; ".join(f"{kind} {_said(numbers.means(kind)[last])}" for kind in numbers.kinds)
     alpha = numbers.alphas[last]
     return (
-        "Scaling, in the mean. The paper reports the mean influence of alpha v, and that it is less than alpha eps for "
-        f"alpha < 1. Here the means ({spread_name(numbers.noises, 'noise')}) are, beside alpha eps and by alpha: "
-        f"{'; '.join(parts)}. At alpha = {alpha:.2g}: {means}, against alpha eps = {alpha * numbers.eps:.3g}. That is "
-        "over noises, on the same images; over images the standard error of these means is up to "
-        f"{', '.join(errors)}, so that other images may decide a difference of that size otherwise."
+        f"{claim} Here the means ({spread_name(numbers.noises, 'noise')}) are, beside alpha eps and by alpha: "
+        f"{'; '.join(parts)}. At alpha = {alpha:.2g}: {'; '.join(means)}, against alpha eps = "
+        f"{alpha * numbers.eps:.3g}. That is over noises, on the same images; over images the standard error of these "
+        f"means is up to {', '.join(errors)}, so that other images may decide a difference of that size otherwise."
     )
 
 

@@ -38,7 +38,7 @@ def spread_name(count: int, noun: str) -> str:
 
 
 def _exp(found: Interval) -> Interval:
-    return Interval(*(math.exp(value) for value in found))
+    return Interval(*map(float, np.exp(found)))
 
 
 class ClosureNumbers:
