@@ -14,9 +14,7 @@ _ROUNDING = 1e-12  # of float64, in which everything is computed
 
 
 def values_of(line: Line, name: str) -> list[float]:
-    """Of each head, or of the layer; of all Q, K, V for ``condition``; [] where there are none (one head alone)."""
-    if name == "condition":
-        return [value for each in ("query", "key", "value") for value in line[f"condition_{each}"]]
+    """Of each head, or of the layer; [] where there are none (one head alone)."""
     value = line.get(name)
     return [] if value is None else list(value) if isinstance(value, list) else [value]
 
@@ -196,7 +194,7 @@ def constructed_findings(lines: Sequence[Line]) -> Iterator[str]:
     found = {line["without"]: line for line in lines}
     if set(found) != set(range(4)):
         return
-    own, ratio = found[0], found[3]["random"] / found[3]["proof"]
+    own, ratio = found[0], float(f"{found[3]['random'] / found[3]['proof']:.2g}")
     yield (
         f"A layer constructed by Remark 1 ({own['heads']} heads, width {own['width']}, {own['tokens']} Gaussian "
         "tokens, float64) meets all three conditions, and the proof's W, as large as the tokens, changes its heads "
@@ -204,7 +202,7 @@ def constructed_findings(lines: Sequence[Line]) -> Iterator[str]:
         f"this construction. With another Q of one head (condition 1 dropped) such a W changes them by "
         f"{found[1]['proof']:.2g}, with another V (condition 2) by {found[2]['proof']:.2g}. Without the shared row "
         "(condition 3) no exact w is left, but the one that the keys see least changes them by no more than "
-        f"{found[3]['proof']:.2g}, {float(f'{ratio:.2g}'):g} times less than a random W: conditions 1 and 2 carry the effect."
+        f"{found[3]['proof']:.2g}, {ratio:g} times less than a random W: conditions 1 and 2 carry the effect."
     )
 
 
