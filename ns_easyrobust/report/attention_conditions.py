@@ -21,16 +21,15 @@ from .figure_report import FigureReport
 from .sheet import Cell, Sheet
 
 _COLUMNS = (
-    ("1: symmetric share", "of Q K'", "share"),
-    ("1: with LayerNorm's gain", "of Q K'", "share_gained"),
-    ("2: V in K", "root mean square cosine", "inside"),
-    ("2: V in K", "smallest cosine", "inside_least"),
-    ("3: row in another head", "largest cosine", "row"),
-    ("3: all K", "smallest/largest singular value", "keys"),
-    ("all Q, K, V", "smallest/largest singular value", "common"),
-    ("all Q, V", "smallest/largest singular value", "same"),
-    ("condition of Q, K, V", "largest", "condition"),
+    ("symmetric share of Q K'", "share"),
+    ("the same with LayerNorm's gain", "share_gained"),
+    ("root mean square cosine of V and K", "inside"),
+    ("cosine of a row with another head's rows", "row"),
+    ("smallest / largest singular value of all K", "keys"),
+    ("of all Q, K and V", "common"),
+    ("of all Q and V", "same"),
 )
+_SIZES = (0.1, 1.0, 3.0)  # that the table shows; the others are in the CSV
 
 
 def attention_report(protocol: Mapping[str, Any], lines: Sequence[Line]) -> FigureReport:
@@ -52,56 +51,54 @@ def attention_report(protocol: Mapping[str, Any], lines: Sequence[Line]) -> Figu
 
 
 def _conditions(lines: Sequence[Line]) -> Sheet:
-    rows = [
-        (f"layer {line['layer']}", [_cell(values_of(line, name), name) for _, _, name in _COLUMNS]) for line in lines
-    ]
-    rows.append(("random, all layers", [_cell(pooled(lines, name, True), name) for _, _, name in _COLUMNS]))
-    note = "Of several heads: median [smallest, largest]; of condition numbers the largest. Random: of all draws."
-    return Sheet([(title, unit) for title, unit, _ in _COLUMNS], rows, [note])
+    rows = [(f"layer {line['layer']}", [_cell(values_of(line, name)) for _, name in _COLUMNS]) for line in lines]
+    rows.append(("random, all layers", [_cell(pooled(lines, name, True)) for _, name in _COLUMNS]))
+    note = (
+        "Of several heads: median [smallest, largest]; of rows the largest cosine. Random: of all draws. Condition 1 "
+        "needs a share of 1, condition 2 cosines of 1, condition 3 a row's cosine of 1 and a singular value of 0."
+    )
+    return Sheet([(title, "") for title, _ in _COLUMNS], rows, [note])
 
 
-def _cell(values: Sequence[float], name: str) -> Cell:
+def _cell(values: Sequence[float]) -> Cell:
     if not values:
         return Cell("-", is_number=False)
-    if name == "condition":
-        return Cell(f"{max(values):.3g}")
     if len(values) == 1:
         return Cell(f"{values[0]:.3g}", ("",))
     return Cell(f"{np.median(values):.3g}", (f"[{min(values):.3g}, {max(values):.3g}]",))
 
 
 def _changes(layers: Mapping[str, Sequence[Line]]) -> Sheet:
-    sizes = [change["size"] for change in next(iter(layers.values()))[0]["changes"] if change["noise"] == "same"]
     rows = []
     for name, lines in layers.items():
-        for noise, shown in (("same", "one w on all tokens"), ("other", "w, other amounts")):
+        for noise, shown in (("same", "one w on all tokens"), ("other", "another amount on each token")):
             for kind in ("least", "random"):
                 cells = []
-                for size in sizes:
+                for size in _SIZES:
                     means = [mean_change(change, kind) for _, change in changes_of(lines, noise, size)]
                     cells.append(Cell(f"{np.median(means):.3g}", (f"[{min(means):.3g}, {max(means):.3g}]",)))
-                direction = "least seen" if kind == "least" else "random w"
+                direction = "least seen w" if kind == "least" else "random w"
                 rows.append((f"{name}, {shown}, {direction}", cells))
     note = (
         "Size: norm of a token's noise over that of the normalised token, before the gain. Median [smallest, largest] "
         "over layers of the mean over images. Least seen: w of the smallest singular value of all Q and V, for one w "
         "on all tokens, and of all Q, K and V for other amounts. The residual branch still carries the noise."
     )
-    return Sheet([("size", f"{size:g}") for size in sizes], rows, [note])
+    return Sheet([(f"size {size:g}", "") for size in _SIZES], rows, [note])
 
 
 def _constructed(lines: Sequence[Line]) -> Sheet:
     headings = [
-        ("1: symmetric share", "smallest of a head"), ("2: V in K", "smallest cosine"),
-        ("3: row in another head", "largest cosine"), ("dimension", "of what all K ignore"),
-        ("change by the proof's W", "relative"), ("by a random W", "relative"),
+        ("least symmetric share of a head", ""), ("smallest cosine of V and K", ""),
+        ("largest cosine of a row with another head's rows", ""), ("directions that no K sees", ""),
+        ("change by the proof's W", ""), ("change by a random W", ""),
     ]  # fmt: skip
     rows = []
     for line in lines:
         name = "all conditions met" if not line["without"] else f"condition {line['without']} dropped"
         plain = [f"{line[key]:.3g}" for key in ("share", "inside", "row", "dimension", "proof", "random")]
         rows.append((name, [Cell(text) for text in plain]))
-    return Sheet(headings, rows)
+    return Sheet(headings, rows, ["Changes are relative, of all heads' outputs."])
 
 
 def _how(protocol: Mapping[str, Any], layers: Mapping[str, Sequence[Line]]) -> str:
@@ -118,10 +115,9 @@ def _how(protocol: Mapping[str, Any], layers: Mapping[str, Sequence[Line]]) -> s
 def _caption(protocol: Mapping[str, Any], layers: Mapping[str, Sequence[Line]]) -> str:
     counts = ", ".join(f"{name}: n={len(pooled(lines, 'share'))} heads" for name, lines in layers.items())
     return (
-        f"{counts}. Bands: random matrices of the same sizes, {protocol['draws']} draws for each layer: the middle "
-        "95% of all; with a gain (all Q, K, V; all Q, V) the range of that layer's. Bottom: one w on all tokens "
-        "alike, added to what attention reads; lines: median over layers of the mean over images, shades: the layers' "
-        "range."
+        f"{counts}. Random: matrices of the same sizes, {protocol['draws']} draws for each layer: the middle 95% of "
+        "all; with a gain (all Q, K, V; all Q, V) the range of that layer's. Bottom: one w on all tokens alike, added "
+        "to what attention reads; lines: median over layers of the mean over images, shades: the layers' range."
     )
 
 

@@ -9,7 +9,11 @@ from ..utils import np
 from .attention_findings import Line, mean_change
 from .canvas import GREY, colour, line_count, open_canvas, wrap_text
 
-_RATIOS = (("keys", "all K: is 0 under\ncondition 3", "^"), ("common", "all Q, K, V", "o"), ("same", "all Q, V", "s"))
+_RATIOS = (  # name, label, palette, marker, whether it is open, shift in layers
+    ("keys", "all K: is 0 under\ncondition 3", 1, "^", False, 0.0),
+    ("common", "all Q, K, V", 0, "o", True, -0.2),
+    ("same", "all Q, V", 2, "s", False, 0.2),
+)
 
 
 def attention_figure(stream: IO[bytes], layers: Mapping[str, Sequence[Line]], caption: str) -> None:
@@ -20,7 +24,7 @@ def attention_figure(stream: IO[bytes], layers: Mapping[str, Sequence[Line]], ca
         caption: under the panels.
     """
     width = 2.0 + 3.2 * len(layers)
-    caption = wrap_text(caption, int(17 * width))
+    caption = wrap_text(caption, int(15 * width))
     with open_canvas(stream, width, 10.5 + 0.14 * line_count(caption)) as figure:
         figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06, hspace=0.03)
         figure.supxlabel(caption, fontsize=8, color=GREY)
@@ -43,25 +47,32 @@ def attention_figure(stream: IO[bytes], layers: Mapping[str, Sequence[Line]], ca
 
 
 def _band(axes: Any, lines: Sequence[Line], name: str, label: str, shade: str) -> None:
-    """The random ones': of all layers, or, where the gain matters, of each layer."""
+    """The random ones', of all layers."""
     layers = [float(line["layer"]) for line in lines]
-    if name in ("common", "same"):
-        ends = [(min(line["control"][name]), max(line["control"][name])) for line in lines]
-    else:
-        pooled = [value for line in lines for value in line["control"][name]]
-        ends = [tuple(np.quantile(pooled, (0.025, 0.975)))] * len(lines)
-    low, high = zip(*ends, strict=True)
+    pooled = [value for line in lines for value in line["control"][name]]
+    low, high = np.quantile(pooled, (0.025, 0.975))
     edges = [layers[0] - 0.5, *(layer + 0.5 for layer in layers)]
-    axes.stairs(high, edges, baseline=low, fill=True, color=shade, alpha=0.3, label=label, linewidth=0)
+    axes.stairs([high] * len(lines), edges, baseline=low, fill=True, color=shade, alpha=0.3, label=label, linewidth=0)
+
+
+def _bars(axes: Any, lines: Sequence[Line], name: str, label: str, index: int, is_open: bool, shift: float) -> None:
+    """The random ones' of each layer, as the gain matters: a bar over or under the layer's own marker."""
+    for line in lines:
+        control = line["control"][name]
+        style = {"facecolor": "white" if is_open else colour(index), "edgecolor": colour(index), "linewidth": 1.4}
+        axes.bar(line["layer"] + shift, max(control) - min(control), 0.36, min(control), label=label, **style)
+        label = ""  # once in the legend
 
 
 def _listed(value: Any) -> list[float]:
     return value if isinstance(value, list) else [value]
 
 
-def _dots(axes: Any, lines: Sequence[Line], name: str, label: str, index: int, marker: str, shift: float = 0.0) -> None:
+def _dots(axes: Any, lines: Sequence[Line], name: str, label: str, index: int, marker: str, **more: Any) -> None:
+    shift = more.pop("shift", 0.0)
     places = [(line["layer"] + shift, value) for line in lines for value in _listed(line[name])]
     style = {"linestyle": "", "marker": marker, "markersize": 4.5, "markeredgewidth": 0.5, "markeredgecolor": "white"}
+    style |= more
     axes.plot(*zip(*places, strict=True), color=colour(index), label=label, **style)
 
 
@@ -106,13 +117,17 @@ def _draw_cosines(axes: Any, lines: Sequence[Line]) -> None:
 
 def _draw_ratios(axes: Any, lines: Sequence[Line]) -> None:
     axes.set_yscale("log")
-    for index, (name, label, marker) in zip((1, 0, 2), _RATIOS, strict=True):
-        _band(axes, lines, name, "", colour(index))
-        _dots(axes, lines, name, label, index, marker)
-    axes.fill_between([], [], [], color=GREY, alpha=0.3, linewidth=0, label="bands: random")
+    for name, label, index, marker, is_open, shift in _RATIOS:
+        short = label.partition(":")[0]
+        if name == "keys":
+            _band(axes, lines, name, f"random: {short}", colour(index))
+        else:
+            _bars(axes, lines, name, f"random: {short}", index, is_open, shift)
+        edge = {"markerfacecolor": "white", "markeredgecolor": colour(index), "markeredgewidth": 1.2} if is_open else {}
+        _dots(axes, lines, name, label, index, marker, shift=shift, **edge)
     layers = [float(line["layer"]) for line in lines]
     edges = [layers[0] - 0.5, *(layer + 0.5 for layer in layers)]
-    most = [max(line[f"{name}_tolerance"] for name, _, _ in _RATIOS) for line in lines]
+    most = [max(line[f"{name}_tolerance"] for name, *_ in _RATIOS) for line in lines]
     style = {"color": "black", "linestyle": "--", "linewidth": 1}
     axes.stairs(most, edges, baseline=None, label="below: may be 0\nbut for rounding", **style)
     _finish(axes, lines, "smallest / largest singular value")

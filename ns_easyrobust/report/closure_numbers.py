@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -9,9 +10,35 @@ from typing import Any
 from .. import nullspace
 from ..utils import np
 from .seed_statistics import Interval, interval_of_mean
+from .sheet import format_count
 
 NULLSPACE = "nullspace"
+_FEWEST = 5  # noises or pairs of which t intervals are shown: of fewer they reach where influence or a cosine cannot
+_NORMAL = 1.96  # standard errors: half of a 95% interval
 NORM_SHARES = (0.25, 0.5, 1.0, 2.0)  # of the nullspace noises' mean norm, at which directions are counted
+
+
+def spread_of(values: Sequence[float] | np.ndarray) -> Interval:
+    """Mean with its 95% interval (Student's t); of 2 to 4 values, with the smallest and the largest."""
+    if are_few(len(values)):
+        return Interval(float(np.mean(values)), float(np.min(values)), float(np.max(values)))
+    return interval_of_mean(values)
+
+
+def are_few(count: int) -> bool:
+    """Whether ``count`` values have no interval, but a range."""
+    return 1 < count < _FEWEST
+
+
+def spread_name(count: int, noun: str) -> str:
+    """What the ends of :func:`spread_of` are, of ``count`` noises or pairs."""
+    if are_few(count):
+        return f"smallest and largest of {count} {noun}s"
+    return f"95% interval over {format_count(count, noun)}, Student's t"
+
+
+def _exp(found: Interval) -> Interval:
+    return Interval(*map(float, np.exp(found)))
 
 
 class ClosureNumbers:
@@ -46,21 +73,52 @@ class ClosureNumbers:
         """(alphas, alphas): mean influence over pairs; alpha1 by row."""
         return np.mean([line["grid"] for line in self.pairs(kind)], axis=0)
 
+    @cached_property
+    def noises(self) -> int:
+        """How many of each kind."""
+        return len(self.singles(NULLSPACE))
+
+    @cached_property
+    def drawn_pairs(self) -> int:
+        """How many of each kind."""
+        return len(self.pairs(NULLSPACE))
+
+    @property
+    def places_below_1(self) -> list[int]:
+        """Where in the grid alpha is in (0, 1)."""
+        return [place for place, alpha in enumerate(self.alphas) if 0 < alpha < 1]
+
+    def means(self, kind: str) -> list[Interval]:
+        """Influence at each alpha, mean over noises and its spread: what Figure 5(a) shows."""
+        return [spread_of(column) for column in np.array([line["influences"] for line in self.singles(kind)]).T]
+
+    def image_error(self, kind: str, place: int) -> float:
+        """What the standard error over images of :meth:`means` is at most: the mean of the noises' own.
+
+        The noises share their images, so that their errors may all be alike.
+        """
+        return float(np.mean([line["errors"][place] for line in self.singles(kind)]))
+
+    def beside_eps(self, kind: str) -> tuple[int, int]:
+        """How many noises are over eps, and how many under, by 1.96 of their own standard errors over images."""
+        gaps = [(line["influence"] - self.eps, _NORMAL * line["error"]) for line in self.singles(kind)]
+        return sum(gap > most for gap, most in gaps), sum(gap < -most for gap, most in gaps)
+
     def scaled(self, kind: str, name: str = "influences") -> list[Interval]:
-        """Influence at each alpha over its value at 1 (by name squared or not), mean over noises and its interval."""
+        """Influence at each alpha over its value at 1 (by name squared or not), mean over noises and its spread."""
         at_1 = "influence" if name == "influences" else "unsquared"
         rows = np.array([np.array(line[name]) / line[at_1] for line in self.singles(kind) if line[at_1] > 0])
-        return [interval_of_mean(column) for column in rows.T]
+        return [spread_of(column) for column in rows.T]
 
     def line(self, kind: str) -> list[Interval]:
-        """Influence on alpha1 + alpha2 = 1 at each share of the first noise, mean over pairs and its interval."""
-        return [interval_of_mean(column) for column in np.array([line["line"] for line in self.pairs(kind)]).T]
+        """Influence on alpha1 + alpha2 = 1 at each share of the first noise, mean over pairs and its spread."""
+        return [spread_of(column) for column in np.array([line["line"] for line in self.pairs(kind)]).T]
 
     def line_shape(self, kind: str) -> list[Interval]:
         """As :meth:`line`, each pair's divided by the mean of its two ends, so that pairs may differ in influence."""
         rows = np.array([line["line"] for line in self.pairs(kind)])
         rows = rows / ((rows[:, :1] + rows[:, -1:]) / 2)
-        return [interval_of_mean(column) for column in rows.T]
+        return [spread_of(column) for column in rows.T]
 
     def under_share_of(self, kind: str, bound: str) -> tuple[int, int]:
         """How many noises have at every alpha in (0, 1) at most alpha times a bound.
@@ -68,7 +126,7 @@ class ClosureNumbers:
         Args:
             bound: ``eps``; ``own``, their influence at 1; or ``unsquared``, that in the distance of Eq. 5.
         """
-        places = [place for place, alpha in enumerate(self.alphas) if 0 < alpha < 1]
+        places = self.places_below_1
         scaled, at_1 = ("unsquareds", "unsquared") if bound == "unsquared" else ("influences", "influence")
         good = 0
         for line in self.singles(kind):
@@ -89,6 +147,15 @@ class ClosureNumbers:
             good += found == count
         return good, len(self.pairs(kind))
 
+    def pairs_with_ends_under(self, kind: str) -> int:
+        """How many pairs have both ends of the line under eps: only theirs can be under it whole."""
+        return sum(max(line["line"][0], line["line"][-1]) <= self.eps for line in self.pairs(kind))
+
+    def inner_under(self, kind: str) -> tuple[int, int]:
+        """How many points of the lines, ends apart, are under eps, of how many."""
+        inner = np.array([line["line"][1:-1] for line in self.pairs(kind)])
+        return int((inner <= self.eps).sum()), inner.size
+
     def ratios(self, kind: str, prediction: str) -> Interval:
         """Measured / predicted influence, geometric mean over the grid where both alphas are > 0, and over pairs.
 
@@ -103,7 +170,23 @@ class ClosureNumbers:
                 form = nullspace.PairForm(line["line"][-1], line["line"][0], 0.0)
             expected = form.influence(alphas[:, None], alphas[None, :])
             logs.append(float(np.mean(np.log(np.array(line["grid"])[1:, 1:] / expected))))
-        return Interval(*np.exp(interval_of_mean(logs)))
+        return _exp(spread_of(logs))
+
+    def cosine(self, kind: str) -> Interval:
+        """Of the responses of a pair's noises, mean over pairs and its interval by Fisher's z; of 2 to 4, its spread.
+
+        Source: R. A. Fisher, "On the 'probable error' of a coefficient of correlation", Metron 1 (1921).
+        """
+        values = [nullspace.PairForm(*line["form"]).cosine for line in self.pairs(kind)]
+        found = spread_of(values)
+        if are_few(len(values)) or len(values) == 1 or max(map(abs, values)) >= 1:
+            return found
+        return Interval(*(math.tanh(value) for value in interval_of_mean(np.arctanh(values))))
+
+    def gain_over_quadratic(self, kind: str) -> Interval:
+        """Measured influence at 1 over the Jacobian's prediction, geometric mean over noises and its spread."""
+        singles = self.singles(kind)
+        return _exp(spread_of([math.log(line["influence"] / self.quadratic[kind, line["number"]]) for line in singles]))
 
     def noticed(self, norm: float) -> tuple[int, bool]:
         """How many directions reach eps at ``norm``, to second order, and whether there may be more than were found."""

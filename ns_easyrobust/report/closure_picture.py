@@ -6,6 +6,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ..utils import np
 from .canvas import GREY, colour, open_canvas
+from .closure_numbers import spread_name
 
 if TYPE_CHECKING:
     from .closure_numbers import ClosureNumbers
@@ -19,8 +20,7 @@ def draw_closure(numbers: ClosureNumbers, stream: IO[bytes]) -> None:
     Raises:
         OptionError: matplotlib is not installed.
     """
-    pairs = len(numbers.pairs(numbers.kinds[0]))
-    noises = len(numbers.singles(numbers.kinds[0]))
+    noises, pairs = numbers.noises, numbers.drawn_pairs
     model = numbers.protocol["model"].rpartition(":")[2]  # of a factory's path, its name
     with open_canvas(stream, 10, 7.2) as figure:
         figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.08, wspace=0.04, hspace=0.04)
@@ -34,9 +34,9 @@ def draw_closure(numbers: ClosureNumbers, stream: IO[bytes]) -> None:
         else:
             _draw_spectrum(spectrum, numbers)
         figure.supxlabel(
-            f"{model}, n={numbers.protocol['n']} images; {noises} noises and {pairs} random pairs "
-            "of each kind; bars: 95% interval over pairs (left) or noises (middle), Student's t.\n"
-            "Random and permuted noise is scaled to the influence of the nullspace noise.",
+            f"{model}, n={numbers.protocol['n']} images; {noises} noises and {pairs} random pairs of each kind; random "
+            "and permuted noise is scaled to the influence of the nullspace noise.\n"
+            f"Bars: {spread_name(pairs, 'pair')} (left); {spread_name(noises, 'noise')} (middle).",
             fontsize=8.5, color=GREY,
         )  # fmt: skip
 

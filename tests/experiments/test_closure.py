@@ -82,7 +82,7 @@ def test_the_grid_is_what_the_model_does_by_hand_and_a_second_call_measures_noth
     assert (spectrum["dimension"], spectrum["rank"], len(spectrum["values"])) == (1024, 180, 20)
 
     text = (tmp_path / "out" / "closure.md").read_text()
-    assert "The paper says: for alpha < 1 the influence is less than alpha eps" in text
+    assert "The paper reports the mean influence of alpha v, and that it is less than alpha eps for alpha < 1" in text
     assert (tmp_path / "out" / "closure.png").stat().st_size > 20_000
     before = (tmp_path / "out" / "closure.jsonl").read_text()
     monkeypatch.setattr("ns_easyrobust.nullspace.synthesize", None)

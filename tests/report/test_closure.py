@@ -26,7 +26,7 @@ def single(kind, number, influence, power):
     roots = [math.sqrt(value) for value in influences]
     line = {"part": "single", "kind": kind, "number": number, "norm": 10.0 * (1 + number), "influence": influence}
     line |= {"unsquared": math.sqrt(influence), "influences": influences, "errors": [0.0] * 4, "unsquareds": roots}
-    return line | {"stopped": True}
+    return line | {"stopped": True, "error": 0.002}
 
 
 def pair(kind, index, scale, lift=0.0):
@@ -90,12 +90,16 @@ def test_directions_are_counted_at_a_norm(numbers):
 def test_the_report_says_so_and_draws(numbers):
     report = closure_report(PROTOCOL, copy.deepcopy(LINES))
     text = report.to_markdown()
-    assert "nullspace 2 of 3 (95% interval" in text
-    assert "nullspace 0 of 3" in text
+    assert "each alpha between 0 and 1: nullspace 2 of 3 (95% interval" in text
+    assert "alpha = 1: nullspace 0 of 3" in text
+    assert "nullspace not all under at 0.5; random all under at 0.5." in text  # 0.5 eps = 0.0165
+    assert "eps, of the pairs that have both ends under it: 1 of 2 nullspace, 1 of 1 random." in text
+    assert "2 (nullspace), 2 of 2 (random) are" in text
+    assert "minibatch that they ended with. On the images measured on, 1 of 3 nullspace noises are over" in text
+    assert "directions under eps" not in text  # 72 of 1024 can be seen by so few images
     assert "reached: nullspace 20, random 20." in text
-    assert "n=2 pairs: nullspace 0.833 [" in text  # (0.015 + 0.02) / 0.03 and 1/2, in the mean
+    assert "of 2 pairs): nullspace 0.833 [" in text  # (0.015 + 0.02) / 0.03 and 1/2, in the mean
     assert "random 0.5 [0.5, 0.5]; a quadratic" in text
-    assert "2 of 3 nullspace noises have an influence under eps = 0.033" in text
     stream = io.BytesIO()
     report.draw(stream)
     assert len(stream.getvalue()) > 20_000
