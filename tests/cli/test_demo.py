@@ -61,6 +61,7 @@ def test_two_demos_at_once_have_a_folder_each(tmp_path, monkeypatch):
 def test_a_signal_in_one_of_its_commands_ends_the_demo(tmp_path, monkeypatch, code, capsys):
     main, run = cli.main, []
     monkeypatch.setattr(cli, "main", lambda words: run.append(words) or code)
+    monkeypatch.setattr("ns_easyrobust.data.write_digits", lambda root: root)
     assert main(["demo", "--output", str(tmp_path / "demo")]) == code
     assert len(run) == 1
     assert "failed" not in capsys.readouterr().err

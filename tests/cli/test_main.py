@@ -199,6 +199,7 @@ def test_interrupting_the_demo_is_no_mistake(capsys, work, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("ns_easyrobust.training.train", interrupted)
+    monkeypatch.setattr("ns_easyrobust.data.write_digits", lambda root: root)
     assert cli.main(["demo"]) == 130
     assert cli.main(["demo"]) == 130  # into another folder
     assert {path.name for path in (work / "output").iterdir()} == {"demo", "demo-2"}
@@ -208,7 +209,7 @@ def test_an_interrupted_benchmark_says_that_it_goes_on(capsys, digits_dir, work,
     def interrupted(*args, **how):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ns_easyrobust.evaluation.run_suites", interrupted)
+    monkeypatch.setattr("ns_easyrobust.evaluation.checkpoint_run.run_suites", interrupted)
     words = ["benchmark", *MODEL, "--ckpt_path", str(checkpoint), "--data_dir", str(digits_dir), "--device", "cpu"]
     assert cli.main([*words, "--subset", "first:9"]) == 130
     assert "interrupted; the same command goes on where it stopped" in capsys.readouterr().err

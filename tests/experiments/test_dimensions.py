@@ -28,7 +28,7 @@ def lines_of(folder: Path) -> list[dict]:
     return [line for line in lines if "protocol" not in line]
 
 
-def test_table_of_architectures_and_files(tmp_path, capsys, monkeypatch):
+def test_table_of_architectures_and_files(tmp_path, capsys, monkeypatch, draw_no_more):
     torch.save(small_vit()[1].state_dict(), tmp_path / "bare.pth")
     save_model(small_vit(seed=1), tmp_path / "named.pth", arch="vit_micro_patch8_32")
     models = ["vit_micro_patch8_32", "swin_micro_patch2_32", tmp_path / "bare.pth", tmp_path / "named.pth"]
@@ -53,6 +53,7 @@ def test_table_of_architectures_and_files(tmp_path, capsys, monkeypatch):
     assert float(rows[0]["tokens"]) == vit["check"]["tokens"]
     assert (tmp_path / "out" / "dimensions.png").read_bytes().startswith(b"\x89PNG")
 
+    draw_no_more()
     monkeypatch.setattr(all_ones, "token_shape", None)  # no check is made again
     assert experiment(tmp_path / "out", *models) == 0
     assert lines_of(tmp_path / "out") == [vit, swin, bare, named]
@@ -71,7 +72,8 @@ def test_table_of_architectures_and_files(tmp_path, capsys, monkeypatch):
     ]
 
 
-def test_model_names_the_architecture_of_files_that_name_none(tmp_path):
+def test_model_names_the_architecture_of_files_that_name_none(tmp_path, draw_no_more):
+    draw_no_more()
     torch.save(small_vit()[1].state_dict(), tmp_path / "bare.pth")
     assert experiment(tmp_path / "out", tmp_path / "bare.pth", "--model", "vit_micro_patch8_32", "--norm", 100) == 0
     (line,) = lines_of(tmp_path / "out")
@@ -99,7 +101,8 @@ def test_mistakes_end_in_one_line(tmp_path, capsys, words, message):
     assert re.search(message, line)
 
 
-def test_other_settings_are_refused_without_force(tmp_path, capsys):
+def test_other_settings_are_refused_without_force(tmp_path, capsys, draw_no_more):
+    draw_no_more()
     assert experiment(tmp_path, "vit_micro_patch8_32") == 0
     assert experiment(tmp_path, "vit_micro_patch8_32", "--norm", 10) == 2
     assert "--force" in capsys.readouterr().err

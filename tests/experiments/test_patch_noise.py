@@ -35,7 +35,10 @@ def read(tmp_path):
     return lines[0]["protocol"], [line for line in lines if "protocol" not in line]
 
 
-def test_the_nullspace_s_noise_changes_nothing_and_the_same_values_elsewhere_do(command, tmp_path, monkeypatch, capsys):
+def test_the_nullspace_s_noise_changes_nothing_and_the_same_values_elsewhere_do(
+    command, tmp_path, monkeypatch, capsys, draw_no_more
+):
+    draw_no_more()
     assert cli.main(command) == 0
     protocol, lines = read(tmp_path)
     assert (protocol["nullity"], protocol["n"]) == (128, 6)

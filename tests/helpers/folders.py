@@ -17,3 +17,14 @@ def fill(root: Path, *paths: str) -> Path:
 
 def labels_of(listed: ImageList) -> dict[str, int]:
     return dict(zip(listed.paths, listed.labels, strict=True))
+
+
+def few_digits(digits_dir: Path, root: Path, count: int) -> Path:
+    """``root`` with all training images of ``digits_dir``, and ``count`` to evaluate on, not as many of each class."""
+    root.mkdir()
+    (root / "train").symlink_to(digits_dir / "train")
+    for path in sorted((digits_dir / "val").glob("*/*"), key=lambda path: path.name)[:count]:
+        link = root / "val" / path.parent.name / path.name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+    return root

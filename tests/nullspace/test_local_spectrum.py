@@ -28,21 +28,27 @@ def tiny() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
     return model, images, torch.stack(rows).flatten(2).double()
 
 
+@pytest.fixture(scope="module")
+def by_numpy(tiny) -> tuple[torch.Tensor, np.ndarray]:
+    """The mean of J_x^T J_x (1024, 1024), and its eigenvalues, the largest first."""
+    explicit = tiny[2]
+    square = (explicit.transpose(1, 2) @ explicit).mean(0)
+    return square, np.linalg.eigvalsh(square.numpy())[::-1]
+
+
 @pytest.mark.parametrize("kept", [KEPT, STREAMED])
-def test_eigenvalues_and_products_are_those_of_the_explicit_jacobian(tiny, kept):
-    model, images, explicit = tiny
+def test_eigenvalues_and_products_are_those_of_the_explicit_jacobian(tiny, by_numpy, kept):
+    (model, images, explicit), (square, expected) = tiny, by_numpy
     model.train()
     jacobian = SoftmaxJacobian(model, images.split(2), kept)
     assert model.training
     value = torch.randn(1, 16, 64, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(jacobian.responses(value), explicit @ value.flatten().double(), rtol=1e-4, atol=1e-7)
-    square = (explicit.transpose(1, 2) @ explicit).mean(0)
     torch.testing.assert_close(
         jacobian.squared(value).flatten().double(), square @ value.flatten().double(), rtol=1e-3, atol=1e-8
     )
     found = jacobian.spectrum(count=50)
     assert (found.dimension, found.rank, len(found.values)) == (1024, 9, 9)  # 3 images x (4 - 1)
-    expected = np.linalg.eigvalsh(square.numpy())[::-1]
     np.testing.assert_allclose(found.values, expected[:9], rtol=1e-3, atol=1e-6 * expected[0])
     assert np.abs(expected[9:]).max() < 1e-6 * expected[0]
     vectors = found.vectors.flatten(1).double()

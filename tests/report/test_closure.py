@@ -87,7 +87,7 @@ def test_directions_are_counted_at_a_norm(numbers):
     assert numbers.norms_counted == pytest.approx([5, 10, 20, 40])
 
 
-def test_the_report_says_so_and_draws(numbers):
+def test_the_report_says_so():
     report = closure_report(PROTOCOL, copy.deepcopy(LINES))
     text = report.to_markdown()
     assert "each alpha between 0 and 1: nullspace 2 of 3 (95% interval" in text
@@ -100,9 +100,13 @@ def test_the_report_says_so_and_draws(numbers):
     assert "reached: nullspace 20, random 20." in text
     assert "of 2 pairs): nullspace 0.833 [" in text  # (0.015 + 0.02) / 0.03 and 1/2, in the mean
     assert "random 0.5 [0.5, 0.5]; a quadratic" in text
-    stream = io.BytesIO()
-    report.draw(stream)
-    assert len(stream.getvalue()) > 20_000
     rows = list(report.rows)
     assert {len(row) for row in rows} == {9}
     assert ("grid", "random", "0-1", 0.5, 2.0, "", pytest.approx(0.03 * 4.25), pytest.approx(0.03 * 4.25), "") in rows
+
+
+@pytest.mark.stress  # lines that were measured are drawn by the experiment's own test
+def test_it_is_drawn():
+    stream = io.BytesIO()
+    closure_report(PROTOCOL, copy.deepcopy(LINES)).draw(stream)
+    assert len(stream.getvalue()) > 20_000

@@ -39,6 +39,7 @@ LINES = [
     checkpoint("ns", 0, 8, 90, 24, 40, 60),
     checkpoint("ns", 1, 8, 70, 20, 20, 60),
 ]
+ALONE = [line for line in LINES if line.get("seed", 0) == 0 and line.get("label") != "none"]
 PROTOCOL = {"baseline": "none", "benchmark": ["--suite", "val", "fgsm"]}
 
 
@@ -122,7 +123,12 @@ def test_noise_that_is_not_searched_for_has_held_out_rows_alone():
 
 
 def test_one_seed_and_no_baseline_is_told():
-    lines = [line for line in LINES if line.get("seed", 0) == 0 and line.get("label") != "none"]
-    report = dynamics_report({"baseline": "none"}, lines)
+    report = dynamics_report({"baseline": "none"}, ALONE)
     assert any("not told apart here" in note for note in report.notes)
-    report.draw(io.BytesIO())
+
+
+@pytest.mark.stress
+def test_one_seed_and_no_baseline_is_drawn():
+    stream = io.BytesIO()
+    dynamics_report({"baseline": "none"}, ALONE).draw(stream)
+    assert stream.getvalue().startswith(b"\x89PNG")
