@@ -138,7 +138,7 @@ def test_learned_noise_moves_held_out_predictions_less_than_its_permutation_and_
     trained.train()
     before, state = {name: one.clone() for name, one in trained.state_dict().items()}, torch.get_rng_state()
     learner = NoiseLearner(trained, images[:256].split(16))
-    value = learner.learn(a_start((1, 16, 64), 0.1), 0.3, steps=60, step_length=0.2)
+    value = learner.learn(a_start((1, 16, 64), 0.1), 0.3, steps=40, step_length=0.2)
     assert trained.training
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(one, before[name]) for name, one in trained.state_dict().items())
