@@ -50,8 +50,8 @@ class EncoderNoiseExperiment(FigureExperiment):
             "--minibatch", type=int_from(1, _MOST), default=4, metavar="N", help="images of a step (default: 4)"
         )
         search.add_argument(
-            "--step-length", type=float_in(1e-6, 0.9), default=0.1, metavar="X",
-            help="of the first step, in norms of the noise; it falls linearly to 0 (default: 0.1)",
+            "--step-length", type=float_in(1e-6, 0.9), default=0.05, metavar="X",
+            help="of the first step, in norms of the noise; it falls linearly to 0 (default: 0.05)",
         )  # fmt: skip
         search.add_argument(
             "--limit", type=float_in(1e-6, 1e4), default=0.03, metavar="X",
