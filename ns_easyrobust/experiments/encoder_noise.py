@@ -44,18 +44,18 @@ class EncoderNoiseExperiment(FigureExperiment):
             help="noises for each lambda: from --seed on, each from a start and orders of its own (default: 1)",
         )  # fmt: skip
         search.add_argument(
-            "--steps", type=int_from(1, _MOST), default=100, metavar="N", help="of each search (default: 100)"
+            "--steps", type=int_from(1, _MOST), default=300, metavar="N", help="of each search (default: 300)"
         )
         search.add_argument(
-            "--minibatch", type=int_from(1, _MOST), default=8, metavar="N", help="images of a step (default: 8)"
+            "--minibatch", type=int_from(1, _MOST), default=4, metavar="N", help="images of a step (default: 4)"
         )
         search.add_argument(
-            "--step-length", type=float_in(1e-6, 0.9), default=0.2, metavar="X",
-            help="of the first step, in norms of the noise; it falls linearly to 0 (default: 0.2)",
+            "--step-length", type=float_in(1e-6, 0.9), default=0.05, metavar="X",
+            help="of the first step, in norms of the noise; it falls linearly to 0 (default: 0.05)",
         )  # fmt: skip
         search.add_argument(
-            "--limit", type=float_in(1e-6, 1e4), default=0.3, metavar="X",
-            help="a start is uniform in (-X, X) (default: 0.3)",
+            "--limit", type=float_in(1e-6, 1e4), default=0.03, metavar="X",
+            help="a start is uniform in (-X, X) (default: 0.03)",
         )  # fmt: skip
 
     def measure(self, args: argparse.Namespace, results: Results) -> None:

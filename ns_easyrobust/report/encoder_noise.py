@@ -39,7 +39,7 @@ def encoder_noise_report(protocol: Mapping[str, Any], lines: Sequence[Mapping[st
 def _sheet(points: Sequence[StrengthPoint]) -> Sheet:
     headings = [("norm", ""), ("agreement", "%, learned")]
     for name in ("permuted", "within tokens"):
-        headings += [("agreement", f"%, {name}"), ("difference", f"points, {name}")]
+        headings += [("agreement", f"%, {name}"), (f"learned - {name}", "points")]
     headings += [("mse_probability", "learned"), ("mse_probability", "permuted"), ("J", "held out")]
     headings += [("<v, grad J> / lambda", "learned on"), ("largest token", "% of norm²")]
     rows = []

@@ -30,7 +30,8 @@ def encoder_noise_figure(stream: IO[bytes], points: Sequence[StrengthPoint], cap
             style = {"linestyle": line, "marker": marker, "color": colour(index), "label": label}
             _series(agreement, points, partial(StrengthPoint.agreement, kind=kind), style)
             _series(mse, points, partial(StrengthPoint.mse, kind=kind), style)
-        agreement.set_ylim(0, 103)
+        least = min(point.agreement(kind).low for point in points for kind in _STYLES)
+        agreement.set_ylim(*((least - 15, 101) if least > 50 else (0, 103)))  # beneath is room for the legend
         agreement.legend(loc="lower left")
         mse.set_yscale("log", nonpositive="clip")
         _title(agreement, "(a) predictions that stay", "agreement (%)")
@@ -78,10 +79,13 @@ def _series(
 
 
 def _plain_decades(axis: Any) -> None:
-    """Of an axis with a log scale, numbers at powers of ten as they are written in tables."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    """Of an axis with a log scale, numbers at powers of ten as they are written in tables; at 2 and 5, too, if few."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     if axis.get_scale() == "log":
+        low, high = axis.get_view_interval()
+        if high < 100 * low:
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
 

@@ -97,26 +97,28 @@ def test_findings_say_which_noise_is_benign_which_is_not_and_which_ran_away():
 
 
 def test_the_picture_has_the_learned_noise_solid_and_its_permutation_dashed(saved: list[Figure]):
-    report = encoder_noise_report(PROTOCOL, [noise(0.1, learned=100), noise(1.0, learned=80)])
+    report = encoder_noise_report(PROTOCOL, [noise(0.1, learned=100), noise(1.0, learned=80), noise(3.0, radial=0.001)])
     stream = io.BytesIO()
     report.draw(stream)
     assert stream.getvalue().startswith(b"\x89PNG")
     agreement, mse, norm, stationary = saved[0].axes
     solid, dashed, dotted = (each.lines[0] for each in agreement.containers)
-    assert list(solid.get_xdata()) == [0.1, 1.0]
-    assert list(solid.get_ydata()) == [100, 80]
-    assert list(dashed.get_ydata()) == [60, 60]
-    assert list(dotted.get_ydata()) == [65, 65]
+    assert list(solid.get_xdata()) == [0.1, 1.0, 3.0]
+    assert list(solid.get_ydata()) == [100, 80, 99]
+    assert list(dashed.get_ydata()) == [60, 60, 60]
+    assert list(dotted.get_ydata()) == [65, 65, 65]
     assert [line.get_linestyle() for line in (solid, dashed, dotted)] == ["-", "--", ":"]
     assert len(mse.containers) == 3
-    assert list(norm.containers[0].lines[0].get_ydata()) == [1.0, 10.0]
-    assert list(stationary.containers[0].lines[0].get_ydata()) == pytest.approx([0.09, 0.9])
+    assert list(norm.containers[0].lines[0].get_ydata()) == [1.0, 10.0, 30.0]
+    assert list(stationary.containers[0].lines[0].get_ydata()) == pytest.approx([0.09, 0.9, 0.003])
     labels = [text.get_text() for axes in saved[0].axes for text in (*axes.get_xticklabels(), *axes.get_yticklabels())]
     assert "0.1" in labels
     assert not any("$" in label for label in labels)
-    assert [len(axes.patches) for axes in saved[0].axes] == [0, 0, 0, 0]
-    encoder_noise_report(PROTOCOL, [noise(0.1), noise(9.0, radial=0.001)]).draw(io.BytesIO())
-    assert [len(axes.patches) for axes in saved[1].axes] == [1, 1, 1, 1]  # shaded
+    assert {"1", "2", "5"} <= {text.get_text() for text in norm.get_yticklabels()}  # fewer than two decades
+    assert agreement.get_ylim()[0] == pytest.approx(50.2 - 15, abs=0.1)  # of 60 of 100
+    for axes in saved[0].axes:
+        (shade,) = axes.patches  # of the one that ran away
+        assert shade.get_x() < 3 < shade.get_x() + shade.get_width()
 
 
 def test_rows_hold_all_numbers():
