@@ -119,13 +119,17 @@ class _Search:
         args, learner = self.args, self.learner
         start = nullspace.uniform_start(learner.shape, args.limit, _generator(seed, 0))
         value = learner.learn(start, strength, args.steps, args.step_length, _generator(seed, 1), on_step)
-        config = nullspace.NoiseConfig(
-            limit=args.limit, lr=args.step_length, max_steps=args.steps, minibatch=args.minibatch, weight_decay=0.0
-        )
-        noise = nullspace.Noise(value, float("nan"), args.steps, False, None, (), config)
-        noise.save(self.results.parts / f"lambda{strength:g}-seed{seed}.pt")
-        stationary = learner.stationarity(value)
         learned = self.probe.per_image(value)
+        config = nullspace.NoiseConfig(
+            limit=args.limit,
+            lr=args.step_length,  # in norms of the noise
+            max_steps=args.steps,
+            minibatch=args.minibatch,
+            weight_decay=0.0,
+        )
+        noise = nullspace.Noise(value, float(learned.distance.mean()), args.steps, False, None, (), config)
+        noise.save(self.results.parts / f"lambda{strength!r}-seed{seed}.pt")
+        stationary = learner.stationarity(value)
         permuted = self.probe.per_image(nullspace.permuted_control(value, _generator(seed, 2)))
         within = self.probe.per_image(nullspace.within_token_control(value, _generator(seed, 3)))
         return {

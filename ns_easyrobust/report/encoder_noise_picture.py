@@ -35,11 +35,11 @@ def encoder_noise_figure(stream: IO[bytes], points: Sequence[StrengthPoint], cap
         agreement.legend(loc="lower left")
         mse.set_yscale("log", nonpositive="clip")
         _title(agreement, "(a) predictions that stay", "agreement (%)")
-        _title(mse, "(a) change of probabilities", "mse_probability")
+        _title(mse, "(b) change of probabilities", "mse_probability")
         black = {"linestyle": "-", "marker": "o", "color": colour(6)}
         _series(norm, points, lambda point: point.number("norm"), black)
         norm.set_yscale("log")
-        _title(norm, "(b) norm of the noise", "L2 norm")
+        _title(norm, "(c) norm of the noise", "L2 norm")
         _stationary(stationary, points)
         for axes in (agreement, mse, norm, stationary):
             axes.set_xscale("log")
@@ -65,7 +65,7 @@ def _stationary(axes: Any, points: Sequence[StrengthPoint]) -> None:
         _series(axes, points, of, kind)
     axes.set_yscale("log", nonpositive="clip")
     axes.legend(loc="best")
-    _title(axes, "(c) settled where <v, grad J> is lambda", "logits")
+    _title(axes, "(d) where it settles, <v, grad J> is lambda", "logits")
 
 
 def _series(

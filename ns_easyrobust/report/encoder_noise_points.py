@@ -12,6 +12,7 @@ from .statistics import paired_interval, wilson_interval
 
 CONTROLS = ("permuted", "within")  # all elements in another order, and those of each token
 KINDS = ("learned", *CONTROLS)
+_SETTLED = (0.75, 1.35)  # <v, grad J> / lambda of noises that are called settled; 1 at a stationary point
 _FLAT = 0.1  # <v, grad J> / J, the exponent with which J grows when the noise is scaled: below it J is at its ceiling
 
 
@@ -41,6 +42,20 @@ class StrengthPoint:
     def ran_away(self) -> int:
         """How many noises grew past the rise of J, where Eq. 4 falls for ever."""
         return sum(line["radial"] < _FLAT * line["distance"] for line in self.lines)
+
+    @property
+    def state(self) -> str:
+        """Whether the noises ran away, or ended at another <v, grad J> than lambda; "" where they have settled."""
+        if self.ran_away:
+            return "ran away"
+        least, most = _SETTLED
+        shares = [line["radial"] / self.strength for line in self.lines]
+        return "" if least <= min(shares) and max(shares) <= most else "not settled"
+
+    @property
+    def gives_up_a_token(self) -> bool:
+        """Whether more than half of the squared norm lies in one token."""
+        return self.number("token_share").mean > 0.5
 
     def agreement(self, kind: str) -> Interval:
         """Unchanged predictions in percent; Wilson's interval for one noise."""

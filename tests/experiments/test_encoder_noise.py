@@ -43,7 +43,7 @@ def test_its_numbers_are_those_of_the_noise_that_it_kept_and_of_its_permutation(
     measured, searched = open_images(digits_dir, Preprocessing(32, 1.0, "bicubic"), 50, 32, 3, 0)
     model = trained.double()
     for line in lines:
-        noise = Noise.load(tmp_path / "out" / "encoder-noise-parts" / f"lambda{line['strength']:g}-seed3.pt")
+        noise = Noise.load(tmp_path / "out" / "encoder-noise-parts" / f"lambda{line['strength']!r}-seed3.pt")
         value = noise.value.double()
         assert value.mean(-1).abs().max() < 1e-5
         assert line["norm"] == pytest.approx(float(value.norm()), rel=1e-6)

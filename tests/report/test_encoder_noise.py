@@ -72,13 +72,11 @@ def test_findings_say_which_noise_is_benign_which_is_not_and_which_ran_away():
         noise(9.0, radial=0.001),
     ]
     notes = " ".join(encoder_noise_report(PROTOCOL, lines).notes)
-    assert "stay from lambda 3 on (norm 30)" in notes
-    assert "above 0, at 3 of 3 lambdas, by most at lambda 1 (norm 10)" in notes
+    assert "these are not (lambda 3, norm 30: " in notes
+    assert "at 3 of 3 lambdas, by most at lambda 1 (norm 10)" in notes
     assert "98.0 [93.0, 99.4]% of predictions stay, with the permutation 10.0 [5.5, 17.4]%" in notes
-    assert (
-        "permutation within each token, by an interval above 0, at 2 of 3 lambdas, by most at lambda 0.1 (norm 1)"
-        in notes
-    )
+    assert "permutation within each token, by an interval above 0 (not corrected for their number), at 2 of 3" in notes
+    assert "at 2 of 3 lambdas, by most at lambda 0.1 (norm 1)" in notes
     assert "lambda 9: 1 of 1, norm 90" in notes
     assert "0.90 to 0.90 times lambda (of 3 noises" in notes
     assert "single token" not in notes
