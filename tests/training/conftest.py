@@ -1,11 +1,20 @@
-"""A run that is hard to resume."""
+"""A run that is hard to resume, and few images to evaluate on."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from helpers.folders import few_digits
 from helpers.models import small_vit
 
 from ns_easyrobust.models.checkpoint_save import save_model
+
+
+@pytest.fixture(scope="session")
+def digits_dir(digits_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With 100 of the images to evaluate on."""
+    return few_digits(digits_dir, tmp_path_factory.mktemp("few") / "digits", 100)
 
 
 @pytest.fixture

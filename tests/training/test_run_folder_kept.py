@@ -6,7 +6,6 @@ import hashlib
 
 import pytest
 import torch
-from helpers.folders import few_digits
 from helpers.models import small_vit
 
 import ns_easyrobust.training.trainer as module
@@ -19,11 +18,10 @@ from ns_easyrobust.training.trainer import train
 @pytest.fixture
 def run(digits_dir, tmp_path):
     """Trains six updates in epochs of three, the weights of every second one kept; returns the folder."""
-    data = few_digits(digits_dir, tmp_path / "digits", 40)
     save_model(small_vit(), tmp_path / "start.pth.tar")
 
     def carry_out(name, *more):
-        words = ["--data-dir", str(data), "--initial-checkpoint", str(tmp_path / "start.pth.tar"), "-j", "0"]
+        words = ["--data-dir", str(digits_dir), "--initial-checkpoint", str(tmp_path / "start.pth.tar"), "-j", "0"]
         words += ["--model", "vit_micro_patch8_32", "-b", "4", "--max-steps", "6", "--epoch-steps", "3", "--lr", "1e-2"]
         words += ["--val-interval", "9", "--select", "last", "--model-ema", "--model-ema-decay", "0.5", *more]
         return train(parse_args([*words, "--output", str(tmp_path), "--experiment", name, "--device", "cpu"]))

@@ -43,7 +43,15 @@ METHODS = {
 }
 
 # What another one has too: those of make stress alone.
-LONG = ("random", "permuted", "sensitive", "trades-original", "negative-patches-contrastive", "relevance-beside")
+LONG = (
+    "madry-alone",
+    "random",
+    "permuted",
+    "sensitive",
+    "trades-original",
+    "negative-patches-contrastive",
+    "relevance-beside",
+)
 # Whose ranks do different things: a noise, no clean forward, two passes, several views.
 FEW = ("nullspace", "madry-alone", "sam", "augmix")
 
