@@ -71,7 +71,7 @@ def test_noise_of_a_model_s_nullspace_is_its_own_and_one_of_all_images(command, 
         assert line["n"] == (3 if line["kind"] == "valid" else 8 if line["images"] == "found on" else 6)
     target = models["other"][1]
     value = quick[0].double().numpy()
-    moved = (value - value.mean(-1, keepdims=True)).reshape(1, -1) @ target.head.weight.detach().double().numpy().T
+    moved = value.reshape(1, -1) @ target.head.weight.detach().double().numpy().T
     clean = logits(models["other"], pixels(command)).astype(float)
     expected = np.square(softmax(clean + moved, axis=1) - softmax(clean, axis=1)).sum(axis=1)
     key = {"source": "one", "target": "other", "images": "held out", "kind": "encoder", "control": "noise"}
@@ -113,7 +113,7 @@ def logits(model, images):
     [
         (["--models", "one=other.pth.tar"], "--models: expected a label of its own for each, found one, other, one"),
         (["--sources", "third"], "--sources: expected some of one, other, found third"),
-        (["--models", "third"], "any label but before, found 'third'"),
+        (["--models", "third"], "--models: expected LABEL=CKPT or LABEL=CKPT,CKPT,..., found 'third'"),
         (["--other-data", "a/val", "b/val"], "expected folders of different names, found val twice"),
     ],
 )
