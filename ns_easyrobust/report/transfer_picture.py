@@ -30,7 +30,7 @@ def transfer_picture(table: TransferTable, stream: IO[bytes]) -> None:
         bar = figure.colorbar(image, ax=list(upper), shrink=0.9, pad=0.01, extend="min")
         bar.set_label("influence / its permutation's", fontsize=8.5)
         bar.set_ticks(range(_LOWEST, 1), labels=[f"{10.0**exponent:g}" for exponent in range(_LOWEST, 1)])
-        bar.outline.set_visible(False)
+        bar.outline.set(edgecolor=GREY, linewidth=0.5)  # the arrow is white
         _draw_legend(figure, table)
         caption = (
             "Above: mse_probability on held-out images of the noise of the model at the left on the model beneath; "
@@ -116,7 +116,7 @@ def _draw_images(axes: Any, table: TransferTable, kind: str, is_first: bool) -> 
     axes.grid(axis="x", visible=False)
     _set_ticks(axes)
     if is_first:
-        axes.set_ylabel("influence on itself, mse_probability")
+        axes.set_ylabel("influence on itself\n(mse_probability)")
     axes.set_xlabel("images")
 
 
