@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .presentable import presentable
+from .seed_statistics import Interval
 from .transfer_table import FOUND_ON, HELD_OUT, TITLES, Place, TransferTable, shown
 
 _WHERE = {FOUND_ON: "on the images that it was found on", HELD_OUT: "on held-out ones"}
@@ -77,13 +78,14 @@ def _under_eps(eps: float, table: TransferTable) -> str:
 
 def _on_models(table: TransferTable, kind: str) -> str:
     """Whether they do the same on other models, in shares of what their permutations do there."""
-    own, others = [], {}
+    own: list[float] = []
+    others: dict[str, Interval] = {}
     for source in table.sources:
         for target in table.targets:
             relative = table.relative(Place(kind, source, target, HELD_OUT))
-            share = relative.mean if relative else 0.0
+            share = relative or Interval(0.0, 0.0, 0.0)
             if source == target:
-                own.append(share)
+                own.append(share.mean)
             else:
                 others[f"of {presentable(source)} on {presentable(target)}"] = share
     if not others or not own:
@@ -91,7 +93,7 @@ def _on_models(table: TransferTable, kind: str) -> str:
     least, most = (choose(others, key=others.__getitem__) for choose in (min, max))
     return (
         f"{TITLES[kind]}, on held-out images, as a share of what its permutation does: {_range(own)} on its own "
-        f"model; on others from {others[least]:.2g} ({least}) to {others[most]:.2g} ({most})."
+        f"model; on others from {shown(others[least])} ({least}) to {shown(others[most])} ({most})."
     )
 
 

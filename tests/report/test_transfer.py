@@ -91,7 +91,9 @@ def test_the_report_says_what_the_numbers_are_and_draws_them():
     assert cells[0].rest == (f"(x{relative.mean:.2g}; 80.0%)",)
     text = " ".join(report.to_text(200).split())
     own, other = (np.exp(np.mean(np.log(OWN) - np.log(PERMUTED))) for _ in range(2))
-    assert f"{own:.2g} on its own model; on others from {other:.2g} (of a on b) to {other:.2g}" in text
+    assert (
+        f"{own:.2g} on its own model; on others from {other:.2g} [{relative.low:.2g}, {relative.high:.2g}] (of" in text
+    )
     assert "influence 0.025 on the images that it was found on; 0.025 on held-out ones (times 1; all intervals" in text
     assert "Predictions that change: 20.0% on the images that it was found on; 20.0% on held-out ones (n=10" in text
     assert "under eps (0.03), encoder noise is nullspace noise of the other model too at 0 of 2 places" in text
