@@ -102,7 +102,10 @@ class TransferExperiment(FigureExperiment):
         measured, searched, protocol = open_images_of(args, device)
         sets = {"found on": searched, "held out": measured, **_others(args, device)}
         digests = _checked(by_label, measured)
-        readers = {label: models.reader_without_layer_norm(one, measured.pixels[:1]) for label, one in by_label.items()}
+        pixels = measured.pixels[:1]
+        readers = {
+            label: models.reader_without_layer_norm(models.bare_vit(one), pixels) for label, one in by_label.items()
+        }
         uncentred = {label: reader for label, reader in readers.items() if reader}
         if uncentred and "encoder" in args.kinds:
             _logger.warning(

@@ -58,7 +58,9 @@ def read(tmp_path):
     return lines[0]["protocol"], [line for line in lines if "protocol" not in line]
 
 
-def test_noise_of_a_model_s_nullspace_is_its_own_and_one_of_all_images(command, tmp_path, models, quick, monkeypatch):
+def test_noise_of_a_model_s_nullspace_is_its_own_and_one_of_all_images(
+    command, tmp_path, models, quick, monkeypatch, caplog
+):
     assert cli.main(command) == 0
     _, lines = read(tmp_path)
     assert len(lines) == 2 * 2 * 2 * (3 + 3 + 2)
@@ -69,6 +71,8 @@ def test_noise_of_a_model_s_nullspace_is_its_own_and_one_of_all_images(command, 
         assert (max(line["influences"]) < 1e-10) == nothing
         assert (min(line["influences"]) > 1e-4) != nothing
         assert line["n"] == (3 if line["kind"] == "valid" else 8 if line["images"] == "found on" else 6)
+    assert "noise and its controls keep each token's mean, as one reads it: head (Linear)" in caplog.text
+    assert not any(torch.equal(one, other) for one in quick[:2] for other in quick[2:])
     target = models["other"][1]
     value = quick[0].double().numpy()
     moved = value.reshape(1, -1) @ target.head.weight.detach().double().numpy().T
@@ -78,7 +82,7 @@ def test_noise_of_a_model_s_nullspace_is_its_own_and_one_of_all_images(command, 
     (found,) = (line for line in lines if key.items() <= line.items())
     assert found["influences"][0] == pytest.approx(expected.mean(), rel=1e-4)
     assert (tmp_path / "out" / "transfer.png").stat().st_size > 10_000
-    assert "patch, a sample, on the model that it is of: influence" in (tmp_path / "out" / "transfer.md").read_text()
+    assert "patch, a sample, on its own model: influence" in (tmp_path / "out" / "transfer.md").read_text()
 
     before = (tmp_path / "out" / "transfer.jsonl").read_bytes()
     monkeypatch.setattr("ns_easyrobust.nullspace.synthesize", None)
