@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .checkpoint_flags import add_checkpoint_arguments, checkpoint_model
+    from .checkpoint_flags import add_checkpoint_arguments, add_reading_arguments, checkpoint_model
     from .checkpoint_run import evaluate_checkpoint
     from .easyrobust_api import (
         evaluate_damagenet,
@@ -62,6 +62,7 @@ __all__ = [
     "Suite",
     "SuitesRun",
     "add_checkpoint_arguments",
+    "add_reading_arguments",
     "checkpoint_model",
     "collect_versions",
     "column_settings",

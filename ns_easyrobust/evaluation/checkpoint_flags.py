@@ -28,6 +28,13 @@ def add_checkpoint_arguments(
         "--ckpt-path", type=file_or_folder, required=True, metavar="FILE_OR_URL", help="checkpoint, any form"
     )
     parser.add_argument("--sha256", metavar="HASH", help="refuse any other file")
+    add_reading_arguments(parser, crop_pct, interpolation)
+
+
+def add_reading_arguments(
+    parser: argparse.ArgumentParser, crop_pct: float | None = 0.875, interpolation: str | None = "bicubic"
+) -> None:
+    """Add those of :func:`add_checkpoint_arguments` that name no checkpoint, for verbs that load several."""
     parser.add_argument("--use-ema", action="store_true", help="take the checkpoint's moving average")
     parser.add_argument(
         "--img-size", type=int_from(1, _LARGEST_SIDE), metavar="N", help="build the model for images of this size"

@@ -79,9 +79,15 @@ def find_inputs(args: argparse.Namespace) -> Inputs:
 
 
 def _named(words: Sequence[str]) -> list[Trained]:
-    """Those of ``LABEL=a.pth,b.pth``; a label may come again."""
+    """Those of ``LABEL=a.pth,b.pth``; a label may come again.
+
+    Raises:
+        OptionError: the start's label.
+    """
     trained: list[Trained] = []
     for label, path in named_paths(words, "--after", "CKPT"):
+        if label == _RESERVED:
+            raise OptionError(f"--after: expected any label but {_RESERVED}, the start's, found it. Choose another.")
         seed = sum(one.label == label for one in trained)
         trained.append(Trained(label, seed, path, None if is_url(path) else _noise_in(Path(path).parent)))
     labels = dict.fromkeys(one.label for one in trained)
@@ -99,11 +105,8 @@ def named_paths(words: Sequence[str], flag: str, what: str) -> Iterator[tuple[st
     """
     for word in words:
         label, equals, paths = word.partition("=")
-        if not equals or not label.strip() or not label.isprintable() or label == _RESERVED or not paths.strip(","):
-            raise OptionError(
-                f"{flag}: expected LABEL={what} or LABEL={what},{what},..., any label but {_RESERVED}, found "
-                f"{word[:200]!r}."
-            )
+        if not equals or not label.strip() or not label.isprintable() or not paths.strip(","):
+            raise OptionError(f"{flag}: expected LABEL={what} or LABEL={what},{what},..., found {word[:200]!r}.")
         for path in filter(None, paths.split(",")):
             try:
                 yield label, file_or_folder(path)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import nullspace, report
-from ..data import INTERPOLATIONS
+from .. import evaluation, nullspace, report
 from ..errors import DataError, ModelError, OptionError, without_secrets
 from ..utils import add_machine_arguments, add_model_arguments, choices_of, file_or_folder, float_in, int_from
 from .exact_nullspace import spectrum_with_nullspace
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..report import FigureReport
     from .image_set import ImageSet
 
+_logger = logging.getLogger(__name__)
 KINDS = ("encoder", "patch", "valid")
 _MOST = 10**6
 
@@ -40,21 +41,18 @@ class TransferExperiment(FigureExperiment):
         )  # fmt: skip
         group.add_argument("--sources", nargs="+", metavar="LABEL", help="whose noise is measured (default: all)")
         add_model_arguments(parser)
+        evaluation.add_reading_arguments(parser)
         add_image_arguments(parser, images=256, synthesis_images=512)
         images = parser.add_argument_group("other images")
         images.add_argument(
             "--other-data", nargs="+", type=file_or_folder, default=[], metavar="DIR",
             help="more folders of classes, as --data-dir, to measure on; each has a column of its own",
         )  # fmt: skip
-        images.add_argument(
-            "--crop-pct", type=float_in(0.01, 1), default=0.875, metavar="F", help="crop (default: 0.875)"
-        )
-        images.add_argument("--interpolation", choices=INTERPOLATIONS, default="bicubic", help="default: bicubic")
         noises = parser.add_argument_group("noises")
         noises.add_argument(
             "--kinds", nargs="+", choices=KINDS, default=list(KINDS),
             help="encoder: approximate, on the patch embedding's output; patch: exact, a sample of Eq. 2, one for all "
-            "images; valid: exact, the largest that keeps pixels in [0, 1], one for each image (default: all)",
+            "images; valid: exact, large, and keeping pixels in [0, 1], one for each image (default: all)",
         )  # fmt: skip
         noises.add_argument(
             "--noises", type=int_from(1, 1000), default=4, metavar="M", help="of each model, but valid (default: 4)"
@@ -86,6 +84,7 @@ class TransferExperiment(FigureExperiment):
         """
         from tqdm.auto import tqdm
 
+        from .. import models
         from ..utils import pick_device
         from .transfer_measure import TransferLab
 
@@ -98,16 +97,27 @@ class TransferExperiment(FigureExperiment):
         for label in sources:
             if label not in labels:
                 raise OptionError(f"--sources: expected some of {', '.join(labels)[:200]}, found {label[:200]}.")
-        by_label = {label: self._load(args, path).to(device) for label, path in named}
+        by_label = {label: _opened(args, path, device) for label, path in named}
         args.input_size = next(iter(by_label.values())).image_size
         measured, searched, protocol = open_images_of(args, device)
         sets = {"found on": searched, "held out": measured, **_others(args, device)}
         digests = _checked(by_label, measured)
+        pixels = measured.pixels[:1]
+        readers = {
+            label: models.reader_without_layer_norm(models.bare_vit(one), pixels) for label, one in by_label.items()
+        }
+        uncentred = {label: reader for label, reader in readers.items() if reader}
+        if uncentred and "encoder" in args.kinds:
+            _logger.warning(
+                "noise and its controls keep each token's mean, as %s reads it: %s is no LayerNorm of each token.",
+                *next(iter(uncentred.items())),
+            )
         for label in sources if {"patch", "valid"} & set(args.kinds) else ():
             spectrum_with_nullspace(f"--models {label}", by_label[label])
         results.begin(
             {
                 **protocol, "models": {label: without_secrets(path) for label, path in named}, "weights": digests,
+                "ema": args.use_ema, "uncentred": uncentred,
                 "architecture": next(iter(by_label.values())).arch, "sources": sources, "kinds": args.kinds,
                 "noises": args.noises, "rms": args.rms, "valid_images": args.valid_images, "solver": args.solver,
                 "eps": args.eps, "max_steps": args.max_steps, "seed": args.seed,
@@ -118,7 +128,7 @@ class TransferExperiment(FigureExperiment):
         )  # fmt: skip
         total = len(sources) * len(by_label) * len(sets) * len(args.kinds)
         with tqdm(total=total, desc="transfer", unit="part", disable=None) as bar:
-            lab = TransferLab(args, by_label, sets, results, bar)
+            lab = TransferLab(args, by_label, digests, sets, results, bar, centre=not uncentred)
             for source in sources:
                 lab.measure(source)
 
@@ -126,11 +136,11 @@ class TransferExperiment(FigureExperiment):
         """Influence on models, and on images."""
         return report.transfer_report(protocol, lines)
 
-    def _load(self, args: argparse.Namespace, path: str) -> NormalizedModel:
-        from .. import models
 
-        options: dict[str, Any] = {"num_classes": args.num_classes, "mean": args.mean, "std": args.std}
-        return models.load_model(args.model, path, model_kwargs=args.model_kwargs, **options).eval()
+def _opened(args: argparse.Namespace, path: str, device: Any) -> NormalizedModel:
+    """The model of one checkpoint; each may have settings of its own."""
+    own = argparse.Namespace(**{**vars(args), "ckpt_path": path, "sha256": None})
+    return evaluation.checkpoint_model(own, device)[0].eval()
 
 
 def _others(args: argparse.Namespace, device: Any) -> dict[str, ImageSet]:
@@ -146,7 +156,7 @@ def _others(args: argparse.Namespace, device: Any) -> dict[str, ImageSet]:
             raise OptionError(f"--other-data: expected folders of different names, found {name} twice. Rename one.")
         found[name] = open_image_set(Path(word), preprocessing, args.images, args.seed, args.workers).to(device)
         if len(found[name]) < 2:
-            raise DataError(f"{word}: expected two images at least, found one.")
+            raise DataError(f"{word}: expected two images at least for --images, found one. Give more images.")
     return found
 
 
@@ -155,8 +165,6 @@ def _checked(by_label: Mapping[str, NormalizedModel], images: ImageSet) -> dict[
     from .. import models
 
     first, *_ = by_label
-    if len(images) < 2:
-        raise DataError(f"--data-dir: expected two images at least to measure on, found {len(images)}.")
 
     def shape(model: NormalizedModel) -> tuple[Any, ...]:
         pixels = images.pixels.new_zeros(1, 3, model.image_size, model.image_size)

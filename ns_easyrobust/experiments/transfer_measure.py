@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .. import models, nullspace
+from .. import nullspace
 from ..utils import derive_seed, torch
 from .results import Results
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Measured = dict[str, list[nullspace.OutputChange | nullspace.ImageInfluence]]
 
-# What seeds are derived from, beside the number of the noise.
+# What seeds are derived from, beside the source's weights and the number of the noise.
 _SYNTHESIS, _STREAM, _CONTROLS, _SAMPLE, _SAMPLE_ORDER, _SAMPLE_RANDOM, _VALID, _VALID_ORDER = range(8)
 _FINAL_IMAGES = 512  # that the sphere solver sets its final radius on, outside its pool
 
@@ -31,19 +31,25 @@ class TransferLab:
     Args:
         args: of the experiment.
         by_label: the models, on one device.
+        digests: of their weights.
         sets: images by name, on it too.
         bar: counts parts: a source, a target, a set of images and a kind of noise.
+        centre: whether encoder noise and its controls lose each token's mean, which all models' layer norms take away.
     """
 
     def __init__(
         self,
         args: argparse.Namespace,
         by_label: Mapping[str, NormalizedModel],
+        digests: Mapping[str, str],
         sets: Mapping[str, ImageSet],
         results: Results,
         bar: tqdm[Any],
+        *,
+        centre: bool,
     ) -> None:
-        self.args, self.models, self.sets, self.results, self.bar = args, by_label, sets, results, bar
+        self.args, self.models, self.digests, self.sets = args, by_label, digests, sets
+        self.results, self.bar, self.centre = results, bar, centre
         first = next(iter(by_label.values()))
         self.patch_size = nullspace.find_projection(first).kernel_size[0]
         self._valid_made: dict[tuple[str, str], list[torch.Tensor]] = {}
@@ -60,8 +66,12 @@ class TransferLab:
                         self.results.add(*({**where, **line} for line in _lines(*found)))
                     self.bar.update()
 
-    def _seeded(self, use: int, number: int) -> torch.Generator:
-        return torch.Generator().manual_seed(derive_seed(self.args.seed, use, number))
+    def _seed(self, source: str, use: int, number: int) -> int:
+        """One of its own for each model, so that noises of two share neither start nor order nor controls."""
+        return derive_seed(self.args.seed, int(self.digests[source][:16], 16), use, number)
+
+    def _seeded(self, source: str, use: int, number: int) -> torch.Generator:
+        return torch.Generator().manual_seed(self._seed(source, use, number))
 
     def _encoder(self, source: str, target: str, images: ImageSet) -> tuple[Measured, list[float]]:
         """Noises that the solver finds on the images to make noise with, on the patch embedding's output."""
@@ -71,7 +81,9 @@ class TransferLab:
         norms = []
         for number in range(self.args.noises):
             value = self._synthesized(source, number).value
-            controls = nullspace.encoder_controls(value, generator=self._seeded(_CONTROLS, number))
+            controls = nullspace.encoder_controls(
+                value, generator=self._seeded(source, _CONTROLS, number), centre=self.centre
+            )
             norms.append(float(controls.noise.double().norm()))
             for control, own in controls._asdict().items():
                 found.setdefault(control, []).append(probe.per_image(own))
@@ -88,12 +100,12 @@ class TransferLab:
         )
 
     def _synthesized(self, source: str, number: int) -> nullspace.Noise:
-        model = self.models[source]
-        path = self.results.parts / f"{models.state_digest(model)[:24]}-{number}.pt"
+        path = self.results.parts / f"{self.digests[source][:24]}-{number}.pt"
         if path.exists():
             return nullspace.Noise.load(path)
-        stream = self.sets["found on"].stream(self.args.batch_size, derive_seed(self.args.seed, _STREAM, number))
-        noise = nullspace.synthesize(model, stream, self._config(), generator=self._seeded(_SYNTHESIS, number))
+        stream = self.sets["found on"].stream(self.args.batch_size, self._seed(source, _STREAM, number))
+        generator = self._seeded(source, _SYNTHESIS, number)
+        noise = nullspace.synthesize(self.models[source], stream, self._config(), generator=generator)
         replace(noise, trace=()).save(path)
         return noise
 
@@ -107,10 +119,10 @@ class TransferLab:
         norms = []
         for number in range(self.args.noises):
             drawn = nullspace.sample_nullspace(
-                basis, shape, self.patch_size, generator=self._seeded(_SAMPLE, number)
+                basis, shape, self.patch_size, generator=self._seeded(source, _SAMPLE, number)
             )  # fmt: skip
             sample = nullspace.scaled_to_rms(drawn, self.args.rms)
-            order, gaussian = (self._seeded(use, number) for use in (_SAMPLE_ORDER, _SAMPLE_RANDOM))
+            order, gaussian = (self._seeded(source, use, number) for use in (_SAMPLE_ORDER, _SAMPLE_RANDOM))
             random = torch.randn(sample.shape, generator=gaussian, dtype=sample.dtype)
             values = {
                 "noise": sample,
@@ -124,13 +136,13 @@ class TransferLab:
         return found, norms
 
     def _valid(self, source: str, target: str, images: ImageSet) -> tuple[Measured, list[float]]:
-        """The largest valid noise of each image, and its elements in another valid order."""
+        """Large valid noise of each image, and its elements in another valid order."""
         pixels = images.pixels[: self.args.valid_images]
         batches = pixels.split(self.args.batch_size)
         noises = self._valid_noises(source, batches, images.digest)
         orders = [
             nullspace.valid_permutation(
-                batch, noise, self.patch_size, generator=self._seeded(_VALID_ORDER, number)
+                batch, noise, self.patch_size, generator=self._seeded(source, _VALID_ORDER, number)
             )
             for number, (batch, noise) in enumerate(zip(batches, noises, strict=True))
         ]  # fmt: skip
@@ -146,7 +158,9 @@ class TransferLab:
         """Made once for all targets."""
         if (source, digest) not in self._valid_made:
             self._valid_made[source, digest] = [
-                nullspace.valid_nullspace_noise(self.models[source], batch, generator=self._seeded(_VALID, number))
+                nullspace.valid_nullspace_noise(
+                    self.models[source], batch, generator=self._seeded(source, _VALID, number)
+                )
                 for number, batch in enumerate(batches)
             ]
         return self._valid_made[source, digest]
@@ -155,16 +169,18 @@ class TransferLab:
 def _lines(found: Measured, norms: list[float]) -> Iterator[dict[str, Any]]:
     """A line for the noise and each control: means of each noise, and their spread over images.
 
-    ``error`` is the standard error over images of the mean over noises, ``norms`` that of the noises (rms over images
-    where each has its own).
+    ``error`` is the standard error over images of the mean over noises, ``ratio_error`` that of the logarithm of the
+    ratio to the permutation's, ``norms`` those of the noises (rms over images where each has its own).
     """
+    averages = {control: torch.stack([one.distance for one in changes]).mean(0) for control, changes in found.items()}
     for control, changes in found.items():
-        per_image = torch.stack([change.distance for change in changes]).mean(0)
+        per_image = averages[control]
         yield {
             "control": control,
             "n": len(per_image),
             "influences": [float(change.distance.mean()) for change in changes],
             "unchanged": [int(change.unchanged.sum()) for change in changes],
             "error": float(per_image.std()) / math.sqrt(len(per_image)),
+            "ratio_error": nullspace.ratio_error(per_image, averages["permuted"]),
             "norms": norms,
         }

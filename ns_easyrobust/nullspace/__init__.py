@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         within_token_control,
     )
     from .feasible import FeasibleNorm, ImageInfluence, InfluenceProbe, first_crossing, unit_direction
+    from .float64 import float64_copy
     from .local_spectrum import LocalSpectrum, SoftmaxJacobian
     from .noise import Influence, Noise, Step
     from .objective import OnStep
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     )
     from .solvers import SolverResult, centred, known_solvers, register_solver
     from .synthesis import measure, synthesize
-    from .transfer import EncoderControls, encoder_controls, pixel_change
+    from .transfer import EncoderControls, encoder_controls, pixel_change, ratio_error
 
 __all__ = [
     "SPACES",
@@ -73,6 +74,7 @@ __all__ = [
     "exploratory_loss",
     "find_projection",
     "first_crossing",
+    "float64_copy",
     "head_invariant_directions",
     "heads_of",
     "ignores_all_ones",
@@ -93,6 +95,7 @@ __all__ = [
     "pixel_change",
     "pixel_logits",
     "principal_cosines",
+    "ratio_error",
     "register_solver",
     "rounded_to_8_bits",
     "sample_nullspace",

@@ -16,7 +16,6 @@ matter.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from ..models import bare_vit, encoder_noise, logits_of, reader_without_layer_no
 from ..utils import nn, torch
 from .exact import find_projection, linear_map, patch_pseudo_inverse, patch_spectrum
 from .exact_noise import unpatchify
+from .float64 import float64_copy
 
 _IGNORED = 1e-8  # of the change that a random direction makes: rounding in float64 is some 1e-12 of it
 
@@ -141,17 +141,10 @@ def ignores_all_ones(
         DataError: images of another size than the model's.
     """
     rtol = patch_spectrum(bare_vit(model), rtol=rtol).rtol  # before the copy, whose weights look more precise
-    vit = copy.deepcopy(bare_vit(model)).to("cpu", torch.float64).eval()
     images = images.to("cpu", torch.float64)
+    vit, output = float64_copy(bare_vit(model), images)
     projection = find_projection(vit)
-    try:
-        with torch.no_grad():
-            clean = logits_of(vit(images), len(images))
-    except RuntimeError as error:  # ConViT's positions are always of float32
-        raise ModelError(
-            f"{type(vit).__name__}: expected a model that runs in float64, found one that does not ({error}). "
-            "Use another one."
-        ) from error
+    clean = logits_of(output, len(images))
     shape = token_shape(vit, images)
     dim, p = projection.weight.shape[0], projection.weight.shape[-1]
     if shape[-1] != dim:

@@ -18,7 +18,7 @@ _COLUMNS = (
     ("image", "image"),
     ("noise", f"sample of Eq. 2\n(grey + noise x {PatchNoiseKinds.NOISE_SCALE:g})"),
     (PatchNoiseKinds.SAMPLE, "image + sample\n(clipped to be shown)"),
-    (PatchNoiseKinds.VALID, "image + largest\nvalid noise"),
+    (PatchNoiseKinds.VALID, "image + large noise,\npixels valid"),
     (PatchNoiseKinds.VALID_PERMUTED, "the same noise,\nanother order"),
 )
 
@@ -63,7 +63,8 @@ def patch_noise_picture(
         axes = figure.add_axes((0.25, 0.72 / height, 0.57, (below - 1.0) / height))
         _draw_changes(axes, rows)
         text = wrap_text(
-            f"Below: one dot an image (n={rows[0].n}), diamond: the largest. Orange names: the prediction changed.",
+            f"Dot: an image (n={rows[0].n}), diamond: the largest; blue: noise in the nullspace, orange: not in it. "
+            "Orange names: the prediction changed.",
             int(16 * width),
         )
         figure.text(0.5, 0.08 / height, text, ha="center", va="bottom", fontsize=8, color=GREY)

@@ -14,7 +14,7 @@ Lines = Sequence[Mapping[str, Any]]
 
 
 class PatchNoiseKinds:
-    """The kinds of noisy images, as lines and tables call them."""
+    """The kinds of noisy images, as lines call them."""
 
     SAMPLE = "sample"
     CLIPPED = "sample, clipped"
@@ -24,6 +24,11 @@ class PatchNoiseKinds:
     VALID_PERMUTED = "largest valid, permuted"
     SHOWN: ClassVar = (SAMPLE, VALID, VALID_PERMUTED)
     NOISE_SCALE = 0.5  # of a sample, shown on grey
+
+    @staticmethod
+    def shown_name(kind: str) -> str:
+        """In tables and pictures: nothing proves that what was found is the largest there is."""
+        return kind.replace(PatchNoiseKinds.VALID, "large, valid")
 
     @staticmethod
     def part_name(number: int, kind: str) -> str:
@@ -57,7 +62,8 @@ class PatchNoiseRow:
 
     @property
     def name(self) -> str:
-        return self.kind if self.precision == "float32" else f"{self.kind}, {self.precision}"
+        name = PatchNoiseKinds.shown_name(self.kind)
+        return name if self.precision == "float32" else f"{name}, {self.precision}"
 
     @property
     def agreement(self) -> str:

@@ -43,14 +43,14 @@ def _cell(table: TransferTable, place: Place) -> Cell:
     if not table.has(place):
         return Cell("-", is_number=False)
     relative = table.relative(place)
-    share = f"x{shown(relative)}" if relative else "x0"
+    share = f"x{relative.mean:.2g}" if relative else "x0"
     return Cell(shown(table.influence(place)), (f"({share}; {100 * table.agreement(place):.1f}%)",))
 
 
 def _csv(table: TransferTable) -> list[list[object]]:
     rows: list[list[object]] = [
         ["kind", "source", "target", "images", "control", "n", "noise", "norm", "mse_probability", "unchanged",
-         "error_over_images"],
+         "error_over_images", "log_ratio_error_over_images"],
     ]  # fmt: skip
     for place in table.places:
         for control in ("noise", "permuted", "random"):
@@ -59,5 +59,7 @@ def _csv(table: TransferTable) -> list[list[object]]:
             line = table.line(place, control)
             each = zip(line["norms"], line["influences"], line["unchanged"], strict=True)
             for number, (norm, influence, unchanged) in enumerate(each):
-                rows.append([*place, control, line["n"], number, norm, influence, unchanged, line["error"]])
+                rows.append(
+                    [*place, control, line["n"], number, norm, influence, unchanged, line["error"], line["ratio_error"]]
+                )
     return rows

@@ -10,7 +10,9 @@ from .presentable import presentable
 from .transfer_table import HELD_OUT, TITLES, Place, TransferTable
 
 _LEAST = 1e-16  # what no influence at all is drawn as
-_MARKS = {"noise": ("o", COLOURS[0]), "permuted": ("s", COLOURS[1]), "random": ("^", COLOURS[4])}
+_LOWEST = -4  # exponent of the least share that has a colour of its own
+_SHADES = {"noise": COLOURS[0], "permuted": COLOURS[1], "random": COLOURS[4]}
+_MARKS = "os^DvPX*"  # of the models, again from the first behind the last
 
 
 def transfer_picture(table: TransferTable, stream: IO[bytes]) -> None:
@@ -25,16 +27,15 @@ def transfer_picture(table: TransferTable, stream: IO[bytes]) -> None:
         for column, kind in enumerate(table.kinds):
             image = _draw_models(upper[column], table, kind, column == 0)
             _draw_images(lower[column], table, kind, column == 0)
-        bar = figure.colorbar(image, ax=list(upper), shrink=0.9, pad=0.01)
+        bar = figure.colorbar(image, ax=list(upper), shrink=0.9, pad=0.01, extend="min")
         bar.set_label("influence / its permutation's", fontsize=8.5)
-        bar.set_ticks([0, -1, -2, -3, -4], labels=["1", "0.1", "0.01", "0.001", "0.0001"])
-        bar.outline.set_visible(False)
-        handles, labels = lower[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+        bar.set_ticks(range(_LOWEST, 1), labels=[f"{10.0**exponent:g}" for exponent in range(_LOWEST, 1)])
+        bar.outline.set(edgecolor=GREY, linewidth=0.5)  # the arrow is white
+        _draw_legend(figure, table)
         caption = (
             "Above: mse_probability on held-out images of the noise of the model at the left on the model beneath; "
             "in brackets its share of what its permutation does there, which is the colour. Below: each model's own "
-            "noise on itself, one mark a model; bars: 95% intervals, the wider of those over noises and over images."
+            "noise on itself; bars: 95% intervals, over noises and images."
         )
         figure.supxlabel(wrap_text(caption, int(15 * width)), fontsize=8, color=GREY)
 
@@ -42,17 +43,16 @@ def transfer_picture(table: TransferTable, stream: IO[bytes]) -> None:
 def _draw_models(axes: Any, table: TransferTable, kind: str, is_first: bool) -> Any:
     shares = []
     for source in table.sources:
-        places = [Place(kind, source, target, HELD_OUT) for target in table.targets]
-        means = [(table.influence(place).mean, table.influence(place, "permuted").mean) for place in places]
-        shares.append([math.log10(max(own, _LEAST) / max(base, _LEAST)) for own, base in means])
-    image = axes.imshow(shares, cmap="Blues", vmin=-4, vmax=0, aspect="auto")
+        found = [table.relative(Place(kind, source, target, HELD_OUT)) for target in table.targets]
+        shares.append([math.log10(max(share.mean, _LEAST)) if share else math.log10(_LEAST) for share in found])
+    image = axes.imshow(shares, cmap="Blues", vmin=_LOWEST, vmax=0, aspect="auto")
     for row, source in enumerate(table.sources):
         for column, target in enumerate(table.targets):
-            found = table.influence(Place(kind, source, target, HELD_OUT))
-            axes.text(
-                column, row, f"{_short(found.mean)}\n({_short(10 ** shares[row][column])})", fontsize=7.5,
-                ha="center", va="center", color="white" if shares[row][column] > -1.2 else "black",
-            )  # fmt: skip
+            place = Place(kind, source, target, HELD_OUT)
+            share = table.relative(place)
+            text = f"{_short(table.influence(place).mean)}\n({_short(share.mean if share else 0.0)})"
+            shade = "white" if shares[row][column] > -1.2 else "black"
+            axes.text(column, row, text, fontsize=7.5, ha="center", va="center", color=shade)
     axes.set_title(TITLES[kind])
     axes.set_xticks(
         range(len(table.targets)), map(presentable, table.targets), rotation=35, ha="right", rotation_mode="anchor"
@@ -77,32 +77,46 @@ def _short(value: float) -> str:
     return f"{value:.0e}".replace("e-0", "e-")
 
 
+def _draw_legend(figure: Any, table: TransferTable) -> None:
+    """Colours of the controls, and marks of the models."""
+    from matplotlib.lines import Line2D
+
+    controls = [control for control in _SHADES if any(table.has(place, control) for place in table.places)]
+    kinds = [Line2D([], [], color=_SHADES[control], linewidth=5, label=control) for control in controls]
+    models = [
+        Line2D([], [], color=GREY, marker=_mark(row), linestyle="", markersize=5, label=presentable(source))
+        for row, source in enumerate(table.sources)
+    ]
+    figure.legend(handles=[*kinds, *models], loc="outside upper center", ncols=len(kinds) + len(models))
+
+
+def _mark(row: int) -> str:
+    return _MARKS[row % len(_MARKS)]
+
+
 def _draw_images(axes: Any, table: TransferTable, kind: str, is_first: bool) -> None:
     axes.set_yscale("log")
     count = len(table.sources)
-    for place, (control, (mark, shade)) in enumerate(_MARKS.items()):
-        across, means, below, over = [], [], [], []
-        for number, images in enumerate(table.images):
-            for row, source in enumerate(table.sources):
-                own = Place(kind, source, source, images)
+    for number, images in enumerate(table.images):
+        for row, source in enumerate(table.sources):
+            own = Place(kind, source, source, images)
+            for place, (control, shade) in enumerate(_SHADES.items()):
                 if not table.has(own, control):
                     continue
                 found = table.influence(own, control)
-                across.append(number + 0.25 * (place - 1) + 0.2 * ((row + 0.5) / count - 0.5))
-                means.append(max(found.mean, _LEAST))
-                below.append(means[-1] - max(found.low, means[-1] / 100, _LEAST))
-                over.append(max(found.high, _LEAST) - means[-1])
-        if means:
-            axes.errorbar(
-                across, means, [[max(0.0, end) for end in below], over], fmt=mark, color=shade, markersize=4,
-                elinewidth=0.9, label=control, clip_on=False,
-            )  # fmt: skip
+                mean = max(found.mean, _LEAST)
+                ends = mean - max(found.low, mean / 100, _LEAST), max(found.high, _LEAST) - mean
+                axes.errorbar(
+                    number + 0.27 * (place - 1) + 0.24 * ((row + 0.5) / count - 0.5), mean,
+                    [[max(0.0, end)] for end in ends], fmt=_mark(row), color=shade, markersize=4, elinewidth=0.9,
+                    clip_on=False,
+                )  # fmt: skip
     axes.set_xticks(range(len(table.images)), map(presentable, table.images))
     axes.set_xlim(-0.5, len(table.images) - 0.5)
     axes.grid(axis="x", visible=False)
     _set_ticks(axes)
     if is_first:
-        axes.set_ylabel("influence on itself, mse_probability")
+        axes.set_ylabel("influence on itself\n(mse_probability)")
     axes.set_xlabel("images")
 
 

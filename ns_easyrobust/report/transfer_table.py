@@ -12,8 +12,9 @@ from .seed_statistics import Interval, interval_of_mean
 
 Lines = Sequence[Mapping[str, Any]]
 FOUND_ON, HELD_OUT = "found on", "held out"
+_NORMAL = 1.959964  # half-width of a 95% interval, in standard errors
 _BOTH = ("noise", "permuted")
-TITLES = {"encoder": "encoder, approximate", "patch": "patch, a sample", "valid": "patch, largest valid"}
+TITLES = {"encoder": "encoder, approximate", "patch": "patch, a sample", "valid": "patch, large and valid"}
 
 
 class Place(NamedTuple):
@@ -67,39 +68,51 @@ class TransferTable:
         return self._lines[place, control]
 
     def influence(self, place: Place, control: str = "noise") -> Interval:
-        """Mean over noises and images with the wider of two 95% intervals: over noises, and over images."""
+        """Mean over noises and images with a 95% interval.
+
+        Noises and images are crossed, each noise being measured on each image: the squares of the half-widths over
+        noises (Student's t) and over images (normal) are summed. What is of neither alone counts in both, so that the
+        interval is rather too wide.
+        """
         line = self.line(place, control)
-        found = interval_of_mean(line["influences"])
-        half = 1.96 * line["error"]
-        if len(line["influences"]) > 1:
-            half = max(half, found.high - found.mean)
-        return Interval(found.mean, max(0.0, found.mean - half), found.mean + half)
+        mean = sum(line["influences"]) / len(line["influences"])
+        half = math.hypot(_half_over_noises(line["influences"]), _NORMAL * line["error"])
+        return Interval(mean, max(0.0, mean - half), mean + half)
 
     def agreement(self, place: Place, control: str = "noise") -> float:
         """Share of unchanged predictions, over noises and images."""
         line = self.line(place, control)
         return sum(line["unchanged"]) / (line["n"] * len(line["unchanged"]))
 
-    def ratio(self, own: Place, base: Place, control: str = "noise", base_control: str = "noise") -> Interval | None:
-        """Geometric mean over noises of the ratio of two influences of the same noise, with its interval.
-
-        Infinite ends of a single noise; None where an influence is 0.
-        """
-        values, others = (
-            self.line(place, name)["influences"] for place, name in ((own, control), (base, base_control))
-        )
-        if min(*values, *others) <= 0 or len(values) != len(others):
-            return None
-        logs = [math.log(value / other) for value, other in zip(values, others, strict=True)]
-        mean, low, high = interval_of_mean(logs)
-        return Interval(math.exp(mean), math.exp(low), math.inf if math.isinf(high) else math.exp(high))
-
     def relative(self, place: Place) -> Interval | None:
-        """:meth:`ratio` of a noise to its permutation."""
-        return self.ratio(place, place, base_control="permuted")
+        """Geometric mean over noises of the ratio of a noise's influence to its permutation's, with its interval.
+
+        Of the logarithm, as that of :meth:`influence`; over images it is paired. None where an influence is 0.
+        """
+        own, base = self.line(place), self.line(place, "permuted")
+        return _ratio(own["influences"], base["influences"], own["ratio_error"])
+
+    def beside(self, place: Place, images: str) -> Interval | None:
+        """As :meth:`relative`, the ratio of a noise's influence to that on other ``images``."""
+        own, base = self.line(place), self.line(place._replace(images=images))
+        errors = [line["error"] * len(line["influences"]) / (sum(line["influences"]) or 1.0) for line in (own, base)]
+        return _ratio(own["influences"], base["influences"], math.hypot(*errors))
+
+
+def _half_over_noises(values: Sequence[float]) -> float:
+    found = interval_of_mean(values)
+    return found.high - found.mean if len(values) > 1 else 0.0
+
+
+def _ratio(values: Sequence[float], others: Sequence[float], error: float | None) -> Interval | None:
+    """``error``: the logarithm's over images; None where there is no ratio."""
+    if error is None or min(*values, *others) <= 0 or len(values) != len(others):
+        return None
+    logs = [math.log(value / other) for value, other in zip(values, others, strict=True)]
+    mean, half = sum(logs) / len(logs), math.hypot(_half_over_noises(logs), _NORMAL * error)
+    return Interval(*(math.exp(mean + sign * half) for sign in (0, -1, 1)))
 
 
 def shown(interval: Interval) -> str:
     """A mean with its interval, in two digits."""
-    ends = [f"{end:.2g}" for end in (interval.low, interval.high)]
-    return f"{interval.mean:.2g}" + ("" if math.isinf(interval.high) else f" [{', '.join(ends)}]")
+    return f"{interval.mean:.2g} [{interval.low:.2g}, {interval.high:.2g}]"

@@ -133,8 +133,8 @@ def test_after_an_interruption_it_goes_on_and_what_is_done_is_not_done_again(com
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--after", "a"], "--after: expected LABEL=CKPT or LABEL=CKPT,CKPT,..., any label but before, found 'a'"),
-        (["--after", "before=same/last.pth.tar"], "any label but before, found 'before=same/last.pth.tar'"),
+        (["--after", "a"], "--after: expected LABEL=CKPT or LABEL=CKPT,CKPT,..., found 'a'"),
+        (["--after", "before=same/last.pth.tar"], "--after: expected any label but before, the start's, found it"),
         (["--after", "a=nowhere.pth"], "nowhere.pth"),
         (["--baseline", "nobody"], "--baseline: expected one of same, half, found nobody"),
         (["--study", "out"], "--after LABEL=CKPT ... or --study FOLDER, found both or neither"),

@@ -8,7 +8,7 @@ from argparse import Namespace
 import pytest
 
 from ns_easyrobust.errors import DataError, OptionError
-from ns_easyrobust.experiments.feasible_norm_inputs import find_inputs
+from ns_easyrobust.experiments.feasible_norm_inputs import find_inputs, named_paths
 from ns_easyrobust.experiments.study_plan import LAST, Run
 from ns_easyrobust.experiments.study_record import RunRecord
 
@@ -42,6 +42,12 @@ def test_labels_may_repeat_and_hold_several_seeds(tmp_path):
         ("b", 0, "1.pth"), ("b", 1, "2.pth"), ("b", 2, f"{tmp_path}/4=5.pth"), ("a", 0, "x/3.pth"),
     ]  # fmt: skip
     assert [one.noise for one in inputs.trained] == [None, None, tmp_path / "noise.pt", None]
+
+
+def test_the_start_s_label_is_refused_where_there_is_a_start_alone():
+    assert list(named_paths(["before=a.pth"], "--models", "CKPT")) == [("before", "a.pth")]
+    with pytest.raises(OptionError, match="--after: expected any label but before"):
+        find_inputs(args(before="s.pth", after=["before=a.pth"]))
 
 
 def test_of_a_study_the_finished_runs_count_by_the_names_and_in_the_order_of_its_file(study, tmp_path, caplog):

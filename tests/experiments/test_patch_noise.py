@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch import nn
 from ns_easyrobust.cli import main as cli
 from ns_easyrobust.errors import ModelError
 from ns_easyrobust.experiments.exact_nullspace import spectrum_with_nullspace
-from ns_easyrobust.experiments.patch_noise import noisy_images
+from ns_easyrobust.experiments.patch_noise import _in_float64, noisy_images
 from ns_easyrobust.models.checkpoint_save import save_model
 from ns_easyrobust.report.patch_noise_rows import PatchNoiseKinds
 
@@ -98,6 +99,12 @@ def test_bad_words_are_one_line(command, words, message, capsys, tmp_path):
     assert cli.main([*command, *words]) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "out" / "patch-noise.jsonl").exists()
+
+
+def test_a_model_that_does_not_run_in_float64_has_no_such_rows(trained, caplog, monkeypatch):
+    monkeypatch.setattr("ns_easyrobust.nullspace.float64_copy", Mock(side_effect=ModelError("ConViT: no")))
+    assert _in_float64(trained, torch.rand(1, 3, 32, 32)) is None
+    assert "the rows of float64 are left out: ConViT: no" in caplog.text
 
 
 def test_an_empty_nullspace_is_one_line(trained):

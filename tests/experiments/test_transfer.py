@@ -59,7 +59,7 @@ def read(tmp_path):
 
 
 def test_noise_of_a_model_s_nullspace_is_its_own_and_one_of_all_images(
-    command, tmp_path, models, quick, monkeypatch, draw_no_more
+    command, tmp_path, models, quick, monkeypatch, caplog, draw_no_more
 ):
     assert cli.main(command) == 0
     _, lines = read(tmp_path)
@@ -71,16 +71,18 @@ def test_noise_of_a_model_s_nullspace_is_its_own_and_one_of_all_images(
         assert (max(line["influences"]) < 1e-10) == nothing
         assert (min(line["influences"]) > 1e-4) != nothing
         assert line["n"] == (3 if line["kind"] == "valid" else 8 if line["images"] == "found on" else 6)
+    assert "noise and its controls keep each token's mean, as one reads it: head (Linear)" in caplog.text
+    assert not any(torch.equal(one, other) for one in quick[:2] for other in quick[2:])
     target = models["other"][1]
     value = quick[0].double().numpy()
-    moved = (value - value.mean(-1, keepdims=True)).reshape(1, -1) @ target.head.weight.detach().double().numpy().T
+    moved = value.reshape(1, -1) @ target.head.weight.detach().double().numpy().T
     clean = logits(models["other"], pixels(command)).astype(float)
     expected = np.square(softmax(clean + moved, axis=1) - softmax(clean, axis=1)).sum(axis=1)
     key = {"source": "one", "target": "other", "images": "held out", "kind": "encoder", "control": "noise"}
     (found,) = (line for line in lines if key.items() <= line.items())
     assert found["influences"][0] == pytest.approx(expected.mean(), rel=1e-4)
     assert (tmp_path / "out" / "transfer.png").stat().st_size > 10_000
-    assert "patch, a sample, on the model that it is of: influence" in (tmp_path / "out" / "transfer.md").read_text()
+    assert "patch, a sample, on its own model: influence" in (tmp_path / "out" / "transfer.md").read_text()
 
     before = (tmp_path / "out" / "transfer.jsonl").read_bytes()
     monkeypatch.setattr("ns_easyrobust.nullspace.synthesize", None)
@@ -116,7 +118,7 @@ def logits(model, images):
     [
         (["--models", "one=other.pth.tar"], "--models: expected a label of its own for each, found one, other, one"),
         (["--sources", "third"], "--sources: expected some of one, other, found third"),
-        (["--models", "third"], "any label but before, found 'third'"),
+        (["--models", "third"], "--models: expected LABEL=CKPT or LABEL=CKPT,CKPT,..., found 'third'"),
         (["--other-data", "a/val", "b/val"], "expected folders of different names, found val twice"),
     ],
 )

@@ -9,7 +9,7 @@ from scipy.special import softmax
 
 from ns_easyrobust.models.normalization import with_normalization
 from ns_easyrobust.nullspace.pixel_noise import pixel_logits
-from ns_easyrobust.nullspace.transfer import encoder_controls, pixel_change
+from ns_easyrobust.nullspace.transfer import encoder_controls, pixel_change, ratio_error
 
 
 def test_controls_are_centred_and_of_the_norm_that_the_centred_noise_has():
@@ -24,6 +24,26 @@ def test_controls_are_centred_and_of_the_norm_that_the_centred_noise_has():
     shuffled = value.flatten()[torch.randperm(40, generator=torch.Generator().manual_seed(1))].view(1, 5, 8)
     own = shuffled - shuffled.mean(-1, keepdim=True)
     assert torch.allclose(found.permuted, own * (found.noise.norm() / own.norm()), atol=1e-5)
+
+
+def test_where_a_model_reads_a_token_s_mean_noise_and_controls_keep_it():
+    value = torch.randn(1, 5, 8, generator=torch.Generator().manual_seed(0)) + 3
+    found = encoder_controls(value, generator=torch.Generator().manual_seed(1), centre=False)
+    assert torch.equal(found.noise, value)
+    assert torch.allclose(found.permuted.flatten().sort()[0], value.flatten().sort()[0])
+    assert np.isclose(float(found.random.norm()), float(value.norm()), rtol=1e-5)
+
+
+def test_the_error_of_a_ratio_is_that_of_other_samples_of_images():
+    """By simulation: the spread of the ratio's logarithm over samples."""
+    rng = np.random.default_rng(0)
+    base = rng.gamma(2, size=(400, 200))
+    own = 0.3 * base * rng.gamma(4, size=base.shape)
+    spread = np.log(own.mean(1) / base.mean(1)).std()
+    found = [ratio_error(*map(torch.from_numpy, pair)) for pair in zip(own, base, strict=True)]
+    assert np.isclose(np.mean(found), spread, rtol=0.1)
+    assert ratio_error(torch.zeros(3), torch.ones(3)) is None
+    assert ratio_error(torch.ones(1), torch.ones(1)) is None
 
 
 def test_pixel_noise_over_batches_changes_a_linear_model_as_its_formula_says():

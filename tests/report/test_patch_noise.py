@@ -61,10 +61,17 @@ def test_the_report_shows_photographs_and_intervals(tmp_path):
     assert f"0.15 [{low:.2g}, {high:.2g}]" in report.to_text()
     assert "dog, 89.00%" in report.to_text()
     assert "cat, 60.00%" in report.to_text()
-    assert report.rows[-1][:3] == ["a.jpg", KINDS[5], "float32"]
+    assert report.rows[-1][:3] == ["a.jpg", "large, valid, permuted", "float32"]
+    assert "1.2e+00 (sample) and 1.2e+00 (large, valid) in float64" in " ".join(report.to_text().split())
     stream = io.BytesIO()
     report.draw(stream)
     assert np.asarray(Image.open(stream).convert("RGB")).std() > 10
     (tmp_path / PatchNoiseKinds.part_name(0, "noise")).unlink()
     with pytest.raises(DataError, match=r"0-noise\.png: expected a photograph"):
         report.draw(io.BytesIO())
+
+
+def test_without_float64_the_report_says_so(tmp_path):
+    found = [line for line in lines() if line.get("precision") != "float64"]
+    text = " ".join(patch_noise_report(PROTOCOL, found, tmp_path).to_text().split())
+    assert "The model does not run in float64" in text

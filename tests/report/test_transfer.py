@@ -16,6 +16,7 @@ from ns_easyrobust.report.transfer_table import Place, TransferTable
 PROTOCOL = {
     "sets": {"found on": "10 of train/", "held out": "10 of val/"}, "solver": "sphere", "eps": 0.03, "max_steps": 5,
     "rms": 0.3, "valid_images": 4, "architecture": "vit", "preprocessing": "crop 32",
+    "uncentred": {},
 }  # fmt: skip
 OWN = [0.02, 0.03, 0.025]
 PERMUTED = [0.2, 0.25, 0.3]
@@ -27,32 +28,47 @@ def lines(kinds=("encoder",), influences=None, error=0.001):
         for source in ("a", "b"):
             for target in ("a", "b"):
                 for images in ("found on", "held out"):
-                    for control, values in (("noise", influences or OWN), ("permuted", PERMUTED)):
+                    for control, values in (("noise", influences or OWN), ("permuted", PERMUTED), ("random", PERMUTED)):
                         scale = 1 if source == target else 5
                         found.append(
                             {"kind": kind, "source": source, "target": target, "images": images, "control": control,
                              "n": 10, "influences": [scale * value for value in values], "unchanged": [9, 8, 7],
-                             "error": error, "norms": [1.0] * 3}
+                             "error": error, "ratio_error": 0.05, "norms": [1.0] * 3}
                         )  # fmt: skip
     return found
 
 
-def test_an_influence_has_the_wider_of_two_intervals():
+def half_over_noises(values):
+    return stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+
+
+def test_an_influence_s_interval_is_over_noises_and_over_images():
     place = Place("encoder", "a", "a", "held out")
-    low, high = stats.t.interval(0.95, 2, np.mean(OWN), stats.sem(OWN))
-    assert TransferTable(lines()).influence(place) == pytest.approx((0.025, low, high))
-    assert TransferTable(lines(error=0.02)).influence(place) == pytest.approx((0.025, 0, 0.025 + 1.96 * 0.02))
+    for error in (0.0, 0.001, 0.002):
+        half = np.hypot(half_over_noises(OWN), stats.norm.ppf(0.975) * error)
+        found = TransferTable(lines(error=error)).influence(place)
+        assert found == pytest.approx((0.025, 0.025 - half, 0.025 + half))
+    assert TransferTable(lines(error=0.2)).influence(place).low == 0
+    one = TransferTable(lines(influences=[0.02])).influence(place)
+    assert one == pytest.approx((0.02, 0.02 - stats.norm.ppf(0.975) * 0.001, 0.02 + stats.norm.ppf(0.975) * 0.001))
     assert TransferTable(lines()).agreement(place) == pytest.approx(0.8)
 
 
 def test_a_ratio_is_the_geometric_mean_over_noises():
     table, place = TransferTable(lines()), Place("encoder", "a", "b", "held out")
-    logs = np.log(OWN) - np.log(PERMUTED) + np.log(1)
-    expected = np.exp([logs.mean(), *stats.t.interval(0.95, 2, logs.mean(), stats.sem(logs))])
-    assert table.relative(place) == pytest.approx(tuple(expected))
-    own = place._replace(target="a")
-    assert table.ratio(place, own) == pytest.approx((5, 5, 5))
-    assert TransferTable(lines(influences=[0.0, 0.1, 0.1])).relative(own) is None
+    logs = np.log(OWN) - np.log(PERMUTED)
+    half = np.hypot(half_over_noises(logs), stats.norm.ppf(0.975) * 0.05)
+    assert table.relative(place) == pytest.approx(tuple(np.exp([logs.mean(), logs.mean() - half, logs.mean() + half])))
+    half = stats.norm.ppf(0.975) * np.sqrt(2) * 0.001 / (5 * 0.025)  # the same on both images, whose errors are apart
+    assert table.beside(place, "found on") == pytest.approx((1, np.exp(-half), np.exp(half)))
+    assert TransferTable(lines(influences=[0.0, 0.1, 0.1])).relative(place) is None
+
+
+def test_places_under_eps_and_models_that_read_a_token_s_mean_are_named():
+    report = transfer_report(PROTOCOL | {"eps": 0.2, "uncentred": {"b": "pool (BatchNorm2d)"}}, lines())
+    text = " ".join(report.to_text(200).split())
+    assert "at 2 of 2 places off the diagonal. Of these the share is the largest for noise of a on b: influence" in text
+    assert "not centred, and its controls neither, as pool (BatchNorm2d) of b reads a token's mean" in text
 
 
 def test_a_noise_without_its_permutation_is_refused():
@@ -72,12 +88,17 @@ def test_the_report_says_what_the_numbers_are_and_draws_them():
     (name, cells) = sheet.rows[1]
     assert name == "b"
     assert cells[0].value == f"{influence.mean:.2g} [{influence.low:.2g}, {influence.high:.2g}]"
-    assert cells[0].rest == (f"(x{relative.mean:.2g} [{relative.low:.2g}, {relative.high:.2g}]; 80.0%)",)
+    assert cells[0].rest == (f"(x{relative.mean:.2g}; 80.0%)",)
     text = " ".join(report.to_text(200).split())
     own, other = (np.exp(np.mean(np.log(OWN) - np.log(PERMUTED))) for _ in range(2))
-    assert f"{own:.2g} on the model that it is of; on others from {other:.2g} (of a on b) to {other:.2g}" in text
-    assert "influence 0.025 on the images that it was found on; 0.025 on held-out ones (times 1) (n=10" in text
-    assert len(report.rows) == 1 + 2 * 2 * 2 * 2 * 3
+    assert (
+        f"{own:.2g} on its own model; on others from {other:.2g} [{relative.low:.2g}, {relative.high:.2g}] (of" in text
+    )
+    assert "influence 0.025 on the images that it was found on; 0.025 on held-out ones (times 1; all intervals" in text
+    assert "Predictions that change: 20.0% on the images that it was found on; 20.0% on held-out ones (n=10" in text
+    assert "under eps (0.03), encoder noise is nullspace noise of the other model too at 0 of 2 places" in text
+    assert "centred per token, as are its controls" in text
+    assert len(report.rows) == 1 + 2 * 2 * 2 * 3 * 3
     stream = io.BytesIO()
     report.draw(stream)
     assert np.asarray(Image.open(stream).convert("RGB")).std() > 10
