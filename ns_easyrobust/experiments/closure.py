@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import nullspace
+from ..errors import OptionError
 from ..utils import (
     choices_of,
     derive_seed,
@@ -91,6 +92,7 @@ class ClosureExperiment(FigureExperiment):
         if is_first_rank():
             yield from super().run(args, commands)
         else:
+            _choose_alphas(args)
             _choose_pairs(args)
             inputs = _open(args)
             _begin_together(lambda: None)
@@ -100,11 +102,10 @@ class ClosureExperiment(FigureExperiment):
         """Synthesize, then measure single noises, pairs and the local picture."""
         from .closure_lab import LINE, ClosureLab
 
-        pairs = _choose_pairs(args)
+        alphas, pairs = _choose_alphas(args), _choose_pairs(args)
         inputs = _open(args)
         names = ("noises", "eps", "solver", "limit", "lr", "max_steps", "synthesis_batch_size")
         protocol = {**inputs.protocol, **{name: getattr(args, name) for name in names}}
-        alphas = nullspace.even_steps(args.alpha_max, args.grid)
         protocol |= {"pairs": [list(pair) for pair in pairs], "eigenvalues": args.eigenvalues}
         protocol |= {"alphas": alphas, "shares": list(LINE)}
         _begin_together(partial(results.begin, protocol, inputs.device))
@@ -116,6 +117,17 @@ class ClosureExperiment(FigureExperiment):
         from .. import report
 
         return report.closure_report(protocol, lines)
+
+
+def _choose_alphas(args: argparse.Namespace) -> list[float]:
+    """The grid of one alpha; what is claimed of all alphas in (0, 1) would hold of none."""
+    alphas = nullspace.even_steps(args.alpha_max, args.grid)
+    if not any(0 < alpha < 1 for alpha in alphas):
+        raise OptionError(
+            f"--grid {args.grid}, --alpha-max {args.alpha_max:g}: expected an alpha between 0 and 1, found steps of "
+            f"{alphas[1]:g} from 0. Give a larger --grid or a smaller --alpha-max."
+        )
+    return alphas
 
 
 def _choose_pairs(args: argparse.Namespace) -> list[tuple[int, int]]:

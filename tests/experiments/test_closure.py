@@ -30,8 +30,8 @@ def command(tmp_path, trained, digits_dir, monkeypatch):
     save_model(trained, tmp_path / "last.pth.tar", arch="vit_micro_patch8_32")
     return (
         f"experiment closure --ckpt-path last.pth.tar --data-dir {digits_dir} --crop-pct 1 --images 10 "
-        "--synthesis-images 20 --synthesis-batch-size 10 --noises 3 --pairs 2 --grid 3 --limit 0.5 --max-steps 30 "
-        "--eigenvalues 20 -b 10 -j 0 --device cpu -o out"
+        "--synthesis-images 20 --synthesis-batch-size 10 --noises 3 --pairs 2 --grid 3 --alpha-max 1 --limit 0.5 "
+        "--max-steps 30 --eigenvalues 20 -b 10 -j 0 --device cpu -o out"
     ).split()
 
 
@@ -45,7 +45,7 @@ def test_the_grid_is_what_the_model_does_by_hand_and_a_second_call_measures_noth
 ):
     assert cli.main(command) == 0
     protocol = json.loads((tmp_path / "out" / "closure.jsonl").read_text().splitlines()[0])["protocol"]
-    assert protocol["alphas"] == [0, 1, 2]
+    assert protocol["alphas"] == [0, 0.5, 1]
     assert protocol["n"] == 10
 
     folder = open_image_folder(str(digits_dir / "val"), Preprocessing(32, 1.0).transform())
@@ -65,14 +65,18 @@ def test_the_grid_is_what_the_model_does_by_hand_and_a_second_call_measures_noth
     for number in range(3):
         (own,) = read(tmp_path, "single", kind="nullspace", number=number)
         assert own["influence"] == pytest.approx(influence(noises[number]), rel=1e-3)
-        assert own["influences"] == pytest.approx([influence(alpha * noises[number]) for alpha in (0, 1, 2)], rel=1e-3)
+        assert own["influences"] == pytest.approx(
+            [influence(alpha * noises[number]) for alpha in protocol["alphas"]], rel=1e-3
+        )
         for kind in ("random", "permuted"):
             (control,) = read(tmp_path, "single", kind=kind, number=number)
             assert control["influence"] == pytest.approx(own["influence"], rel=0.02)  # equal influence
             assert control["norm"] != pytest.approx(own["norm"], rel=1e-3)
     for pair in read(tmp_path, "pair", kind="nullspace"):
         first, second = (noises[number] for number in pair["numbers"])
-        expected = [[influence(one * first + other * second) for other in (0, 1, 2)] for one in (0, 1, 2)]
+        expected = [
+            [influence(one * first + other * second) for other in protocol["alphas"]] for one in protocol["alphas"]
+        ]
         np.testing.assert_allclose(pair["grid"], expected, rtol=1e-3, atol=1e-9)
         assert pair["line"] == pytest.approx(
             [influence(share * first + (1 - share) * second) for share in protocol["shares"]], rel=1e-3
@@ -152,6 +156,7 @@ def test_two_processes_find_the_noises_of_one(command, tmp_path):
         (["--pairs", "4"], "pairs: expected 1 to 3, as 3 noises have so many, found 4. Synthesize more noises."),
         (["--noises", "1"], "argument --noises: expected a whole number >= 2, found 1"),
         (["--grid", "1"], "argument --grid: expected a whole number >= 2, found 1"),
+        (["--alpha-max", "2"], "--grid 3, --alpha-max 2: expected an alpha between 0 and 1, found steps of 1 from 0."),
         (["--alpha-max", "-1"], "argument --alpha-max: expected a number between"),
         (["--alpha-max", "inf"], "argument --alpha-max: expected a number between"),
         (["--eps", "0"], "argument --eps: expected a number between"),
