@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from .results import Results, parts_of
 if TYPE_CHECKING:
     from ..report import FigureReport
 
+_logger = logging.getLogger(__name__)
 _MOST = 10**6
 _PAIRS = 0  # what the seed of the pairs is derived from, beside --seed
 
@@ -107,7 +109,7 @@ class ClosureExperiment(FigureExperiment):
         names = ("noises", "eps", "solver", "limit", "lr", "max_steps", "synthesis_batch_size")
         protocol = {**inputs.protocol, **{name: getattr(args, name) for name in names}}
         protocol |= {"pairs": [list(pair) for pair in pairs], "eigenvalues": args.eigenvalues}
-        protocol |= {"alphas": alphas, "shares": list(LINE)}
+        protocol |= {"alphas": alphas, "shares": list(LINE), **_reader(inputs)}
         _begin_together(partial(results.begin, protocol, inputs.device))
         noises = _synthesize(args, inputs, results.folder)
         ClosureLab(inputs, results, noises, alphas, args.seed).measure(pairs, args.eigenvalues)
@@ -142,6 +144,21 @@ def _open(args: argparse.Namespace) -> Inputs:
     use_own_gpu()
     inputs = open_inputs(args)
     return inputs
+
+
+def _reader(inputs: Inputs) -> dict[str, str]:
+    """The part that reads tokens without a LayerNorm, if there is one: noise is not centred per token then."""
+    from .. import models
+
+    reader = models.reader_without_layer_norm(inputs.model, inputs.measured.pixels[:1])
+    if reader is None:
+        return {}
+    _logger.warning(
+        "this model reads a token's mean, which a pre-LN transformer's layer norms take off: %s has no LayerNorm in "
+        "front. Noise and its controls are not centred per token.",
+        reader,
+    )
+    return {"reader": reader}
 
 
 def _begin_together(begin: Any) -> None:

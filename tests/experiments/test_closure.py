@@ -14,9 +14,12 @@ from helpers.processes import torchrun
 
 from ns_easyrobust.cli import main as cli
 from ns_easyrobust.data import Preprocessing, open_image_folder, split_indices
+from ns_easyrobust.experiments import closure
+from ns_easyrobust.experiments.closure_lab import ClosureLab
 from ns_easyrobust.experiments.closure_synthesis import synthesize_all
 from ns_easyrobust.experiments.image_set import ImageSet
 from ns_easyrobust.experiments.inputs import Inputs
+from ns_easyrobust.experiments.results import Results
 from ns_easyrobust.models.checkpoint_save import save_model
 from ns_easyrobust.nullspace.config import NoiseConfig
 from ns_easyrobust.nullspace.noise import Noise
@@ -127,6 +130,32 @@ def test_a_noise_in_others_hands_is_left_to_them_by_other_ranks_and_a_noise_left
     noises = synthesize_all(inputs, tmp_path, NoiseConfig(), **wanted)
     assert made == [7, 7, 7]
     assert len({float(noise.value.sum()) for noise in noises}) == 3
+
+
+def test_noise_is_measured_as_it_was_found_where_a_model_reads_its_mean(tmp_path, caplog):
+    """A ViT without its first LayerNorm: all that is all-ones of the noise counts."""
+    model = small_vit().eval()
+    model[1].blocks[0].norm1 = torch.nn.Identity()
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.rand(4, 3, 32, 32, generator=generator)
+    images = ImageSet(pixels, "", "")
+    inputs = Inputs(model, torch.device("cpu"), images, images, {"batch_size": 4})
+    reader = closure._reader(inputs)
+    assert reader == {"reader": "1.blocks.0.attn (Attention)"}
+    assert "Noise and its controls are not centred per token" in caplog.text
+    results = Results(tmp_path, "closure")
+    results.begin({"eps": 0.033, **reader}, "cpu")
+    value = torch.randn(1, 16, 64, generator=generator) + 3
+    noise = Noise(value, 0.0, 1, True, None, (), NoiseConfig())
+    lab = ClosureLab(inputs, results, [noise], [0.0, 1.0], 0)
+    own = lab._single("nullspace", 0)
+    with torch.no_grad():
+        clean, noisy = (forward_by_hand(model, pixels, value * on).softmax(1) for on in (0, 1))
+    assert own["influence"] == pytest.approx(float((clean - noisy).square().sum(1).mean()), rel=1e-3)
+    assert own["norm"] == pytest.approx(float(value.norm()), rel=1e-5)
+    assert float(lab.direction("permuted", 0).mean()) == pytest.approx(float(value.mean() / value.norm()), rel=1e-4)
+    model[1].blocks[0].norm1 = torch.nn.LayerNorm(64)
+    assert closure._reader(inputs) == {}
 
 
 @pytest.mark.stress
