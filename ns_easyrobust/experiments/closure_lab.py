@@ -143,7 +143,7 @@ class ClosureLab:
         """The spectrum, and checks of the quadratic: along eigenvectors, and along what none of the images notices."""
         spectrum = self.jacobian.spectrum(eigenvalues, self.seed)
         yield {
-            "part": "spectrum", "values": [float(f"{value:.6g}") for value in spectrum.values], "trace": spectrum.trace,
+            "part": "spectrum", "values": [float(f"{value:.6g}") for value in spectrum.values],
             "dimension": spectrum.dimension, "rank": spectrum.rank, "tokens": list(spectrum.vectors.shape[1:]),
             "classes": self.jacobian.classes,
         }  # fmt: skip
