@@ -172,7 +172,7 @@ def test_two_processes_find_the_noises_of_one(command, tmp_path):
         [json.loads(line) for line in (tmp_path / folder / "closure.jsonl").read_text().splitlines()[1:]]
         for folder in ("out", "two")
     )
-    assert [line["part"] for line in one] == [line["part"] for line in two]
+    assert [line.get("part") for line in one] == [line.get("part") for line in two]  # the last says how long
     assert not list((tmp_path / "two" / "closure-parts").glob("*.lock"))
     again = torchrun(2, tmp_path, *command[:-1], "two", "--eps", "0.1")
     assert again.returncode != 0
