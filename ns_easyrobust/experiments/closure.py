@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import nullspace
+from ..errors import OptionError
 from ..utils import (
     choices_of,
     derive_seed,
@@ -27,6 +29,7 @@ from .results import Results, parts_of
 if TYPE_CHECKING:
     from ..report import FigureReport
 
+_logger = logging.getLogger(__name__)
 _MOST = 10**6
 _PAIRS = 0  # what the seed of the pairs is derived from, beside --seed
 
@@ -91,6 +94,7 @@ class ClosureExperiment(FigureExperiment):
         if is_first_rank():
             yield from super().run(args, commands)
         else:
+            _choose_alphas(args)
             _choose_pairs(args)
             inputs = _open(args)
             _begin_together(lambda: None)
@@ -100,13 +104,12 @@ class ClosureExperiment(FigureExperiment):
         """Synthesize, then measure single noises, pairs and the local picture."""
         from .closure_lab import LINE, ClosureLab
 
-        pairs = _choose_pairs(args)
+        alphas, pairs = _choose_alphas(args), _choose_pairs(args)
         inputs = _open(args)
         names = ("noises", "eps", "solver", "limit", "lr", "max_steps", "synthesis_batch_size")
         protocol = {**inputs.protocol, **{name: getattr(args, name) for name in names}}
-        alphas = nullspace.even_steps(args.alpha_max, args.grid)
         protocol |= {"pairs": [list(pair) for pair in pairs], "eigenvalues": args.eigenvalues}
-        protocol |= {"alphas": alphas, "shares": list(LINE)}
+        protocol |= {"alphas": alphas, "shares": list(LINE), **_reader(inputs)}
         _begin_together(partial(results.begin, protocol, inputs.device))
         noises = _synthesize(args, inputs, results.folder)
         ClosureLab(inputs, results, noises, alphas, args.seed).measure(pairs, args.eigenvalues)
@@ -116,6 +119,17 @@ class ClosureExperiment(FigureExperiment):
         from .. import report
 
         return report.closure_report(protocol, lines)
+
+
+def _choose_alphas(args: argparse.Namespace) -> list[float]:
+    """The grid of one alpha; what is claimed of all alphas in (0, 1) would hold of none."""
+    alphas = nullspace.even_steps(args.alpha_max, args.grid)
+    if not any(0 < alpha < 1 for alpha in alphas):
+        raise OptionError(
+            f"--grid {args.grid}, --alpha-max {args.alpha_max:g}: expected an alpha between 0 and 1, found steps of "
+            f"{alphas[1]:g} from 0. Give a larger --grid or a smaller --alpha-max."
+        )
+    return alphas
 
 
 def _choose_pairs(args: argparse.Namespace) -> list[tuple[int, int]]:
@@ -130,6 +144,21 @@ def _open(args: argparse.Namespace) -> Inputs:
     use_own_gpu()
     inputs = open_inputs(args)
     return inputs
+
+
+def _reader(inputs: Inputs) -> dict[str, str]:
+    """The part that reads tokens without a LayerNorm, if there is one: noise is not centred per token then."""
+    from .. import models
+
+    reader = models.reader_without_layer_norm(inputs.model, inputs.measured.pixels[:1])
+    if reader is None:
+        return {}
+    _logger.warning(
+        "this model reads a token's mean, which a pre-LN transformer's layer norms take off: %s has no LayerNorm in "
+        "front. Noise and its controls are not centred per token.",
+        reader,
+    )
+    return {"reader": reader}
 
 
 def _begin_together(begin: Any) -> None:

@@ -40,6 +40,7 @@ class ClosureLab:
         self.inputs, self.results, self.noises, self.alphas, self.seed = inputs, results, noises, alphas, seed
         self._batches = inputs.measured.batches(inputs.protocol["batch_size"])
         self._config = nullspace.NoiseConfig(eps=results.protocol["eps"])
+        self._is_centred = "reader" not in results.protocol
 
     @cached_property
     def probe(self) -> nullspace.InfluenceProbe:
@@ -67,15 +68,18 @@ class ClosureLab:
                 self.results.add(self._pair(kind, index, pairs[index]))
 
     def direction(self, kind: str, number: int) -> torch.Tensor:
-        """(1, *tokens), centred per token and of norm 1; the same whenever it is asked for."""
+        """(1, *tokens) of norm 1, centred per token unless a part of the model reads its mean; always the same."""
         noise = self.noises[number]
         if kind == NULLSPACE:
-            return nullspace.unit_direction(noise.value)
+            return self._unit(noise.value)
         use = _RANDOM if kind == RANDOM else _PERMUTED
         generator = torch.Generator().manual_seed(derive_seed(self.seed, use, number))
         if kind == RANDOM:
-            return nullspace.unit_direction(torch.randn(noise.value.shape, generator=generator))
-        return nullspace.unit_direction(noise.permuted(generator).value)
+            return self._unit(torch.randn(noise.value.shape, generator=generator))
+        return self._unit(noise.permuted(generator).value)
+
+    def _unit(self, value: torch.Tensor) -> torch.Tensor:
+        return nullspace.unit_direction(value, self._is_centred)
 
     def value(self, kind: str, number: int) -> torch.Tensor:
         """The noise itself, once it has been measured alone."""
@@ -88,7 +92,8 @@ class ClosureLab:
         direction, noise = self.direction(kind, number), self.noises[number]
         found: dict[str, Any] = {"part": "single", "kind": kind, "number": number}
         if kind == NULLSPACE:
-            norm = float(nullspace.centred(noise.value.double()).norm())
+            value = noise.value.double()
+            norm = float((nullspace.centred(value) if self._is_centred else value).norm())
             found |= {"steps": noise.steps, "stopped": noise.stopped, "untouched": noise.untouched}
         else:
             own = self.results.find(part="single", kind=NULLSPACE, number=number)
@@ -138,7 +143,7 @@ class ClosureLab:
         """The spectrum, and checks of the quadratic: along eigenvectors, and along what none of the images notices."""
         spectrum = self.jacobian.spectrum(eigenvalues, self.seed)
         yield {
-            "part": "spectrum", "values": [float(f"{value:.6g}") for value in spectrum.values], "trace": spectrum.trace,
+            "part": "spectrum", "values": [float(f"{value:.6g}") for value in spectrum.values],
             "dimension": spectrum.dimension, "rank": spectrum.rank, "tokens": list(spectrum.vectors.shape[1:]),
             "classes": self.jacobian.classes,
         }  # fmt: skip
@@ -151,10 +156,10 @@ class ClosureLab:
                     norm = math.sqrt(share * self._config.eps / spectrum.values[rank - 1])
                     yield self._check(f"eigenvector {rank}", direction, norm, elsewhere)
         generator = torch.Generator().manual_seed(derive_seed(self.seed, _CHECK))
-        start = nullspace.unit_direction(torch.randn(1, *spectrum.vectors.shape[1:], generator=generator))
+        start = self._unit(torch.randn(1, *spectrum.vectors.shape[1:], generator=generator))
         found = spectrum.vectors.flatten(1).double()
         rest = start.flatten().double() - found.T @ (found @ start.flatten().double())
-        outside = nullspace.unit_direction(rest.view_as(start))
+        outside = self._unit(rest.view_as(start))
         own = self.results.find(part="single", kind=RANDOM, number=0)
         assert own is not None
         for name, direction in (("random", start), (OUTSIDE, outside)):

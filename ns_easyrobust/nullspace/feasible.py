@@ -100,17 +100,20 @@ def _between(low: float, high: float, under: float, over: float, eps: float) -> 
     return low * (high / low) ** (math.log(eps / under) / math.log(over / under))
 
 
-def unit_direction(value: torch.Tensor) -> torch.Tensor:
+def unit_direction(value: torch.Tensor, is_centred: bool = True) -> torch.Tensor:
     """``value`` (1, *tokens, D) without each token's mean over its D features, scaled to norm 1; float32, on the CPU.
 
     A transformer's layer norms subtract that component, so that noise with more of it would have a larger feasible norm
     for nothing.
 
+    Args:
+        is_centred: False for a model that notices that component, for which it is kept.
+
     Raises:
         NoiseError: nothing is left of it, or it is not finite.
     """
     value = value.detach().cpu().double()
-    direction = centred(value)
+    direction = centred(value) if is_centred else value
     if not direction.norm() > 1e-5 * value.norm() or not torch.isfinite(direction).all():
         raise NoiseError("direction: expected finite noise that differs within a token, found another.")
     return (direction / direction.norm()).float()

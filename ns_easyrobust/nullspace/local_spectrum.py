@@ -27,20 +27,14 @@ class LocalSpectrum(NamedTuple):
     Attributes:
         values: (k,) in descending order, none below 0.
         vectors: (k, *tokens), orthonormal, on the CPU.
-        trace: of M; None where it would take too long.
         dimension: number of directions, tokens x features.
         rank: at most so many eigenvalues are not 0.
     """
 
     values: np.ndarray
     vectors: torch.Tensor
-    trace: float | None
     dimension: int
     rank: int
-
-    def noticed(self, eps: float, norm: float) -> int:
-        """How many orthogonal directions reach ``eps`` at ``norm``, to second order; of the k largest alone."""
-        return int((self.values * norm**2 >= eps).sum())
 
 
 class SoftmaxJacobian:
@@ -168,7 +162,5 @@ class SoftmaxJacobian:
         start = np.random.default_rng(seed).standard_normal(self.dimension)
         values, vectors = eigsh(operator, k=min(count, rank, self.dimension - 1), which="LM", v0=start, tol=1e-5)
         order = np.argsort(-values)
-        parts = () if self._rows is None else self._rows.split(1024)
-        trace = sum(float(part.double().square().sum()) for part in parts) / self.n if parts else None
         directions = torch.from_numpy(vectors.T[order].copy()).view(-1, *self.tokens).float()
-        return LocalSpectrum(np.maximum(values[order], 0.0), directions, trace, self.dimension, rank)
+        return LocalSpectrum(np.maximum(values[order], 0.0), directions, self.dimension, rank)

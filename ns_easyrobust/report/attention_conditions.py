@@ -105,8 +105,9 @@ def _how(protocol: Mapping[str, Any], layers: Mapping[str, Sequence[Line]]) -> s
     models = protocol["models"]
     images = "; ".join(f"{name}: {models[name]['n']} images, {models[name]['images_from']}" for name in layers)
     return (
-        f"Everything in float64. Random: {protocol['draws']} independent Gaussian layers of the same sizes for each "
-        "layer, with that layer's gain. What rounding of the stored weights (half precision: relatively 2^-11, "
+        "Everything in float64, but the changes by noise, which run in the model's own precision. Random: "
+        f"{protocol['draws']} independent Gaussian layers of the same sizes for each layer, with that "
+        "layer's gain. What rounding of the stored weights (half precision: relatively 2^-11, "
         "single: 2^-24) may make of an exact 0 is the tolerance, by Weyl's inequality. Noise was added to what "
         f"attention reads of images ({images}). Seed {protocol['seed']}."
     )

@@ -167,15 +167,23 @@ def _said(found: Interval) -> str:
 def protocol_notes(numbers: ClosureNumbers) -> Iterator[str]:
     """How influence was measured and the noises were made."""
     protocol = numbers.protocol
+    if numbers.paired_noises < 2 * numbers.drawn_pairs:
+        yield (
+            f"The {numbers.drawn_pairs} pairs share noises, as they are of {numbers.paired_noises} noises: they are "
+            "not independent, as intervals over pairs take them to be, which are too narrow."
+        )
     limit = protocol["limit"]
     start = f"uniform in (-{limit:g}, {limit:g}), learning rate {protocol['lr']:g}"
     if nullspace.known_solvers()[protocol["solver"]].gaussian:
         start = "Gaussian"
+    centring = "all centred per token"
+    if reader := protocol.get("reader"):
+        centring = f"none centred per token, as {reader} reads tokens without a LayerNorm"
     yield (
         f"Influence: mse_probability, the mean over n={protocol['n']} images ({protocol['images_from']}) of the "
         "squared L2 distance between softmax outputs, as Algorithm 1's code tests it; Eq. 5 has it unsquared. Noises: "
         f"solver {protocol['solver']}, eps {protocol['eps']:g}, starts {start}, at most {protocol['max_steps']} steps "
         f"on batches of {protocol['synthesis_batch_size']} of {protocol['synthesis_n']} other images "
         f"({protocol['synthesis_from']}); random: Gaussian; permuted: a nullspace noise's elements in another order; "
-        "all centred per token. Standard errors over images are in the CSV."
+        f"{centring}. Standard errors over images are in the CSV."
     )

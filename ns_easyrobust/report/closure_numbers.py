@@ -83,6 +83,11 @@ class ClosureNumbers:
         """How many of each kind."""
         return len(self.pairs(NULLSPACE))
 
+    @cached_property
+    def paired_noises(self) -> int:
+        """How many noises of a kind are in a pair."""
+        return len({number for line in self.pairs(NULLSPACE) for number in line["numbers"]})
+
     @property
     def places_below_1(self) -> list[int]:
         """Where in the grid alpha is in (0, 1)."""

@@ -56,9 +56,6 @@ def test_eigenvalues_and_products_are_those_of_the_explicit_jacobian(tiny, by_nu
     torch.testing.assert_close(
         torch.einsum("kd,de,ke->k", vectors, square, vectors), torch.tensor(expected[:9].copy()), rtol=1e-3, atol=1e-9
     )
-    assert found.trace == (None if kept == STREAMED else pytest.approx(float(square.trace()), rel=1e-4))
-    threshold = (expected[3] + expected[4]) / 2
-    assert found.noticed(eps=threshold * 25, norm=5.0) == 4
 
 
 def test_small_noise_has_the_influence_that_it_predicts_and_the_all_ones_directions_have_none(tiny):

@@ -105,6 +105,19 @@ def test_the_report_says_so():
     assert ("grid", "random", "0-1", 0.5, 2.0, "", pytest.approx(0.03 * 4.25), pytest.approx(0.03 * 4.25), "") in rows
 
 
+def test_pairs_that_share_noises_and_noise_that_is_not_centred_are_named():
+    plain = closure_report(PROTOCOL, copy.deepcopy(LINES)).to_markdown()
+    assert "share noises" not in plain
+    assert "all centred per token" in plain
+    lines = copy.deepcopy(LINES)
+    for line in lines:
+        if line["part"] == "pair" and line["index"] == 1:
+            line["numbers"] = [1, 2]
+    text = closure_report(PROTOCOL | {"reader": "norm1 (RmsNorm)"}, lines).to_markdown()
+    assert "The 2 pairs share noises, as they are of 3 noises: they are not independent" in text
+    assert "none centred per token, as norm1 (RmsNorm) reads tokens without a LayerNorm" in text
+
+
 @pytest.mark.stress  # lines that were measured are drawn by the experiment's own test
 def test_it_is_drawn():
     stream = io.BytesIO()
