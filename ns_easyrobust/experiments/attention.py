@@ -46,8 +46,8 @@ class AttentionExperiment(FigureExperiment):
         """Each model's layers, then the constructed layer."""
         from tqdm.auto import tqdm
 
-        from .. import models, nullspace
-        from .attention_measures import constructed_measures, control_measures, layer_measures, noise_changes
+        from .. import models
+        from .attention_measures import constructed_measures, layer_line, require_heads
 
         device = pick_device(args.device)
         opened = list(_open_models(args, device))
@@ -56,23 +56,21 @@ class AttentionExperiment(FigureExperiment):
             own = argparse.Namespace(**{**vars(args), "input_size": model.image_size})
             images[name], more = _images(own, device)
             protocol["models"][name] = {**described, **more}
-        inputs = {name: models.attention_inputs(model, images[name]) for name, (model, _) in opened}
+        layers = {name: models.head_projections(model) for name, (model, _) in opened}
+        for name, (model, _) in opened:
+            require_heads(name, layers[name])
+            models.attention_inputs(model, images[name][:1])  # refuses other attention, before anything is measured
         results.begin(protocol, device)
-        total = sum(map(len, inputs.values()))
+        total = sum(map(len, layers.values()))
         with tqdm(total=total, desc="attention", unit="layer", disable=None) as bar:
             for index, (name, (model, _)) in enumerate(opened):
-                for layer, projections in enumerate(models.head_projections(model)):
-                    if results.find(model=name, layer=layer) is None:
-                        roundoff = nullspace.unit_roundoff(torch.stack((projections.query, projections.key)))
-                        seed = derive_seed(args.seed, index, layer)
-                        tokens = inputs[name][layer]
-                        results.add({
-                            "model": name, "layer": layer, "width": projections.width,
-                            "head_width": projections.query.shape[-1], "roundoff": roundoff,
-                            **layer_measures(projections, roundoff),
-                            "control": control_measures(projections, args.draws, seed),
-                            "changes": list(noise_changes(model, layer, tokens, projections, args.draws, seed)),
-                        })  # fmt: skip
+                todo = [layer for layer in range(len(layers[name])) if results.find(model=name, layer=layer) is None]
+                bar.update(len(layers[name]) - len(todo))
+                batches = images[name].split(args.batch_size) if todo else ()
+                inputs = [models.attention_inputs(model, batch) for batch in batches]
+                for layer in todo:
+                    tokens, seed = [batch[layer] for batch in inputs], derive_seed(args.seed, index, layer)
+                    results.add(layer_line(name, model, layer, layers[name][layer], tokens, args.draws, seed))
                     bar.update()
         for without in range(4):
             if results.find(without=without) is None:

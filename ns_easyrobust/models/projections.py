@@ -93,7 +93,8 @@ def attention_inputs(model: nn.Module, images: torch.Tensor) -> list[torch.Tenso
     """What each block's attention reads, (B, N, d): the tokens after the layer norm in front of it.
 
     Args:
-        images: (B, C, H, W) as the model expects them. The forward runs in the model's present mode, without a graph.
+        images: (B, C, H, W) as the model expects them, which all run at once. The forward runs in the model's present
+            mode, without a graph.
 
     Raises:
         ModelError: as :func:`head_projections`; an attention that does not read its ``norm1``'s output (a layer norm
@@ -107,7 +108,8 @@ def attention_inputs(model: nn.Module, images: torch.Tensor) -> list[torch.Tenso
         for layer, block in enumerate(blocks):
             undo.callback(block.norm1.register_forward_hook(_keep_output(normed, layer)).remove)
             undo.callback(block.attn.register_forward_pre_hook(_keep_input(read, layer)).remove)
-        undo.enter_context(attention_maps(model))  # refuses attention that is none of tokens to tokens
+        with attention_maps(model):  # refuses attention that is none of tokens to tokens; one image shows it
+            output_of(unwrap(model), images[:1])
         output_of(unwrap(model), images)
     for layer in range(len(blocks)):
         if read[layer] is not normed.get(layer):

@@ -66,7 +66,7 @@ def nearest_row(query: torch.Tensor, key: torch.Tensor) -> float | None:
     It is 1 where the condition is met.
 
     Args:
-        query, key: (h, d, d_k), of which ``key`` has full column rank.
+        query, key: (h, d, d_k), of which ``key`` has full column rank. A row of 0 counts as orthogonal to all.
     """
     if len(key) < 2:
         return None
@@ -77,7 +77,7 @@ def nearest_row(query: torch.Tensor, key: torch.Tensor) -> float | None:
     largest = 0.0
     for m, n in ((m, n) for m in range(len(key)) for n in range(len(key)) if m != n):
         inside = (coordinates[m] @ (bases[m].mT @ bases[n])).norm(dim=-1)
-        largest = max(largest, float((inside / lengths[m])[lengths[m] > 0].max()))
+        largest = max(largest, float((inside / lengths[m]).nan_to_num().max()))
     return min(largest, 1.0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from ns_easyrobust.errors import ModelError
 from ns_easyrobust.models.architectures import build
+from ns_easyrobust.models.attention import attention_maps
 from ns_easyrobust.models.projections import attention_inputs, head_outputs, head_projections
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -58,6 +60,20 @@ def test_attention_inputs_are_normalised_tokens():
     for tokens in attention_inputs(small_vit().eval(), IMAGES):
         torch.testing.assert_close(tokens.mean(-1), torch.zeros(2, 17), atol=1e-5, rtol=0)
         torch.testing.assert_close(tokens.std(-1, correction=0), torch.ones(2, 17), atol=1e-2, rtol=0)
+
+
+def test_attention_is_recorded_of_one_image_alone(monkeypatch):
+    seen = []
+
+    @contextmanager
+    def recorded(model):
+        with attention_maps(model) as maps:
+            yield maps
+            seen.extend(len(maps[layer]) for layer in maps)
+
+    monkeypatch.setattr("ns_easyrobust.models.projections.attention_maps", recorded)
+    assert {len(tokens) for tokens in attention_inputs(small_vit().eval(), IMAGES)} == {2}
+    assert seen == [1, 1, 1]
 
 
 def test_deit_and_beit_have_heads():

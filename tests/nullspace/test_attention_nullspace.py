@@ -59,6 +59,8 @@ def test_nearest_row_is_the_smallest_angle_of_a_row_with_another_heads_row_space
     key[2, :, 1] = key[0] @ query[0, 4]  # that row of the first head, in the third one's row space
     assert nearest_row(query, key) == pytest.approx(1, abs=1e-12)
     assert nearest_row(query[:1], key[:1]) is None
+    query[:] = 0
+    assert nearest_row(query, key) == 0
 
 
 def test_least_seen_is_scipys_nullspace():
