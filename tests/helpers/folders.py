@@ -20,11 +20,11 @@ def labels_of(listed: ImageList) -> dict[str, int]:
 
 
 def few_digits(digits_dir: Path, root: Path, count: int) -> Path:
-    """``root`` with ``digits_dir``'s folders, but ``count`` images in ``val``, not as many of each class."""
+    """``root`` with ``digits_dir``'s folders, but ``count`` validation images, not as many of each class."""
     root.mkdir()
-    for folder in digits_dir.iterdir():
-        if folder.name != "val":
-            (root / folder.name).symlink_to(folder)
+    (root / "imagenet-val").symlink_to("val")
+    for name in ("train", "imagenet-c"):
+        (root / name).symlink_to(digits_dir / name)
     for path in sorted((digits_dir / "val").glob("*/*"), key=lambda path: path.name)[:count]:
         link = root / "val" / path.parent.name / path.name
         link.parent.mkdir(parents=True, exist_ok=True)
