@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
 
 from .. import nullspace
 from ..errors import OutputError
-from ..utils import FileLock, derive_seed, is_first_rank, torch
+from ..utils import FileLock, Interval, derive_seed, is_first_rank, torch
 from .inputs import Inputs
 
+_logger = logging.getLogger(__name__)
 _START, _STREAM = 1, 2  # what seeds are derived from, beside --seed and the noise's number
 
 
@@ -30,9 +32,12 @@ def synthesize_all(
     """
     from tqdm.auto import tqdm
 
+    due = Interval(60)
     paths = [folder / f"noise-{number:04d}.pt" for number in range(count)]
     for is_last_round in (False, True) if is_first_rank() else (False,):
         for number, path in enumerate(tqdm(paths, desc="noises", unit="noise", disable=None)):
+            if due.has_passed():
+                _logger.info("%d of %d noises are there", sum(path.exists() for path in paths), count)
             if path.exists():
                 continue
             try:

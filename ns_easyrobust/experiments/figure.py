@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import shutil
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +21,12 @@ from .results import Results
 if TYPE_CHECKING:
     from ..report import FigureReport
 
+_logger = logging.getLogger(__name__)
+
 
 class FigureExperiment(Experiment):
     """Numbers that are kept as they are measured, so that a second call goes on, and a report made of them alone.
+
     Its files are called by its name.
     """
 
@@ -60,18 +65,31 @@ class FigureExperiment(Experiment):
     def run(self, args: argparse.Namespace, commands: Mapping[str, Command]) -> Iterator[str]:
         """Measure what is not measured yet, and write the report."""
         folder = Path(args.output)
+        is_new = not folder.exists()
         with os_errors_as_output_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock", "this experiment"):
-            results, before = Results(folder, self.name, args.force), time.monotonic()
-            known = len(results.lines)
-            self.measure(args, results)
-            if len(results.lines) > known:
-                results.took(time.monotonic() - before)
-            shown = self._report(results)
-            shown.write(folder, self.name)
+        try:
+            with FileLock(folder / ".lock", "this experiment"):
+                shown = self._measured(args, folder)
+        except BaseException:
+            if is_new:
+                with suppress(OSError):  # something is in it
+                    folder.rmdir()
+            raise
         yield shown.to_text(shutil.get_terminal_size((120, 24)).columns)
         yield f"report: {folder / self.name}.md"
+
+    def _measured(self, args: argparse.Namespace, folder: Path) -> FigureReport:
+        results, before = Results(folder, self.name, args.force), time.monotonic()
+        known = len(results.lines)
+        self.measure(args, results)
+        if len(results.lines) > known:
+            results.took(time.monotonic() - before)
+        else:
+            _logger.info("nothing new to measure: all of it is in %s", results.path)
+        shown = self._report(results)
+        shown.write(folder, self.name)
+        return shown
 
     def render(self, folder: Path) -> FigureReport:
         """The report of what ``folder`` holds; nothing is measured.

@@ -84,11 +84,24 @@ def open_canvas(path: str | Path | IO[bytes], width: float, height: float) -> It
         figure = Figure(figsize=(width, height), dpi=DPI)
         FigureCanvasAgg(figure)
         yield figure
+        _write_plain_logarithms(figure)
         # savefig cannot infer the format from the suffix of the temporary name.
         if isinstance(path, str | Path):
             write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
         else:
             figure.savefig(path, format="png")
+
+
+def _write_plain_logarithms(figure: Any) -> None:
+    """Ticks of logarithmic axes as 0.01 and 1e-05: matplotlib writes them in markup, which is not read here."""
+    from matplotlib.ticker import FuncFormatter, LogFormatter, NullFormatter
+
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if isinstance(axis.get_major_formatter(), LogFormatter):
+                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            if isinstance(axis.get_minor_formatter(), LogFormatter):
+                axis.set_minor_formatter(NullFormatter())
 
 
 def wrap_text(text: str, width: int) -> str:

@@ -97,6 +97,11 @@ def _counts(numbers: ClosureNumbers) -> Iterator[str]:
         f"eps by more than their own standard error allows (95%, normal approximation over images), {under} under it, "
         f"and {len(found) - over - under} undecided."
     )
+    if untouched := sum(bool(line["untouched"]) for line in found):
+        yield (
+            f"{untouched} of {len(found)} nullspace noises are their random starts, which were under eps already: "
+            "nothing was optimised. A larger --limit makes longer starts, a lower --eps asks more of them."
+        )
     yield (
         "Noise by noise, those under alpha eps at each alpha between 0 and 1: "
         f"{_each(numbers, lambda kind: numbers.under_share_of(kind, 'eps'))}. Under alpha times their own influence at "

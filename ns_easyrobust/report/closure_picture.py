@@ -54,7 +54,8 @@ def _draw_maps(figure: Any, numbers: ClosureNumbers) -> None:
     image = None
     for axes, (kind, grid) in zip(panels, grids.items(), strict=True):
         image = axes.pcolormesh(edges, edges, np.maximum(grid, least), norm=scale, cmap="cividis")
-        axes.contour(numbers.alphas, numbers.alphas, grid, [numbers.eps], colors="white", linewidths=2.2)
+        if float(grid.max()) >= numbers.eps:
+            axes.contour(numbers.alphas, numbers.alphas, grid, [numbers.eps], colors="white", linewidths=2.2)
         axes.plot([0, 1], [1, 0], color=colour(1), linewidth=1.8, linestyle=(0, (4, 2)))
         axes.set_title(f"{kind} pairs")
         axes.set_xlabel("alpha2")
@@ -62,18 +63,12 @@ def _draw_maps(figure: Any, numbers: ClosureNumbers) -> None:
         axes.grid(visible=False)
     panels[0].set_ylabel("alpha1")
     bar = figure.colorbar(image, ax=list(panels), shrink=0.9, pad=0.015, extend="min")
-    bar.ax.yaxis.set_major_formatter(_plain())
     bar.set_label("influence (mse_probability)")
     bar.ax.axhline(numbers.eps, color="white", linewidth=2.2)
-    said = f"mean over pairs; white: the contour of eps = {numbers.eps:g}; dashed: alpha1 + alpha2 = 1"
+    reaches = any(float(grid.max()) >= numbers.eps for grid in grids.values())
+    contour = "white: the contour of" if reaches else "everything shown is under"
+    said = f"mean over pairs; {contour} eps = {numbers.eps:g}; dashed: alpha1 + alpha2 = 1"
     figure.suptitle(said, x=0.01, ha="left", fontsize=9, color=GREY)
-
-
-def _plain() -> Any:
-    """Ticks of a logarithmic axis without markup, which the canvas does not read."""
-    from matplotlib.ticker import FuncFormatter
-
-    return FuncFormatter(lambda value, _: f"{value:g}")
 
 
 def _bars(axes: Any, index: int, kind: str, x: Any, found: Any) -> None:
@@ -130,8 +125,6 @@ def _draw_spectrum(axes: Any, numbers: ClosureNumbers) -> None:
         axes.annotate(
             f"eps / {norm:.3g}^2", (1, numbers.eps / norm**2), xytext=(2, 2), textcoords="offset points", fontsize=8
         )
-    axes.xaxis.set_major_formatter(_plain())
-    axes.yaxis.set_major_formatter(_plain())
     axes.set_title("eigenvalues of the squared Jacobian")
     axes.set_xlabel(f"rank, of {numbers.spectrum['dimension']} directions")
     axes.set_ylabel("influence of noise of norm 1")

@@ -73,10 +73,13 @@ def _plot(axes: Any, points: Mapping[int, Interval], course: Course, label: str)
 
 
 def _shift(steps: Sequence[int], course: Course, label: str) -> float:
-    """How far a method's points are moved sideways, in updates, so that no bar hides another."""
+    """How far a method's points are moved sideways, in updates, so that no bar hides another; 0 where there is none."""
     count = len(course.labels)
-    nearest = min((after - before for before, after in itertools.pairwise(steps)), default=0)
-    return (course.labels.index(label) - (count - 1) / 2) * nearest * _ASIDE / count
+    if len(course.seeds) < _FEWEST or len(steps) < 2:
+        return 0.0
+    nearest = min(after - before for before, after in itertools.pairwise(steps))
+    width = min(nearest * _ASIDE / count, 0.012 * (steps[-1] - steps[0]))
+    return (course.labels.index(label) - (count - 1) / 2) * width
 
 
 def _draw_noises(axes: Any, course: Course, number: str, title: str) -> None:

@@ -10,6 +10,7 @@ from .encoder_noise_points import CONTROLS, KINDS, StrengthPoint, points_of
 from .figure_report import FigureReport
 from .seed_statistics import Interval
 from .sheet import Cell, Sheet, format_count
+from .statistics import wilson_interval
 
 _NAMES = {"permuted": "permutation", "within": "permutation within each token"}
 _BENIGN = 95.0  # percent of predictions that stay: what is called benign here
@@ -105,6 +106,8 @@ def _findings(points: Sequence[StrengthPoint]) -> list[str]:
             f"The largest noise whose agreement is at least {_BENIGN:g}% (lower end of the interval) has norm "
             f"{point.number('norm').mean:.3g}, at lambda {point.strength:g}: {_compared(point, 'permuted')}"
         )
+    elif settled and not settled[0].over_seeds and wilson_interval(settled[0].n, settled[0].n)[0] < _BENIGN:
+        notes.append(f"{format_count(settled[0].n, 'image')}: too few to say of any noise that {_BENIGN:g}% stay.")
     elif settled:
         notes.append(f"At no lambda is the lower end of the learned noise's agreement {_BENIGN:g}% or more.")
     if settled:

@@ -7,6 +7,7 @@ from typing import Any
 
 from .presentable import presentable
 from .seed_statistics import Interval
+from .sheet import format_count
 from .transfer_table import FOUND_ON, HELD_OUT, TITLES, Place, TransferTable, shown
 
 _WHERE = {FOUND_ON: "on the images that it was found on", HELD_OUT: "on held-out ones"}
@@ -43,7 +44,7 @@ def _on_images(table: TransferTable, kind: str) -> str:
                 influences[-1] += f" (times {_range([ratio.mean for ratio in found])}; {ends})"
     line = table.line(Place(kind, table.sources[0], table.sources[0], HELD_OUT))
     count = len(table.sources)
-    of_each = f"{_noises(len(line['influences']))} of {'each model' if count > 1 else 'the model'}"
+    of_each = f"{_noises(kind, len(line['influences']))} of {'each model' if count > 1 else 'the model'}"
     ranges = f"; ranges are over {count} models" if count > 1 else ""
     return (
         f"{TITLES[kind]}, on its own model: influence {'; '.join(influences)}. Predictions that change: "
@@ -107,8 +108,8 @@ def _percent(shares: Sequence[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _noises(count: int) -> str:
-    return "one noise an image" if count == 1 else f"{count} noises"
+def _noises(kind: str, count: int) -> str:
+    return "one noise an image" if kind == "valid" else format_count(count, "noise")
 
 
 def _how(protocol: Mapping[str, Any], table: TransferTable) -> list[str]:

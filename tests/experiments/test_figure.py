@@ -29,6 +29,8 @@ class Squares(FigureExperiment):
         parser.add_argument("--fail-at", type=int)
 
     def measure(self, args, results) -> None:
+        if args.most < 0:
+            raise ValueError("most")
         results.begin({"power": args.power, "exact": True}, "cpu")
         for number in range(args.most):
             if results.find(number=number) is None:
@@ -115,6 +117,16 @@ def test_parts_without_their_numbers_are_neither_used_nor_deleted(tmp_path):
             run(tmp_path, *words)
     assert (tmp_path / "squares-parts" / "0").read_text() == "kept"
     assert not (tmp_path / "squares.jsonl").exists()
+
+
+def test_a_call_that_fails_leaves_no_empty_folder(tmp_path):
+    with pytest.raises(ValueError, match="most"):
+        run(tmp_path / "new", "--most", "-1")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ValueError, match="most"):
+        run(tmp_path / "mine", "--most", "-1")
+    assert list((tmp_path / "mine").iterdir()) == []
 
 
 def test_how_long_and_on_what_it_was_measured_is_told(tmp_path, monkeypatch):

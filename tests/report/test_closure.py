@@ -26,7 +26,7 @@ def single(kind, number, influence, power):
     roots = [math.sqrt(value) for value in influences]
     line = {"part": "single", "kind": kind, "number": number, "norm": 10.0 * (1 + number), "influence": influence}
     line |= {"unsquared": math.sqrt(influence), "influences": influences, "errors": [0.0] * 4, "unsquareds": roots}
-    return line | {"stopped": True, "error": 0.002}
+    return line | {"stopped": True, "untouched": False, "error": 0.002}
 
 
 def pair(kind, index, scale, lift=0.0):
@@ -88,8 +88,14 @@ def test_directions_are_counted_at_a_norm(numbers):
 
 
 def test_the_report_says_so():
-    report = closure_report(PROTOCOL, copy.deepcopy(LINES))
+    lines = copy.deepcopy(LINES)
+    report = closure_report(PROTOCOL, lines)
     text = report.to_markdown()
+    assert "random starts" not in text
+    next(line for line in lines if line["part"] == "single" and line["kind"] == "nullspace")["untouched"] = True
+    assert (
+        "1 of 3 nullspace noises are their random starts, which were" in closure_report(PROTOCOL, lines).to_markdown()
+    )
     assert "each alpha between 0 and 1: nullspace 2 of 3 (95% interval" in text
     assert "alpha = 1: nullspace 0 of 3" in text
     assert "nullspace not all under at 0.5; random all under at 0.5." in text  # 0.5 eps = 0.0165
