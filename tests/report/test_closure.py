@@ -94,7 +94,7 @@ def test_the_report_says_so():
     assert "random starts" not in text
     next(line for line in lines if line["part"] == "single" and line["kind"] == "nullspace")["untouched"] = True
     assert (
-        "1 of 3 nullspace noises are their random starts, which were" in closure_report(PROTOCOL, lines).to_markdown()
+        "1 of 3 nullspace noises are their random starts, which were" in closure_report(PROTOCOL, lines).to_text()
     )
     assert "each alpha between 0 and 1: nullspace 2 of 3 (95% interval" in text
     assert "alpha = 1: nullspace 0 of 3" in text
