@@ -92,9 +92,10 @@ def _on_models(table: TransferTable, kind: str) -> str:
     if not others or not own:
         return ""
     least, most = (choose(others, key=others.__getitem__) for choose in (min, max))
+    ends = f"from {shown(others[least])} ({least}) to {shown(others[most])} ({most})"
     return (
         f"{TITLES[kind]}, on held-out images, as a share of what its permutation does: {_range(own)} on its own "
-        f"model; on others from {shown(others[least])} ({least}) to {shown(others[most])} ({most})."
+        f"model; on others {ends if len(others) > 1 else f'{shown(others[least])} ({least})'}."
     )
 
 

@@ -93,9 +93,7 @@ def test_the_report_says_so():
     text = report.to_markdown()
     assert "random starts" not in text
     next(line for line in lines if line["part"] == "single" and line["kind"] == "nullspace")["untouched"] = True
-    assert (
-        "1 of 3 nullspace noises are their random starts, which were" in closure_report(PROTOCOL, lines).to_text()
-    )
+    assert "1 of 3 nullspace noises are their random starts, which were" in closure_report(PROTOCOL, lines).to_text()
     assert "each alpha between 0 and 1: nullspace 2 of 3 (95% interval" in text
     assert "alpha = 1: nullspace 0 of 3" in text
     assert "nullspace not all under at 0.5; random all under at 0.5." in text  # 0.5 eps = 0.0165
