@@ -95,9 +95,9 @@ def file_or_folder(text: str) -> str:
 
 
 def _dashed(arg: str) -> str:
-    if not arg.startswith("--"):
-        return arg
     flag, equals, value = arg.partition("=")
+    if not arg.startswith("--") or any(map(str.isspace, flag)):  # words of another command, in one
+        return arg
     return flag.replace("_", "-") + equals + value
 
 

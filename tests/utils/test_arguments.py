@@ -126,3 +126,11 @@ def test_default_workers_are_at_most_the_cores_of_this_process(monkeypatch):
     assert parser.parse_args([]).workers == 4
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
     assert parser.parse_args(["-j", "9"]).workers == 9
+
+
+def test_words_of_another_command_are_a_value_and_stay_as_they_are():
+    parser = FlagParser()
+    parser.add_argument("--data-dir")
+    parser.add_argument("--benchmark")
+    args = parser.parse_args(["--data_dir", "a_b", "--benchmark", "--suite val --model a_b.py:c_d"])
+    assert (args.data_dir, args.benchmark) == ("a_b", "--suite val --model a_b.py:c_d")
