@@ -14,6 +14,7 @@ from .. import evaluation, report
 from ..errors import DataError, OptionError, without_secrets
 from ..utils import add_machine_arguments, file_or_folder, int_from, pick_device, sha256_of
 from .dynamics_inputs import TrainedRun, find_runs
+from .feasible_norm_inputs import add_study_arguments
 from .figure import FigureExperiment
 from .registry import Command, register_experiment
 from .results import Results
@@ -38,8 +39,7 @@ class DynamicsExperiment(FigureExperiment):
             "--runs", nargs="+", action="extend", default=[], metavar="LABEL=FOLDER",
             help="their folders; several seeds of a method as LABEL=FOLDER,FOLDER or by repeating the label",
         )  # fmt: skip
-        runs.add_argument("--study", type=file_or_folder, metavar="FOLDER", help="instead: of a finished study")
-        runs.add_argument("--methods", nargs="+", default=[], metavar="LABEL", help="of the study (default: all)")
+        add_study_arguments(runs)
         runs.add_argument(
             "--baseline", default="none", metavar="LABEL", help="trained without noise (default: none, if there)"
         )

@@ -25,7 +25,8 @@ from ..utils import (
     pick_device,
     write_text,
 )
-from .feasible_norm_inputs import Trained, find_inputs
+from .feasible_norm_inputs import Trained, add_study_arguments, find_inputs
+from .inputs import add_image_arguments
 from .registry import Command, Experiment, register_experiment
 
 if TYPE_CHECKING:
@@ -55,26 +56,15 @@ class FeasibleNormExperiment(Experiment):
             "--after", nargs="+", action="extend", default=[], metavar="LABEL=CKPT",
             help="trained models; several seeds of a method as LABEL=CKPT,CKPT or by repeating the label, in one order",
         )  # fmt: skip
-        inputs.add_argument("--study", type=file_or_folder, metavar="FOLDER", help="instead: of a finished study")
-        inputs.add_argument("--methods", nargs="+", default=[], metavar="LABEL", help="of the study (default: all)")
+        add_study_arguments(inputs)
         inputs.add_argument("--baseline", metavar="LABEL", help="trained without noise (default: none, if there)")
         add_model_arguments(parser)
-        images = parser.add_argument_group("images")
-        images.add_argument(
-            "--data-dir", type=file_or_folder, required=True, metavar="DIR",
-            help="with val/, to measure on, and train/, for syntheses; or one folder of classes, which is divided",
-        )  # fmt: skip
-        images.add_argument(
-            "--images", type=int_from(2, _MOST), default=512, metavar="N", help="to measure on (default: 512)"
-        )
-        images.add_argument(
-            "--synthesis-images", type=int_from(2, _MOST), default=1536, metavar="N", help="default: 1536"
-        )
+        add_image_arguments(parser, images=512, synthesis_images=1536)
+        images = parser.add_argument_group("preprocessing")
         images.add_argument(
             "--crop-pct", type=float_in(0.01, 1), default=0.875, metavar="F", help="crop (default: 0.875)"
         )
         images.add_argument("--interpolation", choices=INTERPOLATIONS, default="bicubic", help="default: bicubic")
-        images.add_argument("-b", "--batch-size", type=int_from(1, 2**20), default=64, metavar="N", help="default: 64")
         search = parser.add_argument_group("directions and norms")
         search.add_argument(
             "--directions", type=int_from(1, 10**4), default=8, metavar="K", help="of each kind (default: 8)"

@@ -39,6 +39,12 @@ class Trained:
     noise: Path | None
 
 
+def add_study_arguments(group: argparse._ArgumentGroup) -> None:
+    """Add the flags that name a finished study's runs in place of single ones."""
+    group.add_argument("--study", type=file_or_folder, metavar="FOLDER", help="instead: of a finished study")
+    group.add_argument("--methods", nargs="+", default=[], metavar="LABEL", help="of the study (default: all)")
+
+
 class Inputs(NamedTuple):
     """The start that all were trained from, and the trained models, method by method."""
 

@@ -123,6 +123,7 @@ class TransferExperiment(FigureExperiment):
                 "eps": args.eps, "max_steps": args.max_steps, "seed": args.seed,
                 "sets": {name: one.origin for name, one in sets.items()},
                 "sets_images": {name: one.digest for name, one in sets.items()},
+                "sets_pixels": {name: one.pixels_digest for name, one in sets.items()},
             },
             device,
         )  # fmt: skip

@@ -62,7 +62,10 @@ def test_noise_of_a_model_s_nullspace_is_its_own_and_one_of_all_images(
     command, tmp_path, models, quick, monkeypatch, caplog, draw_no_more
 ):
     assert cli.main(command) == 0
-    _, lines = read(tmp_path)
+    protocol, lines = read(tmp_path)
+    own = {"found on": protocol["synthesis_pixels"], "held out": protocol["pixels"]}
+    assert {name: protocol["sets_pixels"][name] for name in own} == own
+    assert len(set(protocol["sets_pixels"].values())) == len(protocol["sets"])
     assert len(lines) == 2 * 2 * 2 * (3 + 3 + 2)
     for line in lines:
         if line["kind"] == "encoder":
