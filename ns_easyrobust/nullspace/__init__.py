@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from .feasible import FeasibleNorm, ImageInfluence, InfluenceProbe, first_crossing, unit_direction
     from .float64 import float64_copy
+    from .lattice_rounding import LatticeRounding, embedding_error, rounded_in_nullspace
     from .local_spectrum import LocalSpectrum, SoftmaxJacobian
     from .noise import Influence, Noise, Step
     from .objective import OnStep
@@ -52,6 +53,7 @@ __all__ = [
     "ImageInfluence",
     "Influence",
     "InfluenceProbe",
+    "LatticeRounding",
     "LeastSeen",
     "LocalSpectrum",
     "Noise",
@@ -69,6 +71,7 @@ __all__ = [
     "combined",
     "constructed_layer",
     "draw_pairs",
+    "embedding_error",
     "encoder_controls",
     "even_steps",
     "exploratory_loss",
@@ -97,6 +100,7 @@ __all__ = [
     "principal_cosines",
     "ratio_error",
     "register_solver",
+    "rounded_in_nullspace",
     "rounded_to_8_bits",
     "sample_nullspace",
     "scaled_to_rms",
