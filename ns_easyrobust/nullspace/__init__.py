@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .float64 import float64_copy
     from .lattice_rounding import LatticeRounding, embedding_error, rounded_in_nullspace
     from .local_spectrum import LocalSpectrum, SoftmaxJacobian
+    from .mark import CrossFit, cross_fitted, mark_scores, threshold_at
     from .noise import Influence, Noise, Step
     from .objective import OnStep
     from .pixel_noise import (
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SPACES",
     "AllOnesCheck",
+    "CrossFit",
     "EncoderControls",
     "FeasibleNorm",
     "ImageInfluence",
@@ -70,6 +72,7 @@ __all__ = [
     "centred",
     "combined",
     "constructed_layer",
+    "cross_fitted",
     "draw_pairs",
     "embedding_error",
     "encoder_controls",
@@ -85,6 +88,7 @@ __all__ = [
     "layer_norm_nullity",
     "layer_norm_nullspace",
     "least_seen",
+    "mark_scores",
     "measure",
     "nearest_row",
     "norm_at_influence",
@@ -107,6 +111,7 @@ __all__ = [
     "share_under",
     "symmetric_share",
     "synthesize",
+    "threshold_at",
     "uniform_start",
     "unit_direction",
     "unit_roundoff",
