@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .closure import PairForm, combined, draw_pairs, even_steps, norm_at_influence, share_under
     from .config import NoiseConfig
     from .constructed_attention import constructed_layer, heads_of
-    from .enlarged import enlarged
+    from .enlargement import enlarged
     from .exact import SPACES, PatchSpectrum, find_projection, patch_nullspace, patch_pseudo_inverse, patch_spectrum
     from .exact_noise import patchify, sample_nullspace, unpatchify, valid_nullspace_noise
     from .exploratory import (

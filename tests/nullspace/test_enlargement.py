@@ -9,7 +9,7 @@ from torch import nn
 
 from ns_easyrobust.errors import ModelError, OptionError
 from ns_easyrobust.models import find_patch_size, required_image_size
-from ns_easyrobust.nullspace.enlarged import enlarged
+from ns_easyrobust.nullspace.enlargement import enlarged
 from ns_easyrobust.nullspace.exact import patch_spectrum
 
 
