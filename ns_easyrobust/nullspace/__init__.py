@@ -44,7 +44,9 @@ if TYPE_CHECKING:
         scaled_to_rms,
         valid_permutation,
     )
+    from .row_space import PatchRowSpace
     from .solvers import SolverResult, centred, known_solvers, register_solver
+    from .square_rounding import SquareRounding
     from .synthesis import measure, synthesize
     from .transfer import EncoderControls, encoder_controls, pixel_change, ratio_error
     from .transformed import TransformedImages, TransformedKinds, transformed_images
@@ -68,9 +70,11 @@ __all__ = [
     "OnStep",
     "OutputChange",
     "PairForm",
+    "PatchRowSpace",
     "PatchSpectrum",
     "SoftmaxJacobian",
     "SolverResult",
+    "SquareRounding",
     "Stationarity",
     "Step",
     "TransformedImages",

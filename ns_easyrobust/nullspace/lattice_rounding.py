@@ -73,8 +73,8 @@ class LatticeRounding:
         matrix, _ = linear_map(model, "pixel", None)
         self._setup(matrix)
 
-    def _setup(self, matrix: torch.Tensor) -> None:
-        self.matrix = matrix
+    def _setup(self, matrix: torch.Tensor, levels: int = LEVELS) -> None:
+        self.matrix, self.levels = matrix, levels
         gram = matrix.T @ matrix
         scale = float(gram.diagonal().mean())
         self.planes = [_plane(gram, share**2 * scale) for share in _STIFFNESS] if scale > 0 else []
@@ -93,7 +93,7 @@ class LatticeRounding:
             DataError: either is not (B, C, H, W) of pixels in [0, 1].
             OptionError: the shapes differ, or the sides are not multiples of the patch size.
         """
-        original, given = _patches(images, pixels, self.patch_size, self.matrix.shape[1])
+        original, given = checked_patches(images, pixels, self.patch_size, self.matrix.shape[1])
         levels = torch.cat(
             [
                 self.round_patches(x, z)
@@ -104,10 +104,10 @@ class LatticeRounding:
 
     def round_patches(self, original: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
         """Levels (P, n) for patches x and z, (P, n) each, float64 in [0, 1] on the CPU."""
-        target, start = original.T * LEVELS, given.T * LEVELS  # a row a pixel, contiguous while it is rounded
+        target, start = original.T * self.levels, given.T * self.levels  # a row a pixel, contiguous while it is rounded
         best = start.round()
         least = (self.matrix @ (best - target)).square().sum(0)
-        low, high = (start - self.reach).round().clamp_min(0), (start + self.reach).round().clamp_max(LEVELS)
+        low, high = (start - self.reach).round().clamp_min(0), (start + self.reach).round().clamp_max(self.levels)
         for plane in self.planes:
             levels = _nearest_plane(plane, start - plane.pull @ (start - target), low, high)
             error = (self.matrix @ (levels - target)).square().sum(0)
@@ -149,12 +149,12 @@ def embedding_error(model: nn.Module, images: torch.Tensor, pixels: torch.Tensor
     """
     patch_size = find_projection(model).kernel_size[0]
     matrix, _ = linear_map(model, "pixel", None)
-    original, given = _patches(images, pixels, patch_size, matrix.shape[1])
+    original, given = checked_patches(images, pixels, patch_size, matrix.shape[1])
     change, size = (((patches @ matrix.T).flatten(1)).norm(dim=1) for patches in (given - original, original))
     return torch.where(change > 0, change / size, 0.0)
 
 
-def _patches(
+def checked_patches(
     images: torch.Tensor, pixels: torch.Tensor, patch_size: int, input_dim: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Both as patches (B, N, C*p*p), float64 on the CPU."""
