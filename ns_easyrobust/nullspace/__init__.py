@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from .synthesis import measure, synthesize
     from .transfer import EncoderControls, encoder_controls, pixel_change, ratio_error
     from .transformed import TransformedImages, TransformedKinds, transformed_images
+    from .unseen_share import random_rows, unseen_share, unseen_share_of_rows
 
 __all__ = [
     "SPACES",
@@ -115,6 +116,7 @@ __all__ = [
     "pixel_change",
     "pixel_logits",
     "principal_cosines",
+    "random_rows",
     "ratio_error",
     "register_solver",
     "rounded_in_nullspace",
@@ -130,6 +132,8 @@ __all__ = [
     "unit_direction",
     "unit_roundoff",
     "unpatchify",
+    "unseen_share",
+    "unseen_share_of_rows",
     "valid_nullspace_noise",
     "valid_permutation",
     "within_token_control",
