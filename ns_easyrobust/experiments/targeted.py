@@ -1,4 +1,4 @@
-"""The experiment ``targeted``: images changed within the nullspace to look like others, while the model sees no change."""
+"""The experiment ``targeted``: images changed to look like others, while the model sees no change."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class TargetedExperiment(FigureExperiment):
             )
         if args.input_size < least_side():
             raise OptionError(
-                f"{args.model}: expected images of {least_side()} pixels at least, for structural similarity from afar, "
+                f"{args.model}: expected images of {least_side()} pixels at least, for SSIM from afar, "
                 f"found {args.input_size}. Choose another model."
             )
         spectrum = spectrum_with_nullspace(args.model, inputs.model)

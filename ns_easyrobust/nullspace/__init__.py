@@ -45,12 +45,12 @@ if TYPE_CHECKING:
         valid_permutation,
     )
     from .row_space import PatchRowSpace
+    from .shares import random_rows, unseen_share, unseen_share_of_rows
     from .solvers import SolverResult, centred, known_solvers, register_solver
     from .square_rounding import SquareRounding
     from .synthesis import measure, synthesize
     from .transfer import EncoderControls, encoder_controls, pixel_change, ratio_error
     from .transformed import TransformedImages, TransformedKinds, transformed_images
-    from .unseen_share import random_rows, unseen_share, unseen_share_of_rows
 
 __all__ = [
     "SPACES",

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from .table import ResultsTable
     from .table2 import Table2
     from .table2_view import table2_sheet
+    from .targeted import targeted_report
+    from .targeted_rows import UNCHANGED, shown_triplet_name
     from .transfer import transfer_report
     from .writing import write_report, write_tables
 
@@ -39,6 +41,7 @@ __all__ = [
     "GROUP_NAMES",
     "LEADERBOARDS",
     "PUBLISHED_TABLES",
+    "UNCHANGED",
     "Cell",
     "Endpoint",
     "FigureReport",
@@ -79,8 +82,10 @@ __all__ = [
     "patch_noise_report",
     "read_about",
     "robustbench_form",
+    "shown_triplet_name",
     "study_figure",
     "table2_sheet",
+    "targeted_report",
     "transfer_report",
     "wilson_interval",
     "write_report",

@@ -26,12 +26,14 @@ class TargetedRow:
         factor: how many times as large the images are as the model's own.
         kind: of transformed images, or :data:`UNCHANGED`.
         n: number of pairs.
+        names: of the numbers that there are.
     """
 
     def __init__(self, lines: Lines) -> None:
         self.factor, self.kind = lines[0]["factor"], lines[0]["kind"]
         self.n = sum(line["n"] for line in lines)
         self._lines = lines
+        self.names = frozenset(lines[0])
 
     def values(self, name: str) -> list[float]:
         """A number a pair."""
