@@ -40,7 +40,7 @@ class TargetedExperiment(FigureExperiment):
             help="average images N times as large in front of the model, so that patches and the nullspace are larger; "
             "each N is measured (default: 1 2 3 4)",
         )  # fmt: skip
-        add_photograph_arguments(group)
+        add_photograph_arguments(parser)
         group.add_argument(
             "--class-names", nargs="+", default=[], metavar="NAME",
             help="of the model's classes, in its order (default: numbers)",

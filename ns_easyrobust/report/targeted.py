@@ -160,9 +160,9 @@ def _findings(protocol: Mapping[str, Any], rows: Rows, factors: Sequence[int]) -
         for factor in factors
     )
     return [
-        "How far a transformed image can go is the share of the target's difference that lies in the nullspace. The "
-        "dimensions promise much; this trained embedding leaves little, as its rows see what images consist of: of the "
-        f"energy of target - source there is in the nullspace {sizes}.",
+        "How far a transformed image can go is the share of the target's difference that lies in the nullspace. An "
+        "untrained embedding leaves there what the dimensions promise; a trained one sees more of what images consist "
+        f"of: of the energy of target - source there is in the nullspace {sizes}.",
         f"Is the transformed image nearer the target than the source? With valid pixels, {look}.",
         f"At {patch * last} px its SSIM to the target is {_mean(valid.mean('ssim_target'))} and to the source "
         f"{_mean(valid.mean('ssim_source'))}, where the source's own to the target is "

@@ -38,12 +38,12 @@ def targeted_picture(
     pairs = sorted({line["shown"] for line in shown})
     columns = 2 + len(factors)
     width = max(9.2, (_SIDE + 0.1) * columns + 0.3)
-    top, below = (_SIDE + 0.5) * len(pairs) + 0.55, _PANELS + 1.35
+    top, below = (_SIDE + 0.5) * len(pairs) + 0.55, _PANELS + 1.8
     height = top + below
     with open_canvas(stream, width, height) as figure:
         if pairs:
             grid = figure.add_gridspec(
-                len(pairs), columns, left=0.03, right=0.99, top=1 - 0.5 / height, bottom=below / height,
+                len(pairs), columns, left=0.03, right=0.99, top=1 - 0.5 / height, bottom=(below - 0.05) / height,
                 wspace=0.06, hspace=0.3,
             )  # fmt: skip
             for place, number in enumerate(pairs):
@@ -136,6 +136,11 @@ def _draw_room(
     _curve(axes, found, "random_share", COLOURS[1], "s", "of t - x, random W", linestyle="--")
     _curve(axes, found, "unseen_share", COLOURS[0], "o", "of t - x, this W")
     axes.set_yscale("log")
+    marks = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]
+    least = axes.get_ylim()[0]
+    axes.set_ylim(least, 1.1)
+    axes.set_yticks([mark for mark in marks if mark > least], [f"{100 * mark:g}%" for mark in marks if mark > least])
+    axes.minorticks_off()
     axes.set_ylabel("share in the nullspace")
     axes.set_title("Room: target t, source x")
     axes.legend(loc="center right")
@@ -147,15 +152,17 @@ def _draw_look(
 ) -> None:
     valid = [rows[factor, nullspace.TransformedKinds.VALID] for factor in factors]
     plain = [rows[factor, UNCHANGED] for factor in factors]
-    for look, style, place in (("ssim", "-", ""), ("afar", "--", ", afar")):
-        _curve(axes, valid, f"{look}_source", COLOURS[0], "o", f"z to source{place}", linestyle=style)
-        _curve(axes, valid, f"{look}_target", COLOURS[1], "s", f"z to target{place}", linestyle=style)
-        _curve(axes, plain, f"{look}_target", GREY, "x", f"source to target{place}", linestyle=style)
-    axes.set_ylim(-0.03, 1.62)
+    for look, style in (("ssim", "-"), ("afar", "--")):
+        named = look == "ssim"
+        _curve(axes, valid, f"{look}_source", COLOURS[0], "o", "z to source" if named else "", linestyle=style)
+        _curve(axes, valid, f"{look}_target", COLOURS[1], "s", "z to target" if named else "", linestyle=style)
+        _curve(axes, plain, f"{look}_target", GREY, "x", "source to target" if named else "", linestyle=style)
+    axes.plot([], [], color="black", linestyle="--", label="from afar")
+    axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.5)
     axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
     axes.set_ylabel("SSIM")
     axes.set_title("Look of z, valid pixels")
-    axes.legend(loc="upper center", ncol=2, fontsize=6.6, handlelength=1.8, columnspacing=0.8, borderaxespad=0.1)
+    axes.legend(loc="upper center", ncol=2, fontsize=7.5, handlelength=1.7, columnspacing=0.8)
     _ticks(axes, names)
 
 
