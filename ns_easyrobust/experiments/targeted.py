@@ -80,8 +80,9 @@ class TargetedExperiment(FigureExperiment):
             },
             inputs.device,
         )  # fmt: skip
+        rounding = None
         for factor, (pairs, shown) in sizes.items():
-            _measure_size(inputs.model, factor, pairs, shown, args, results)
+            rounding = _measure_size(inputs.model, factor, pairs, shown, args, results, rounding)
 
     def report(self, protocol: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], parts: Path) -> FigureReport:
         """Triplets, how alike they look, and how much the outputs changed."""
@@ -98,17 +99,18 @@ def _pairs_at(
 
 
 def _measure_size(
-    small: nn.Module, factor: int, pairs: Pairs, shown: Pairs, args: argparse.Namespace, results: Results
-) -> None:
+    small: nn.Module, factor: int, pairs: Pairs, shown: Pairs, args: argparse.Namespace, results: Results,
+    like: nullspace.SquareRounding | None,
+) -> nullspace.SquareRounding | None:  # fmt: skip
     from tqdm.auto import tqdm
 
     size = max(1, args.batch_size // factor**2)
     starts = [start for start in range(0, len(pairs), size) if not results.find(factor=factor, start=start)]
     waiting = [number for number in range(len(shown)) if not results.find(factor=factor, shown=number)]
     if not starts and not waiting:
-        return
+        return like
     model = nullspace.enlarged(small, factor)
-    measuring = TripletMeasure(model, factor, derive_seed(args.seed, factor))
+    measuring = TripletMeasure(model, factor, derive_seed(args.seed, factor), like)
     for start in tqdm(starts, desc=f"pairs, {factor} times as large", unit="batch", disable=None):
         found = measuring(pairs.take(start, start + size))
         results.add(*({"factor": factor, "start": start, **line} for line in found))
@@ -117,6 +119,7 @@ def _measure_size(
         images = {kind: value[0] for kind, value in measuring.transformed(pair).items()}
         write_triplet(results.parts, number, factor, pair, images)
         results.add({"factor": factor, "shown": number, "names": pair.names[0], **_seen(model, pair, images)})
+    return measuring.rounding
 
 
 class TripletMeasure:
@@ -126,12 +129,13 @@ class TripletMeasure:
         model: enlarged.
         factor: how many pixels of the images are one of the model's own.
         seed: of the random embedding that the trained one is compared with.
+        like: rounding of the same model for images of another size.
     """
 
-    def __init__(self, model: nn.Module, factor: int, seed: int) -> None:
+    def __init__(self, model: nn.Module, factor: int, seed: int, like: nullspace.SquareRounding | None = None) -> None:
         self.model, self.factor = model, factor
         self.space = nullspace.PatchRowSpace(model)
-        self.rounding = nullspace.SquareRounding(model)
+        self.rounding = nullspace.SquareRounding(model, like=like)
         generator = torch.Generator().manual_seed(seed)
         self.random = nullspace.random_rows(len(self.space.rows), self.space.input_dim, generator=generator)
 

@@ -22,17 +22,22 @@ class SquareRounding(LatticeRounding):
     Args:
         model: with normalisation in front, wrapped or not.
         reach: most levels by which a sum moves before it is rounded; 0 is plain rounding of the sums.
+        like: that of the same model for images of another size, whose decompositions are used again.
 
     Raises:
         ModelError, OptionError: as LatticeRounding.
     """
 
-    def __init__(self, model: nn.Module, *, reach: int = 8) -> None:
-        self.space = PatchRowSpace(model)
+    def __init__(self, model: nn.Module, *, reach: int = 8, like: SquareRounding | None = None) -> None:
+        self.space, self._like = PatchRowSpace(model), like
         super().__init__(model, reach=reach)
 
     def _setup(self, matrix: torch.Tensor, levels: int = LEVELS) -> None:
-        super()._setup(self.space.matrix, levels * self.space.square**2)
+        small, levels = self.space.matrix, levels * self.space.square**2
+        if self._like is not None and _are_multiples(small, self._like.matrix):  # planes do not depend on its size
+            self.matrix, self.levels, self.planes = small, levels, self._like.planes
+        else:
+            super()._setup(small, levels)
 
     def __call__(self, images: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """As :meth:`~.lattice_rounding.LatticeRounding.__call__`; no pixel moves by more than the levels of its sum."""
@@ -51,6 +56,10 @@ class SquareRounding(LatticeRounding):
         squares = wanted.unflatten(-1, (space.channels, side, f, side, f)).transpose(-3, -2)
         levels = nearest_of_sum(squares.flatten(-2), sums.unflatten(-1, (space.channels, side, side)), LEVELS)
         return levels.unflatten(-1, (f, f)).transpose(-3, -2).flatten(1)
+
+
+def _are_multiples(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one / one.norm(), other / other.norm(), rtol=1e-6, atol=1e-9)
 
 
 def nearest_of_sum(wanted: torch.Tensor, sums: torch.Tensor, most: int) -> torch.Tensor:

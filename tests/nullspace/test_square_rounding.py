@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 import torch
 
 from ns_easyrobust.nullspace.enlargement import enlarged
@@ -30,7 +31,12 @@ def test_files_of_larger_images_are_read_nearly_as_before(trained, digits):
     images = torch.nn.functional.interpolate(digits[0][1297:1300].double(), scale_factor=2)
     model = enlarged(trained, 2)
     pixels = nearest_valid(model, images, images.flip(0)).images
-    kept = SquareRounding(model)(images, pixels)
+    rounding = SquareRounding(model)
+    kept = rounding(images, pixels)
+    again = SquareRounding(model, like=SquareRounding(trained))
+    assert embedding_error(model, images, again(images, pixels)).tolist() == pytest.approx(
+        embedding_error(model, images, kept).tolist(), rel=0.2
+    )
     levels = 255 * kept
     assert torch.allclose(levels, levels.round(), atol=1e-9)
     assert bool(((kept >= 0) & (kept <= 1)).all())
