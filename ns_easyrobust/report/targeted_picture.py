@@ -143,7 +143,7 @@ def _draw_room(
     axes.minorticks_off()
     axes.set_ylabel("share in the nullspace")
     axes.set_title("Room: target t, source x")
-    axes.legend(loc="center right")
+    axes.legend(loc="best", fontsize=7.5)
     _ticks(axes, names)
 
 
