@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .float64 import float64_copy
     from .lattice_rounding import LatticeRounding, embedding_error, rounded_in_nullspace
     from .local_spectrum import LocalSpectrum, SoftmaxJacobian
-    from .mark import CrossFit, cross_fitted, mark_scores, threshold_at
+    from .mark import CrossFit, MarkDetector, cross_fitted, nullspace_share, threshold_at
     from .noise import Influence, Noise, Step
     from .objective import OnStep
     from .pixel_noise import (
@@ -58,6 +58,7 @@ __all__ = [
     "LatticeRounding",
     "LeastSeen",
     "LocalSpectrum",
+    "MarkDetector",
     "Noise",
     "NoiseConfig",
     "NoiseLearner",
@@ -88,10 +89,10 @@ __all__ = [
     "layer_norm_nullity",
     "layer_norm_nullspace",
     "least_seen",
-    "mark_scores",
     "measure",
     "nearest_row",
     "norm_at_influence",
+    "nullspace_share",
     "output_change",
     "patch_nullspace",
     "patch_pseudo_inverse",
