@@ -99,4 +99,5 @@ def test_what_is_named_is_what_the_extras_hold():
     for command in packages._INSTALL.values():
         words = [word for word in shlex.split(command) if word not in ("pip", "install", "--no-deps", "&&")]
         dependencies = {"einops", "ftfy", "opt_einsum", "regex"}  # that easyrobust declares
+        dependencies |= {f"ns_easyrobust[{extra}]" for extra in config["options.extras_require"]}
         assert {re.split("[<>=]", word)[0].lower() for word in words} <= held | dependencies
