@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from .. import nullspace, report
 from ..utils import np, os_errors_as_output_errors, torch, write_atomically
@@ -49,7 +50,7 @@ def write_triplet(folder: Path, number: int, factor: int, pair: Pairs, images: M
     write_atomically(whole / f"{number}-{factor}x-transformed.npy", save_exact)
 
 
-def _as_image(pixels: torch.Tensor):  # type: ignore[no-untyped-def]
+def _as_image(pixels: torch.Tensor) -> Any:
     from PIL import Image
 
     levels = (pixels.double() * 255).round().cpu().numpy().astype(np.uint8)

@@ -143,33 +143,34 @@ def _findings(protocol: Mapping[str, Any], rows: Rows, factors: Sequence[int]) -
         f"{100 * rows[factor, UNCHANGED].mean('random_share').mean:.0f}%)"
         for factor in factors
     )
-    look = "; ".join(
-        f"{patch * factor} px: by root mean square on {row.share(row.nearer('rms'))}, by SSIM on "
-        f"{row.share(row.nearer('ssim'))}, by SSIM from afar on {row.share(row.nearer('afar'))}"
-        for factor in factors
-        for row in [rows[factor, kinds.VALID]]
+    valid = [rows[factor, kinds.VALID] for factor in factors]
+    look = ", ".join(
+        f"{' / '.join(str(row.nearer(look)) for look in LOOKS)} at {patch * row.factor} px" for row in valid
     )
-    valid, plain = rows[last, kinds.VALID], rows[last, UNCHANGED]
+    most = max(row.nearer(look) for row in valid for look in LOOKS)
+    likeness = "; ".join(
+        f"{patch * row.factor} px: {_mean(row.mean('ssim_target'))} to the target, {_mean(row.mean('ssim_source'))} to "
+        f"the source (the source's own to the target: {_mean(rows[row.factor, UNCHANGED].mean('ssim_target'))})"
+        for row in valid
+    )
     changes = "; ".join(
-        f"{patch * factor} px: "
-        + ", ".join(
-            f"{max(rows[factor, kind].values('confidence')):.1e} ({kind}; prediction unchanged on "
-            f"{rows[factor, kind].share(rows[factor, kind].unchanged)})"
-            for kind in (*kinds.ALL, kinds.LATTICE)
-        )
-        for factor in factors
+        f"{kind}: "
+        + ", ".join(f"{max(rows[factor, kind].values('confidence')):.1e} at {patch * factor} px" for factor in factors)
+        for kind in (*kinds.ALL, kinds.LATTICE)
     )
+    fewest = min((row for row in rows.values() if row.kind != UNCHANGED), key=lambda row: row.unchanged)
     return [
         "How far a transformed image can go is the share of the target's difference that lies in the nullspace. An "
         "untrained embedding leaves there what the dimensions promise; a trained one sees more of what images consist "
         f"of: of the energy of target - source there is in the nullspace {sizes}.",
-        f"Is the transformed image nearer the target than the source? With valid pixels, {look}.",
-        f"At {patch * last} px its SSIM to the target is {_mean(valid.mean('ssim_target'))} and to the source "
-        f"{_mean(valid.mean('ssim_source'))}, where the source's own to the target is "
-        f"{_mean(plain.mean('ssim_target'))}; from afar {_mean(valid.mean('afar_target'))} and "
-        f"{_mean(valid.mean('afar_source'))}, where it is {_mean(plain.mean('afar_target'))}.",
-        "The outputs do stay, and need no backpropagation. Largest change of the confidence of the source's class, at "
-        f"{changes}.",
+        "Is the transformed image nearer the target than the source? With valid pixels, by root mean square / SSIM / "
+        f"SSIM from afar: on {look}, of {valid[0].n} pairs each; the most is {valid[0].share(most)}.",
+        f"Its SSIM, with valid pixels, is at {likeness}. From afar, at {patch * last} px: "
+        f"{_mean(valid[-1].mean('afar_target'))} to the target, {_mean(valid[-1].mean('afar_source'))} to the source "
+        f"(the source's own to the target: {_mean(rows[last, UNCHANGED].mean('afar_target'))}).",
+        f"The outputs do stay, and need no backpropagation: of every size and kind, the prediction is unchanged on "
+        f"{fewest.share(fewest.unchanged)} pairs at least. The largest change of the confidence of the source's class, "
+        f"of {valid[0].n} pairs: {changes}.",
     ]
 
 

@@ -65,7 +65,7 @@ def targeted_picture(
         text = wrap_text(
             f"Transformed: files of 8 bits, rounded within the nullspace; shown at most 224 pixels wide. n={n} pairs a "
             "size; bars: 95% of the mean over pairs (Student's t), mostly smaller than the signs. Right: a dot a pair, "
-            "a black edge for the largest.",
+            "a black edge for the largest. Orange names: another prediction than the source's.",
             int(15.5 * width),
         )
         figure.text(0.5, 0.06 / height, text, ha="center", va="bottom", fontsize=8, color=GREY)
@@ -104,8 +104,8 @@ def _draw_image(
     same = label == line["predictions"]["source"][0]
     text = f"{class_name(protocol, label)}  {100 * best:.2f}%"
     if column < 2:
-        text = f"{presentable(line['names'][column])}: {text}"
-    elif column >= 2:
+        text += f"\n({presentable(line['names'][column])})"
+    else:
         text += f"\n(source {100 * line['predictions']['source'][1]:.2f}%)"
     axes.set_xlabel(text, fontsize=8, color="black" if same else COLOURS[1], labelpad=3)
 

@@ -59,7 +59,9 @@ def test_the_report_has_intervals_and_draws_triplets(tmp_path):
     low, high = stats.t.interval(0.95, 2, 20, stats.sem([10, 20, 30]))
     assert f"20.00 [{low:.2f}, {high:.2f}]" in text
     assert "20.0% at 8 px (random: 75%), 20.0% at 16 px" in text
-    assert "6.0e-03 (8 bits, lattice; prediction unchanged on 2 of 3" in text
+    assert "8 bits, lattice: 6.0e-03 at 8 px, 6.0e-03 at 16 px" in text
+    assert "the prediction is unchanged on 2 of 3 [" in text
+    assert "on 1 / 2 / 1 at 8 px, 1 / 2 / 1 at 16 px, of 3 pairs each; the most is 2 of 3 [" in text
     psnr = -20 * (np.log10(0.2) + np.log10(0.3) + np.log10(0.1)) / 3
     assert f"{psnr:.1f}" in text
     assert ("75.0" in text, "93.8" in text) == (True, True)  # 1 - 48 / 192, 1 - 48 / 768
