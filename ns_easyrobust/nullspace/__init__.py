@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .closure import PairForm, combined, draw_pairs, even_steps, norm_at_influence, share_under
     from .config import NoiseConfig
     from .constructed_attention import constructed_layer, heads_of
+    from .enlargement import enlarged
     from .exact import SPACES, PatchSpectrum, find_projection, patch_nullspace, patch_pseudo_inverse, patch_spectrum
     from .exact_noise import patchify, sample_nullspace, unpatchify, valid_nullspace_noise
     from .exploratory import (
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from .feasible import FeasibleNorm, ImageInfluence, InfluenceProbe, first_crossing, unit_direction
     from .float64 import float64_copy
     from .local_spectrum import LocalSpectrum, SoftmaxJacobian
+    from .nearest import NearestImages, nearest_in_nullspace, nearest_valid
     from .noise import Influence, Noise, Step
     from .objective import OnStep
     from .pixel_noise import (
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from .solvers import SolverResult, centred, known_solvers, register_solver
     from .synthesis import measure, synthesize
     from .transfer import EncoderControls, encoder_controls, pixel_change, ratio_error
+    from .transformed import TransformedImages, TransformedKinds, transformed_images
 
 __all__ = [
     "SPACES",
@@ -54,6 +57,7 @@ __all__ = [
     "InfluenceProbe",
     "LeastSeen",
     "LocalSpectrum",
+    "NearestImages",
     "Noise",
     "NoiseConfig",
     "NoiseLearner",
@@ -65,11 +69,14 @@ __all__ = [
     "SolverResult",
     "Stationarity",
     "Step",
+    "TransformedImages",
+    "TransformedKinds",
     "centred",
     "combined",
     "constructed_layer",
     "draw_pairs",
     "encoder_controls",
+    "enlarged",
     "even_steps",
     "exploratory_loss",
     "find_projection",
@@ -83,7 +90,9 @@ __all__ = [
     "layer_norm_nullspace",
     "least_seen",
     "measure",
+    "nearest_in_nullspace",
     "nearest_row",
+    "nearest_valid",
     "norm_at_influence",
     "output_change",
     "patch_nullspace",
@@ -103,6 +112,7 @@ __all__ = [
     "share_under",
     "symmetric_share",
     "synthesize",
+    "transformed_images",
     "uniform_start",
     "unit_direction",
     "unit_roundoff",
