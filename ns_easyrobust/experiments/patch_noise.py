@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import nullspace, report
-from ..errors import DataError, ModelError, OptionError
+from ..errors import DataError, OptionError
 from ..utils import derive_seed, file_or_folder, float_in, np, torch, write_atomically
-from .exact_nullspace import spectrum_with_nullspace
+from .exact_nullspace import in_float64, spectrum_with_nullspace
 from .figure import FigureExperiment
 from .inputs import add_input_arguments, open_inputs
 from .registry import register_experiment
@@ -22,7 +21,6 @@ from .results import Results
 if TYPE_CHECKING:
     from ..report import FigureReport
 
-_logger = logging.getLogger(__name__)
 # What seeds are derived from, beside the number of the batch; a photograph's are those of the batch of its number.
 _SAMPLE, _VALID, _SAMPLE_ORDER, _VALID_ORDER = range(4)
 _PHOTOGRAPH = 10**6
@@ -79,7 +77,7 @@ class PatchNoiseExperiment(FigureExperiment):
             inputs.device,
         )  # fmt: skip
         batches = inputs.measured.batches(args.batch_size)
-        double = _in_float64(inputs.model, batches[0][:1])
+        double = in_float64(inputs.model, batches[0][:1])
         for number, images in enumerate(tqdm([*batches, photographs], desc="patch noise", unit="batch", disable=None)):
             is_shown = number == len(batches)
             if results.find(**({"photograph": names[-1]} if is_shown else {"batch": number})):
@@ -100,16 +98,6 @@ class PatchNoiseExperiment(FigureExperiment):
     def report(self, protocol: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], parts: Path) -> FigureReport:
         """Photographs with their noises, and how much the outputs changed."""
         return report.patch_noise_report(protocol, lines, parts)
-
-
-def _in_float64(model: torch.nn.Module, images: torch.Tensor) -> torch.nn.Module | None:
-    """A copy in float64; None, with a warning, of a model that does not run so."""
-    try:
-        exact: torch.nn.Module = nullspace.float64_copy(model, images)[0]
-    except ModelError as error:
-        _logger.warning("the rows of float64 are left out: %s", error)
-        return None
-    return exact
 
 
 def noisy_images(

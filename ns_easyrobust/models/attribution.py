@@ -15,7 +15,7 @@ inputs in proportion to what they contribute, and its total stays the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -68,9 +68,11 @@ def recorded_layers(model: nn.Module) -> Iterator[Calls]:
 def _layers(model: nn.Module) -> list[nn.Module]:
     encoder: Any = find_encoder(model)
     layers: list[nn.Module] = []
-    for number, block in enumerate(attention_blocks(model)):
+    blocks: Sequence[Any] = attention_blocks(model)
+    for number, block in enumerate(blocks):
         norm1, qkv = plain_qkv(model, number, block)
-        norm2, mlp = getattr(block, "norm2", None), getattr(block, "mlp", None)
+        norm2: Any = getattr(block, "norm2", None)
+        mlp: Any = getattr(block, "mlp", None)
         parts = {name for name, _ in mlp.named_children()} if isinstance(mlp, nn.Module) else set()
         is_plain = {"fc1", "fc2"} <= parts <= {"fc1", "act", "drop", "drop1", "drop2", "norm", "fc2"} and all(
             isinstance(getattr(mlp, name), nn.Linear) for name in ("fc1", "fc2")

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from .patch_noise import patch_noise_report
     from .patch_noise_rows import PatchNoiseKinds
     from .published import PUBLISHED_TABLES, Published
+    from .saliency import saliency_report
+    from .saliency_picture import heat_overlay
+    from .saliency_rows import SaliencyKinds
     from .seed_statistics import Interval, interval_of_mean
     from .sheet import Cell, Sheet, as_text, escape, escape_text
     from .statistics import holm, wilson_interval
@@ -49,6 +52,7 @@ __all__ = [
     "PrimaryEndpoint",
     "Published",
     "ResultsTable",
+    "SaliencyKinds",
     "SecondaryEndpoint",
     "SeedRun",
     "Sheet",
@@ -71,6 +75,7 @@ __all__ = [
     "escape_text",
     "feasible_norm_figure",
     "files_of",
+    "heat_overlay",
     "holm",
     "image_sheet",
     "interval_of_mean",
@@ -79,6 +84,7 @@ __all__ = [
     "patch_noise_report",
     "read_about",
     "robustbench_form",
+    "saliency_report",
     "study_figure",
     "table2_sheet",
     "transfer_report",
