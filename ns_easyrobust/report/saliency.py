@@ -38,7 +38,7 @@ def saliency_report(protocol: Mapping[str, Any], lines: Lines, parts: Path) -> F
     sheets = []
     for title, name in (("Correlation of patches", "correlation"), ("SSIM of maps", "ssim")):
         table = [
-            (_title(method), [_cell(getattr(rows[(method, *pair, "float32")], name)) for pair in pairs])
+            (_title(method), [_cell(getattr(rows[method, pair[0], pair[1], "float32"], name)) for pair in pairs])
             for method in methods
         ]
         sheets.append((f"{title}, mean [95%]", Sheet(headings, table)))
@@ -208,8 +208,8 @@ def _how(protocol: Mapping[str, Any], predictions: Mapping[str, PredictionRow]) 
         f"n={format_count(predictions[SaliencyKinds.VALID].n, 'pair')} of images of different predictions "
         f"({presentable(protocol['images_from'])}; {protocol['preprocessing']}), {presentable(protocol['model'])}"
         f"{larger}, patches of {protocol['patch']} pixels, {protocol['input_dim']} numbers each, nullspace of "
-        f"dimension {protocol['nullity']} in pixel space. least squares: the source changed within the nullspace so as to be "
-        "nearest to the target (Eq. 12), as floats, unclipped. valid pixels: nearest among images with pixels in "
+        f"dimension {protocol['nullity']} in pixel space. least squares: the source changed within the nullspace so as "
+        "to be nearest to the target (Eq. 12), as floats, unclipped. valid pixels: nearest among images with pixels in "
         f"[0, 1], by Dykstra's projections (largest residual {predictions[SaliencyKinds.VALID].residual:.1e}). 8 bits: "
         "the latter, rounded. Each map explains the model's own top-1 for its own image. Correlation: Pearson's, over "
         "the numbers of an image's patches; SSIM: scikit-image's, of the maps on the image, each from 0 to 1. Pairs "
