@@ -31,7 +31,7 @@ class SaliencyExperiment(FigureExperiment):
 
     def add_inputs(self, parser: argparse.ArgumentParser) -> None:
         """Add the checkpoint, the images, the methods, and what is shown and written."""
-        add_input_arguments(parser, images=96, enlarge=True)
+        add_input_arguments(parser, images=64, enlarge=True)
         group = parser.add_argument_group("maps and picture")
         group.add_argument(
             "--methods", nargs="+", default=list(report.SaliencyKinds.METHODS), metavar="NAME",
