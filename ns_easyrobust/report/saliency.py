@@ -16,6 +16,8 @@ from .sheet import Cell, Sheet, format_count
 from .statistics import wilson_interval
 
 Rows = Mapping[tuple[str, str, str, str], SaliencyRow]
+_VISIBLE = 1e-2  # share of a map's largest value from which a change can be seen
+_SAME = 0.999  # correlation of maps that an eye cannot tell apart
 _SEEN_ALREADY = 0.5  # correlation of sources and targets from which on a map says little about its image
 
 
@@ -69,7 +71,8 @@ def _cell(found: Interval | None) -> Cell:
 
 def _shown(found: Interval) -> str:
     """With as many digits as tell it from 1."""
-    digits = 6 if found.mean > 0.9995 else 4 if found.mean > 0.99 else 3
+    near = 1 - found.low
+    digits = 3 if near > 5e-3 else 4 if near > 5e-4 or near < 5e-7 else 6
     return f"{found.mean:.{digits}f} [{found.low:.{digits}f}, {min(found.high, 1.0):.{digits}f}]"
 
 
@@ -94,12 +97,13 @@ def _findings(methods: Sequence[str], rows: Rows, predictions: Mapping[str, Pred
     n = of(methods[0], kinds.TARGET).n
     return [
         _before_rounding(methods, rows, predictions[kinds.VALID].residual),
-        f"After rounding to 8 bits the maps are no longer the same numbers, but nearly the same maps: "
-        f"{_listed({method: of(method, kinds.ROUNDED).correlation for method in methods})} (mean correlation of source "
-        f"and transformed, n={n}); the least correlation of a pair is "
-        f"{_least({method: of(method, kinds.ROUNDED) for method in methods})}. The prediction stays on "
-        f"{_agreement(predictions[kinds.ROUNDED])} of the pairs.",
-        "The control: maps of source and target agree by "
+        *_unstable(methods, rows),
+        "In 8 bits, maps of source and transformed image correlate by "
+        f"{_listed({method: of(method, kinds.ROUNDED).correlation for method in methods})} (mean, n={n}); the least "
+        f"correlation of a pair is {_least({method: of(method, kinds.ROUNDED) for method in methods})}. The prediction "
+        f"stays on {_agreement(predictions[kinds.ROUNDED])} of the pairs, and no probability moves by more than "
+        f"{predictions[kinds.ROUNDED].confidence:.1e}.",
+        "The control: maps of source and target correlate by "
         f"{_listed({method: of(method, kinds.TARGET).correlation for method in methods})}. {_differs(methods, rows)}",
         "Transformed images lie "
         f"{predictions[kinds.ROUNDED].from_target.mean:.3f} from their targets and "
@@ -112,43 +116,62 @@ def _findings(methods: Sequence[str], rows: Rows, predictions: Mapping[str, Pred
 
 def _before_rounding(methods: Sequence[str], rows: Rows, residual: float) -> str:
     kinds = SaliencyKinds
-    text = f"Before rounding: {_moved(methods, rows, kinds.LEAST_SQUARES)}; {_moved(methods, rows, kinds.VALID)}. "
-    least = min(
-        min(rows[method, kinds.SOURCE, kind, "float32"].correlations, default=1.0)
-        for method in methods
+    least = {
+        kind: min(min(rows[method, kinds.SOURCE, kind, "float32"].correlations, default=1.0) for method in methods)
         for kind in (kinds.LEAST_SQUARES, kinds.VALID)
+    }
+    text = "Before rounding to 8 bits, the farthest that a patch's number moves from source to transformed image, as a "
+    text += f"share of its map's largest: {'; '.join(_moved(methods, rows, kind) for kind in least)}. "
+    text += (
+        f"The least correlation of a pair is {' and '.join(f'{_floor(value)} ({k})' for k, value in least.items())}, "
     )
-    text += f"The least correlation of a pair's maps is {_floor(least)} (float32, all methods and both kinds). "
-    text += f"With valid pixels the projection stops at a residual of at most {residual:.1e}, which is not exactly 0"
+    text += f"in float32 and over all methods. Valid pixels leave a residual of at most {residual:.1e}."
     if any(key[3] == "float64" for key in rows):
-        return f"{text}."
-    return f"{text}. The model does not run in float64, which would tell how much of it is rounding."
+        return text
+    return f"{text} The model does not run in float64, which would tell how much of it is rounding."
 
 
 def _moved(methods: Sequence[str], rows: Rows, kind: str) -> str:
     """How far the worst patch's number moves, by the method where that is most, and by the others."""
     parts = []
     for precision in ("float32", "float64"):
-        found = {
-            _title(method): row.difference or 0.0
-            for method in methods
-            if (row := rows.get((method, SaliencyKinds.SOURCE, kind, precision)))
-        }
+        found = _differences(methods, rows, kind, precision)
         if not found:
             continue
         worst = max(found, key=found.__getitem__)
         others = [value for method, value in found.items() if method != worst]
         rest = f", {max(others):.1e} by the others" if others else ""
-        parts.append(f"{found[worst]:.1e} by {worst}{rest} in {precision}")
-    return (
-        f"{kind}, between source and transformed image a patch's number moves at most by {', and '.join(parts)}, as a "
-        "share of its map's largest"
+        parts.append(f"{found[worst]:.1e} by {_title(worst)}{rest} in {precision}")
+    return f"{kind}, {', and '.join(parts)}"
+
+
+def _differences(methods: Sequence[str], rows: Rows, kind: str, precision: str) -> dict[str, float]:
+    keys = {method: (method, SaliencyKinds.SOURCE, kind, precision) for method in methods}
+    return {method: rows[key].difference or 0.0 for method, key in keys.items() if key in rows}
+
+
+def _unstable(methods: Sequence[str], rows: Rows) -> list[str]:
+    """Of methods by which rounding errors alone change maps: the same in float64, not in float32."""
+    coarse, fine = (
+        _differences(methods, rows, SaliencyKinds.LEAST_SQUARES, precision) for precision in ("float32", "float64")
     )
+    found = []
+    for method in fine:
+        if coarse[method] > _VISIBLE > 1e3 * fine[method]:
+            row = rows[method, SaliencyKinds.SOURCE, SaliencyKinds.LEAST_SQUARES, "float32"]
+            few = sum(value < _SAME for value in row.correlations)
+            found.append(
+                f"So {_title(method)} is not stable: where the transformed image's embedding is the source's up to "
+                f"rounding errors, its maps are the same in float64 (to {fine[method]:.1e}), but in float32 {few} of "
+                f"{row.n} pairs correlate by less than {_SAME:g}, the least by {min(row.correlations):.3f}. It divides "
+                "by sums that may be next to 0. That is the method's own, not the transformed image's."
+            )
+    return found
 
 
 def _floor(value: float) -> str:
     """Rounded down, so that it is not 1 unless it is."""
-    return f"{math.floor(value * 10**6) / 10**6:.6f}"
+    return f"{math.floor(value * 10**6 + 1e-4) / 10**6:.6f}"
 
 
 def _listed(found: Mapping[str, Interval | None]) -> str:

@@ -12,7 +12,7 @@ from .canvas import COLOURS, GREY, open_canvas, wrap_text
 from .presentable import presentable
 from .saliency_rows import SaliencyKinds, SaliencyRow
 
-_SIDE = 1.22  # inches of an image
+_SIDE = 1.05  # inches of an image
 _MAP = "inferno"  # even in lightness, also to the colour-blind
 _HEAT = 0.62  # share of the map's colour where it lies over an image
 _SERIES = (

@@ -64,8 +64,11 @@ def test_rows_join_batches_and_leave_constant_maps_out():
 
 def test_findings_are_made_of_the_lines(tmp_path):
     text = " ".join(saliency_report(PROTOCOL, lines(), tmp_path).to_text().split())
-    assert "moves at most by 2.0e-02 by rollout, 2.0e-02 by the others in float32, and 3.0e-13 by rollout" in text
-    assert "a residual of at most 1.0e-06" in text
+    assert "least squares, 2.0e-02 by rollout, 2.0e-02 by the others in float32, and 3.0e-13 by rollout" in text
+    assert "is 0.999990 (least squares) and 0.999900 (valid pixels)" in text
+    assert "Valid pixels leave a residual of at most 1.0e-06" in text
+    assert "So rollout is not stable" in text
+    assert "0 of 6 pairs correlate by less than 0.999" in text
     values = [0.97, 0.96, 0.97] * 2
     low, high = stats.t.interval(0.95, 5, np.mean(values), stats.sem(values))
     assert f"rollout {np.mean(values):.3f} [{low:.3f}, {high:.3f}]" in text
@@ -82,6 +85,7 @@ def test_a_control_that_agrees_as_much_is_said_and_float64_may_be_missing(tmp_pa
     text = " ".join(saliency_report(PROTOCOL, found, tmp_path).to_text().split())
     assert "By rollout, it is not less than that of source and transformed image in 8 bits." in text
     assert "The model does not run in float64" in text
+    assert "not stable" not in text
 
 
 def test_the_picture_shows_maps_over_images(tmp_path):
