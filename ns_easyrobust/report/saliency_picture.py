@@ -125,7 +125,7 @@ def _draw_agreement(
         axes.set_xticks(range(len(methods)), [SaliencyKinds.TITLES[method] for method in methods], fontsize=7.5)
         axes.tick_params(axis="x", length=0)
         axes.set_xlim(-0.6, len(methods) - 0.4)
-        axes.set_ylim(top=1.06)
+        axes.set_ylim(min(0, axes.get_ylim()[0]), 1.06)
         axes.axhline(1, color=GREY, linewidth=0.8, linestyle=":")
         axes.grid(visible=False, axis="x")
         axes.set_title(f"agreement with the source: {title}", fontsize=9)

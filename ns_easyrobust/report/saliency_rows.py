@@ -20,7 +20,7 @@ class SaliencyKinds:
         "rollout": "rollout",
         "grad-cam": "Grad-CAM",
         "attention-grad-cam": "attention\nGrad-CAM",
-        "chefer": "LRP (Chefer)",
+        "chefer": "LRP\n(Chefer)",
     }
     SOURCE, TARGET, TRANSFORMED = "source", "target", "transformed"
     SHOWN: ClassVar = (SOURCE, TARGET, TRANSFORMED)
@@ -90,7 +90,8 @@ class PredictionRow:
         n: pairs.
         unchanged: of how many the prediction stays.
         confidence: largest change of a probability.
-        nearness: distance to the target as a share of the source's, pair by pair is stored, here the mean.
+        from_target, from_source: root mean square of pixels from 0 to 1, mean over pairs.
+        residual: the largest of those with valid pixels; 0 for others.
         outside: share of pixels outside of [0, 1].
     """
 
