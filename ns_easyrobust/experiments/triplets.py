@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,9 +55,20 @@ class Pairs:
 
 
 def pair_images(model: nn.Module, images: ImageSet, batch_size: int, seed: int) -> Pairs:
-    """Each image as a source, with a random other one as its target that the model predicts another class for.
+    """Each image as a source, with that of :func:`draw_targets` as its target."""
+    return paired(images, draw_targets(model, images, batch_size, seed))
 
-    Each target is drawn alone: an image may be the target of several.
+
+def paired(images: ImageSet, targets: Sequence[int]) -> Pairs:
+    """Each image as a source; ``targets`` are the numbers of theirs."""
+    names = [(f"image {number + 1}", f"image {other + 1}") for number, other in enumerate(targets)]
+    return Pairs(images.pixels, images.pixels[torch.tensor(targets, device=images.pixels.device)], names)
+
+
+def draw_targets(model: nn.Module, images: ImageSet, batch_size: int, seed: int) -> list[int]:
+    """For each image the number of a random other one that the model predicts another class for.
+
+    Each is drawn alone: an image may be the target of several.
 
     Raises:
         DataError: the model predicts the same class for all images.
@@ -73,8 +85,7 @@ def pair_images(model: nn.Module, images: ImageSet, batch_size: int, seed: int) 
                 f"predicted for all {len(images)}. Give others, or more."
             )
         chosen.append(int(others[torch.randint(len(others), (), generator=generator)]))
-    names = [(f"image {number + 1}", f"image {other + 1}") for number, other in enumerate(chosen)]
-    return Pairs(images.pixels, images.pixels[torch.tensor(chosen, device=images.pixels.device)], names)
+    return chosen
 
 
 def pair_photographs(args: argparse.Namespace, device: torch.device, most: int = 4) -> Pairs | None:

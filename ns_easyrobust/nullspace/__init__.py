@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     )
     from .feasible import FeasibleNorm, ImageInfluence, InfluenceProbe, first_crossing, unit_direction
     from .float64 import float64_copy
+    from .lattice_rounding import LatticeRounding, embedding_error, rounded_in_nullspace
     from .local_spectrum import LocalSpectrum, SoftmaxJacobian
+    from .mark import CrossFit, cross_fitted, mark_scores, threshold_at
     from .nearest import NearestImages, nearest_in_nullspace, nearest_valid
     from .noise import Influence, Noise, Step
     from .objective import OnStep
@@ -42,7 +44,10 @@ if TYPE_CHECKING:
         scaled_to_rms,
         valid_permutation,
     )
+    from .row_space import PatchRowSpace
+    from .shares import random_rows, unseen_share, unseen_share_of_rows
     from .solvers import SolverResult, centred, known_solvers, register_solver
+    from .square_rounding import SquareRounding
     from .synthesis import measure, synthesize
     from .transfer import EncoderControls, encoder_controls, pixel_change, ratio_error
     from .transformed import TransformedImages, TransformedKinds, transformed_images
@@ -50,11 +55,13 @@ if TYPE_CHECKING:
 __all__ = [
     "SPACES",
     "AllOnesCheck",
+    "CrossFit",
     "EncoderControls",
     "FeasibleNorm",
     "ImageInfluence",
     "Influence",
     "InfluenceProbe",
+    "LatticeRounding",
     "LeastSeen",
     "LocalSpectrum",
     "NearestImages",
@@ -64,9 +71,11 @@ __all__ = [
     "OnStep",
     "OutputChange",
     "PairForm",
+    "PatchRowSpace",
     "PatchSpectrum",
     "SoftmaxJacobian",
     "SolverResult",
+    "SquareRounding",
     "Stationarity",
     "Step",
     "TransformedImages",
@@ -74,7 +83,9 @@ __all__ = [
     "centred",
     "combined",
     "constructed_layer",
+    "cross_fitted",
     "draw_pairs",
+    "embedding_error",
     "encoder_controls",
     "enlarged",
     "even_steps",
@@ -89,6 +100,7 @@ __all__ = [
     "layer_norm_nullity",
     "layer_norm_nullspace",
     "least_seen",
+    "mark_scores",
     "measure",
     "nearest_in_nullspace",
     "nearest_row",
@@ -104,19 +116,24 @@ __all__ = [
     "pixel_change",
     "pixel_logits",
     "principal_cosines",
+    "random_rows",
     "ratio_error",
     "register_solver",
+    "rounded_in_nullspace",
     "rounded_to_8_bits",
     "sample_nullspace",
     "scaled_to_rms",
     "share_under",
     "symmetric_share",
     "synthesize",
+    "threshold_at",
     "transformed_images",
     "uniform_start",
     "unit_direction",
     "unit_roundoff",
     "unpatchify",
+    "unseen_share",
+    "unseen_share_of_rows",
     "valid_nullspace_noise",
     "valid_permutation",
     "within_token_control",

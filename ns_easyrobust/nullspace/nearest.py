@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from ..errors import OptionError
-from .exact import find_projection, row_and_null_space
-from .exact_noise import check_pixels, patchify, project_to_nullspace, unpatchify
+from .exact_noise import check_pixels, patchify, unpatchify
+from .row_space import PatchRowSpace
 
 _CHECK_EVERY = 20  # steps between two looks at which patches are done
 
@@ -58,9 +58,10 @@ def nearest_in_nullspace(model: nn.Module, sources: torch.Tensor, targets: torch
         True
     """
     _check(sources, targets)
-    patch_size = find_projection(model).kernel_size[0]
-    basis = row_and_null_space(model, "pixel", None)[1]
-    return sources.double() + project_to_nullspace(basis, targets.double() - sources.double(), patch_size)
+    space = PatchRowSpace(model, sources.device)
+    changes = patchify(targets.double() - sources.double(), space.patch_size, space.input_dim)
+    unseen = changes - space.spread(space.seen(changes))
+    return sources.double() + unpatchify(unseen, space.patch_size, sources.shape[1:])
 
 
 def nearest_valid(
@@ -87,28 +88,27 @@ def nearest_valid(
     _check(sources, targets)
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
         raise OptionError(f"iterations: expected a whole number >= 1, found {iterations!r}.")
-    patch_size = find_projection(model).kernel_size[0]
-    rows = row_and_null_space(model, "pixel", None)[0].to(sources.device)
-    pixels, aims = (patchify(images.double(), patch_size, rows.shape[1]) for images in (sources, targets))
-    found, residual = _accelerated_dykstra(pixels.flatten(0, 1), aims.flatten(0, 1), rows, iterations, tolerance)
-    images = unpatchify(found.view_as(pixels), patch_size, sources.shape[1:])
+    space = PatchRowSpace(model, sources.device)
+    pixels, aims = (patchify(images.double(), space.patch_size, space.input_dim) for images in (sources, targets))
+    found, residual = _accelerated_dykstra(pixels.flatten(0, 1), aims.flatten(0, 1), space, iterations, tolerance)
+    images = unpatchify(found.view_as(pixels), space.patch_size, sources.shape[1:])
     return NearestImages(images, residual.view(pixels.shape[:2]).amax(1))
 
 
 def _accelerated_dykstra(
-    pixels: torch.Tensor, aims: torch.Tensor, rows: torch.Tensor, iterations: int, tolerance: float
+    pixels: torch.Tensor, aims: torch.Tensor, space: PatchRowSpace, iterations: int, tolerance: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of patches (M, n), those nearest to ``aims`` in the box that ``rows`` (k, n) do not tell apart, and residuals."""
-    seen = pixels @ rows.T
+    """Of patches (M, n), those nearest to ``aims`` in the box that ``space`` does not tell apart, and residuals."""
+    seen = space.seen(pixels)
     # Of an all-black patch nothing is seen; its change must be small beside that of a patch one level bright.
-    scale = seen.norm(dim=-1).clamp_min(rows.shape[1] ** 0.5 / 255)
+    scale = seen.norm(dim=-1).clamp_min(space.input_dim**0.5 / 255)
     found, residual = torch.empty_like(pixels), torch.empty_like(scale)
     left = torch.arange(len(pixels), device=pixels.device)
     dual = point = torch.zeros_like(seen)
     age = torch.zeros_like(scale)[:, None]  # steps since the acceleration began
     for step in range(iterations + 1):
-        inside = (aims + point @ rows).clamp(0, 1)
-        gradient = seen - inside @ rows.T
+        inside = (aims + space.spread(point)).clamp(0, 1)
+        gradient = seen - space.seen(inside)
         if step % _CHECK_EVERY == 0 or step == iterations:
             relative = gradient.norm(dim=-1) / scale
             done = relative <= tolerance if step < iterations else torch.ones_like(relative, dtype=torch.bool)

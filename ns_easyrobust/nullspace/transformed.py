@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from .lattice_rounding import LatticeRounding
 from .nearest import nearest_in_nullspace, nearest_valid
 from .pixel_noise import rounded_to_8_bits
 
@@ -17,6 +18,7 @@ class TransformedKinds:
     LEAST_SQUARES = "least squares"  # Eq. 12; pixels may lie outside of [0, 1]
     VALID = "valid pixels"  # nearest with pixels in [0, 1]
     ROUNDED = "8 bits"  # the latter, each pixel rounded
+    LATTICE = "8 bits, lattice"  # the latter, rounded so that the patch embedding sees little of it
     ALL = (LEAST_SQUARES, VALID, ROUNDED)
 
 
@@ -24,7 +26,7 @@ class TransformedImages(NamedTuple):
     """What :func:`transformed_images` returns.
 
     Attributes:
-        images: by name of :class:`TransformedKinds`, (B, C, H, W) in float64.
+        images: by name of :class:`TransformedKinds`, (B, C, H, W) float64: those of ALL, and LATTICE where asked for.
         residual: (B,) of those with valid pixels (:class:`~.nearest.NearestImages`).
     """
 
@@ -33,11 +35,18 @@ class TransformedImages(NamedTuple):
 
 
 def transformed_images(
-    model: nn.Module, sources: torch.Tensor, targets: torch.Tensor, *, iterations: int = 1000
+    model: nn.Module,
+    sources: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    iterations: int = 1000,
+    rounding: LatticeRounding | None = None,
 ) -> TransformedImages:
     """``sources`` changed to look like ``targets`` while ``model`` sees no change: by Eq. 12, in the box, in 8 bits.
 
-    Args and errors are those of :func:`~.nearest.nearest_valid`.
+    Args:
+        model, sources, targets, iterations: as in :func:`~.nearest.nearest_valid`, whose errors are raised.
+        rounding: the model's, for images of the kind LATTICE too; made once for many calls, as that takes seconds.
     """
     valid, residual = nearest_valid(model, sources, targets, iterations=iterations)
     kinds = TransformedKinds
@@ -46,4 +55,6 @@ def transformed_images(
         kinds.VALID: valid,
         kinds.ROUNDED: rounded_to_8_bits(valid),
     }
+    if rounding is not None:
+        images[kinds.LATTICE] = rounding(sources.double(), valid)
     return TransformedImages(images, residual)

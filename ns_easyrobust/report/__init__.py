@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from .table import ResultsTable
     from .table2 import Table2
     from .table2_view import table2_sheet
+    from .targeted import targeted_report
+    from .targeted_rows import UNCHANGED, shown_triplet_name
     from .transfer import transfer_report
     from .writing import write_report, write_tables
 
@@ -42,6 +44,7 @@ __all__ = [
     "GROUP_NAMES",
     "LEADERBOARDS",
     "PUBLISHED_TABLES",
+    "UNCHANGED",
     "Cell",
     "Endpoint",
     "FigureReport",
@@ -85,8 +88,10 @@ __all__ = [
     "read_about",
     "robustbench_form",
     "saliency_report",
+    "shown_triplet_name",
     "study_figure",
     "table2_sheet",
+    "targeted_report",
     "transfer_report",
     "wilson_interval",
     "write_report",

@@ -15,6 +15,7 @@ _INSTALL = {
     "easyrobust.models": "pip install --no-deps easyrobust==0.2.4 && "
     "pip install einops ftfy opt_einsum PyWavelets regex 'setuptools<81'",
     "datasets": "pip install 'datasets>=4'",
+    "skimage": "pip install 'ns_easyrobust[experiments]'",
     "torchattacks": "pip install --no-deps torchattacks",
 }
 _PROJECT = {"cv2": "opencv-python-headless", "skimage": "scikit-image", "sklearn": "scikit-learn"}  # as pip knows them

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ns_easyrobust.nullspace.lattice_rounding import LatticeRounding, embedding_error
 from ns_easyrobust.nullspace.nearest import nearest_in_nullspace, nearest_valid
 from ns_easyrobust.nullspace.transformed import TransformedKinds, transformed_images
 
@@ -19,3 +20,13 @@ def test_each_kind_is_what_it_says(trained, digits):
     levels = 255 * found[TransformedKinds.ROUNDED]
     assert float((levels - levels.round()).abs().max()) < 1e-9
     assert 0 < float((levels - 255 * nearest.images).abs().max()) <= 0.5 + 1e-9
+
+
+def test_rounding_within_the_nullspace_is_a_kind_of_its_own(trained, digits):
+    images = digits[0][1297:1299]
+    rounding = LatticeRounding(trained)
+    found, _ = transformed_images(trained, images, images.flip(0), rounding=rounding)
+    kinds = TransformedKinds
+    assert torch.equal(found[kinds.LATTICE], rounding(images.double(), found[kinds.VALID]))
+    error = [float(embedding_error(trained, images, found[kind]).max()) for kind in (kinds.LATTICE, kinds.ROUNDED)]
+    assert 0 < error[0] < error[1]
