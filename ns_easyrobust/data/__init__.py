@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         objectnet,
         register_benchmark,
     )
+    from .carriers import CARRIERS, Carrier, find_carrier
     from .completeness import short_folders
     from .corrupt_folder import CorruptedFolder, FolderCorruption
     from .corrupt_record import CORRUPT_FORMATS, CorruptSettings, holds_whole_images
@@ -44,10 +45,12 @@ if TYPE_CHECKING:
     )
     from .image_list import ImageList, MissingImages, Subset
     from .image_reading import read_image
+    from .image_writing import IMAGE_FORMATS, read_pixels, require_format, write_image
     from .integrity import LEVELS, Finding, examine
     from .known_labels import OtherClasses, class_labels, require_names_of
     from .layout import benchmark_folder, holds_benchmarks, outputs_meant
     from .listing import images_below, is_image, list_folder
+    from .mark import TONES, embossed, logo_mark, text_mark
     from .named_images import NamedImages, check_dataset_name, open_named_splits
     from .sampling import (
         EndlessBatchSampler,
@@ -62,16 +65,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALEXNET_ERROR",
+    "CARRIERS",
     "CORRUPTION_GROUPS",
     "CORRUPT_FORMATS",
     "IMAGENET_CLASSES",
+    "IMAGE_FORMATS",
     "INTERPOLATIONS",
     "LEVELS",
     "ROBUSTBENCH",
     "SEVERITIES",
     "SUITE_GROUPS",
+    "TONES",
     "AugMix",
     "Benchmark",
+    "Carrier",
     "ClassFolders",
     "CorruptSettings",
     "CorruptedFolder",
@@ -102,8 +109,10 @@ __all__ = [
     "cycle",
     "damagenet",
     "describe_transform",
+    "embossed",
     "endless_batches",
     "examine",
+    "find_carrier",
     "fixed_batches",
     "holds_benchmarks",
     "holds_whole_images",
@@ -118,18 +127,23 @@ __all__ = [
     "known_benchmarks",
     "known_corruptions",
     "list_folder",
+    "logo_mark",
     "objectnet",
     "open_image_folder",
     "open_named_splits",
     "outputs_meant",
     "read_image",
+    "read_pixels",
     "register_benchmark",
     "register_corruption",
+    "require_format",
     "require_names_of",
     "short_folders",
     "split_indices",
+    "text_mark",
     "training_transform",
     "write_digits",
+    "write_image",
 ]
 
 if not TYPE_CHECKING:

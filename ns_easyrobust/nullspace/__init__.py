@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     )
     from .feasible import FeasibleNorm, ImageInfluence, InfluenceProbe, first_crossing, unit_direction
     from .float64 import float64_copy
+    from .lattice_rounding import LatticeRounding, embedding_error, rounded_in_nullspace
     from .local_spectrum import LocalSpectrum, SoftmaxJacobian
+    from .mark import CrossFit, cross_fitted, mark_scores, threshold_at
     from .nearest import NearestImages, nearest_in_nullspace, nearest_valid
     from .noise import Influence, Noise, Step
     from .objective import OnStep
@@ -50,11 +52,13 @@ if TYPE_CHECKING:
 __all__ = [
     "SPACES",
     "AllOnesCheck",
+    "CrossFit",
     "EncoderControls",
     "FeasibleNorm",
     "ImageInfluence",
     "Influence",
     "InfluenceProbe",
+    "LatticeRounding",
     "LeastSeen",
     "LocalSpectrum",
     "NearestImages",
@@ -74,7 +78,9 @@ __all__ = [
     "centred",
     "combined",
     "constructed_layer",
+    "cross_fitted",
     "draw_pairs",
+    "embedding_error",
     "encoder_controls",
     "enlarged",
     "even_steps",
@@ -89,6 +95,7 @@ __all__ = [
     "layer_norm_nullity",
     "layer_norm_nullspace",
     "least_seen",
+    "mark_scores",
     "measure",
     "nearest_in_nullspace",
     "nearest_row",
@@ -106,12 +113,14 @@ __all__ = [
     "principal_cosines",
     "ratio_error",
     "register_solver",
+    "rounded_in_nullspace",
     "rounded_to_8_bits",
     "sample_nullspace",
     "scaled_to_rms",
     "share_under",
     "symmetric_share",
     "synthesize",
+    "threshold_at",
     "transformed_images",
     "uniform_start",
     "unit_direction",

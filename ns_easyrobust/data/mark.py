@@ -1,0 +1,114 @@
+"""A visible mark, from a text or a logo's file, and photographs that bear it in the ordinary way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from ..errors import DataError, OptionError
+from ..utils import np, torch
+from .image_reading import read_image
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TONES = ("auto", "light", "dark")
+_SHARE = 0.94  # of the image that the mark fills, in width or in height
+_LONGEST = 200  # characters; more are illegible in any image
+
+
+def text_mark(text: str, height: int, width: int) -> torch.Tensor:
+    """``text`` in Pillow's own font as large as fits, in the middle: coverage (height, width), float64 in [0, 1].
+
+    Raises:
+        OptionError: the text is empty or too long, or has characters that the font lacks.
+    """
+    text = "\n".join(line.strip() for line in text.strip().splitlines())
+    if not 0 < len(text) <= _LONGEST:
+        raise OptionError(f"mark's text: expected 1 to {_LONGEST} characters, found {len(text)}. Change it.")
+    missing = _missing(text)
+    if missing:
+        raise OptionError(
+            f"mark's text: expected characters of Pillow's own font (Latin), found {missing!r}. Give a logo's file."
+        )
+    side = 100.0
+    for _ in range(3):  # hinting makes a text's size not quite proportional to its font's
+        left, top, right, bottom = _box(text, side)
+        side *= _SHARE * min(width / (right - left), height / (bottom - top))
+    canvas = Image.new("L", (width, height))
+    left, top, right, bottom = _box(text, side)
+    place = ((width - right - left) / 2, (height - bottom - top) / 2)
+    ImageDraw.Draw(canvas).multiline_text(place, text, fill=255, font=ImageFont.load_default(side), align="center")
+    return _coverage(np.asarray(canvas))
+
+
+def _box(text: str, side: float) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of ``text`` where it is drawn at (0, 0)."""
+    draw = ImageDraw.Draw(Image.new("L", (1, 1)))
+    return draw.multiline_textbbox((0, 0), text, font=ImageFont.load_default(side), align="center")
+
+
+def _missing(text: str) -> str:
+    """The characters that the font has no picture of."""
+    font = ImageFont.load_default(20)
+    none = bytes(font.getmask("\uffff"))
+    return "".join(sorted(sign for sign in set(text) - {"\n"} if bytes(font.getmask(sign)) == none))
+
+
+def logo_mark(path: str, height: int, width: int) -> torch.Tensor:
+    """A logo as large as fits, in the middle: coverage (height, width), float64 in [0, 1].
+
+    What covers is what is opaque, if any of the file is transparent, or else what is dark.
+
+    Raises:
+        DataError: the file is missing, too large, no image, or a blank one.
+    """
+    rgb = read_image(path)  # which bounds what is read
+    with Image.open(path) as file:
+        alpha = np.asarray(file.convert("RGBA"))[..., 3]
+    covers = alpha if alpha.min() < 255 else 255 - np.asarray(rgb.convert("L"))
+    if int(covers.max()) - int(covers.min()) < 16:
+        raise DataError(
+            f"{path}: expected a logo, dark on light or opaque on transparent, found a blank image. Give another."
+        )
+    scale = _SHARE * min(width / rgb.width, height / rgb.height)
+    size = (max(1, round(rgb.width * scale)), max(1, round(rgb.height * scale)))
+    canvas = Image.new("L", (width, height))
+    small = Image.fromarray(covers).resize(size, Image.Resampling.LANCZOS)
+    canvas.paste(small, ((width - size[0]) // 2, (height - size[1]) // 2))
+    return _coverage(np.asarray(canvas))
+
+
+def _coverage(grey: NDArray[Any]) -> torch.Tensor:
+    return torch.from_numpy(grey / 255)
+
+
+def embossed(images: torch.Tensor, mark: torch.Tensor, *, strength: float = 0.5, tone: str = "auto") -> torch.Tensor:
+    """Images that bear the mark in the ordinary way: blended, where it covers, with white or black.
+
+    Args:
+        images: (B, C, H, W) in [0, 1].
+        mark: (H, W), coverage in [0, 1].
+        strength: opacity of the mark, in (0, 1].
+        tone: ``light`` (white), ``dark`` (black), or ``auto``: for each image the one that its pixels under the mark
+            are farther from.
+
+    Raises:
+        OptionError: ``strength`` or ``tone`` is out of range, or the mark's size is not that of the images.
+    """
+    if not 0 < strength <= 1:
+        raise OptionError(f"strength: expected a number in (0, 1], found {strength}. Correct it.")
+    if tone not in TONES:
+        raise OptionError(f"tone: expected one of {', '.join(TONES)}, found {tone!r}. Choose one of them.")
+    if mark.shape != images.shape[2:]:
+        raise OptionError(
+            f"mark: expected the images' size {tuple(images.shape[2:])}, found {tuple(mark.shape)}. Make it for them."
+        )
+    cover = mark.to(images)
+    if tone == "auto":
+        under = (images * cover).sum((1, 2, 3), keepdim=True) / (cover.sum() * images.shape[1]).clamp_min(1e-12)
+        ink = (under < 0.5).to(images)
+    else:
+        ink = images.new_full((len(images), 1, 1, 1), float(tone == "light"))
+    return images + strength * cover * (ink - images)
