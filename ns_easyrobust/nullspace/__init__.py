@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .float64 import float64_copy
     from .lattice_rounding import LatticeRounding, embedding_error, rounded_in_nullspace
     from .local_spectrum import LocalSpectrum, SoftmaxJacobian
-    from .mark import CrossFit, cross_fitted, mark_scores, threshold_at
+    from .mark import CrossFit, MarkDetector, cross_fitted, nullspace_share, threshold_at
     from .nearest import NearestImages, nearest_in_nullspace, nearest_valid
     from .noise import Influence, Noise, Step
     from .objective import OnStep
@@ -61,6 +61,7 @@ __all__ = [
     "LatticeRounding",
     "LeastSeen",
     "LocalSpectrum",
+    "MarkDetector",
     "NearestImages",
     "Noise",
     "NoiseConfig",
@@ -95,12 +96,12 @@ __all__ = [
     "layer_norm_nullity",
     "layer_norm_nullspace",
     "least_seen",
-    "mark_scores",
     "measure",
     "nearest_in_nullspace",
     "nearest_row",
     "nearest_valid",
     "norm_at_influence",
+    "nullspace_share",
     "output_change",
     "patch_nullspace",
     "patch_pseudo_inverse",
