@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     )
     from .solvers import SolverResult, centred, known_solvers, register_solver
     from .synthesis import measure, synthesize
+    from .texture import MarkContrast, mark_contrast, textured, visible_texture
     from .transfer import EncoderControls, encoder_controls, pixel_change, ratio_error
     from .transformed import TransformedImages, TransformedKinds, transformed_images
 
@@ -61,6 +62,7 @@ __all__ = [
     "LatticeRounding",
     "LeastSeen",
     "LocalSpectrum",
+    "MarkContrast",
     "MarkDetector",
     "NearestImages",
     "Noise",
@@ -96,6 +98,7 @@ __all__ = [
     "layer_norm_nullity",
     "layer_norm_nullspace",
     "least_seen",
+    "mark_contrast",
     "measure",
     "nearest_in_nullspace",
     "nearest_row",
@@ -121,6 +124,7 @@ __all__ = [
     "share_under",
     "symmetric_share",
     "synthesize",
+    "textured",
     "threshold_at",
     "transformed_images",
     "uniform_start",
@@ -129,6 +133,7 @@ __all__ = [
     "unpatchify",
     "valid_nullspace_noise",
     "valid_permutation",
+    "visible_texture",
     "within_token_control",
 ]
 
