@@ -99,7 +99,7 @@ def marked_lines(
         if kind == kinds.VALID:
             line["residual"] = _digits(residual)
         lines.append(line)
-    lossy = {kinds.CARRIERS[name] for name in kinds.LOSSY}
+    lossy = [kinds.CARRIERS[name] for name in kinds.LOSSY]
     for kind in lossy:
         arrived = found[kind][1]
         changes = _changes(model, clean, arrived.to(images.dtype))

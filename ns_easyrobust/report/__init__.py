@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from .table2 import Table2
     from .table2_view import table2_sheet
     from .transfer import transfer_report
+    from .watermark import watermark_report
+    from .watermark_rows import WatermarkKinds
     from .writing import write_report, write_tables
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "Sheet",
     "StudyTable",
     "Table2",
+    "WatermarkKinds",
     "as_text",
     "attention_report",
     "closure_report",
@@ -82,6 +85,7 @@ __all__ = [
     "study_figure",
     "table2_sheet",
     "transfer_report",
+    "watermark_report",
     "wilson_interval",
     "write_report",
     "write_tables",
