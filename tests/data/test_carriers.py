@@ -57,7 +57,7 @@ def test_jpeg_is_that_of_another_decoder_and_worse_with_less_quality(images):
         other = cv2.imdecode(np.frombuffer(stream.getvalue(), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
         assert np.abs(bytes_of(arrived[0]).astype(int) - other).max() <= 4  # decoders round differently
     assert errors == sorted(errors)
-    assert errors[0] < 0.2 * errors[-1]
+    assert errors[0] < 0.3 * errors[-1]
 
 
 def test_resizing_and_cropping_are_pillows(images):
