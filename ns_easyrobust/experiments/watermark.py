@@ -47,8 +47,8 @@ class WatermarkExperiment(FigureExperiment):
             help="another mark, which must not be taken for this one (default: IP)",
         )  # fmt: skip
         mark.add_argument(
-            "--marked-images", type=int_from(2, 10**6), default=256, metavar="N",
-            help="of the --images, those that are marked and measured; the detector is tried on all (default: 256)",
+            "--marked-images", type=int_from(2, 10**6), default=128, metavar="N",
+            help="of the --images, those that are marked and measured; the detector is tried on all (default: 128)",
         )  # fmt: skip
         mark.add_argument(
             "--false-positive-rate", type=float_in(1e-6, 0.5), default=0.01, metavar="X",

@@ -29,8 +29,8 @@ def add_mark_arguments(group: argparse._ActionsContainer) -> None:
         "leaves outlines (default: texture)",
     )  # fmt: skip
     group.add_argument(
-        "--strength", type=float_in(1e-3, 1), default=0.3, metavar="X",
-        help="texture: root mean square in pixels from 0 to 1; emboss: opacity; before the box (default: 0.3)",
+        "--strength", type=float_in(1e-3, 1), default=0.5, metavar="X",
+        help="texture: root mean square in pixels from 0 to 1; emboss: opacity; before the box (default: 0.5)",
     )  # fmt: skip
 
 

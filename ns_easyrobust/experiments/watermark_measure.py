@@ -154,7 +154,7 @@ def shown_photographs(
             strict=True,
         )
     )
-    pixels = {**kinds, "change": (0.5 + marked - images.double()).clamp(0, 1)}
+    pixels = {**kinds, "change": (0.5 + 2 * (marked - images.double())).clamp(0, 1)}
     for kind, value in pixels.items():
         for number, pixel in enumerate((value * 255).round().cpu().numpy().astype(np.uint8)):
             save = partial(Image.fromarray(pixel.transpose(1, 2, 0)).save, format="PNG", optimize=True)

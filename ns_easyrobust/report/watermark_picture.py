@@ -1,4 +1,4 @@
-"""The picture of ``watermark``: marked photographs, the change of confidence at each stage, and the detector's scores."""
+"""The picture of ``watermark``: marked photographs, the change of confidence at each stage, the detector's scores."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _LEAST = 1e-8  # what no change at all is drawn as
 _COLUMNS = (
     ("image", "image"),
     ("marked", "marked, valid pixels"),
-    ("change", "the change, on grey"),
+    ("change", "the change x 2, on grey"),
     ("jpeg", "marked, after JPEG 75"),
-    ("emboss", "Eq. 12 of a blended logo"),
+    ("emboss", "embossed: outlines"),
 )
 
 
@@ -120,7 +120,7 @@ def _draw_confidence(axes: Any, names: Sequence[str], stages: Sequence[Watermark
         _dots(axes, changes, place, shade)
         axes.plot(max(changes), place, "D", color=shade, markersize=5, markeredgecolor="black", markeredgewidth=0.6)
     axes.axvline(CLAIM, color="black", linewidth=0.9, linestyle="--")
-    axes.xaxis.set_major_locator(LogLocator(numticks=10))
+    axes.xaxis.set_major_locator(LogLocator(base=100, numticks=10))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}" if value < 0.01 else f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlim(_LEAST / 2, 2)
