@@ -14,9 +14,10 @@ from ..utils import FileLock, as_csv, os_errors_as_output_errors, parse_json, re
 if TYPE_CHECKING:
     from ..data import Preprocessing
 
+    Scores = Callable[[torch.Tensor], torch.Tensor]
+
 _RECORD = "watermark.json"
 _LOCK = ".watermark.lock"
-Scores = Callable[[torch.Tensor], torch.Tensor]
 
 
 class MarkedFolder:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import nullspace, report
 from ..utils import nn, np, torch, write_atomically
 from .watermark_mark import Marker
 
-Scores = Callable[[torch.Tensor], tuple[torch.Tensor, int]]
+if TYPE_CHECKING:
+    Scores = Callable[[torch.Tensor], tuple[torch.Tensor, int]]
 
 
 class Halves:
