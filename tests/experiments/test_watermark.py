@@ -151,6 +151,6 @@ def test_bad_words_are_one_line(command, words, message, capsys, tmp_path):
 
 def test_a_logo_that_cannot_be_read_is_one_line(command, capsys):
     start = command.index("--text")
-    words = command[:start] + ["--logo", "last.pth.tar"] + command[start + 2 :]
+    words = [*command[:start], "--logo", "last.pth.tar", *command[start + 2 :]]
     assert cli.main(words) == 2
     assert "last.pth.tar: expected an image" in capsys.readouterr().err.splitlines()[-1]
