@@ -104,20 +104,20 @@ def _findings(protocol: Mapping[str, Any], rows: Mapping[str, WatermarkRow], lin
         f"What Eq. 12 can draw: of the energy of a mark that is blended into the image the nullspace keeps "
         f"{_percent(emboss)}, its outlines; of one filled with the nullspace's most visible texture, "
         f"{_percent(texture)} (n={len(emboss)} images). This run's marks are of style {protocol['style']}.",
-        f"The paper's claim (every prediction kept, the assigned class's confidence within 1e-4) holds for floats: "
+        "The paper's claim is that every prediction stays, and the assigned class's confidence within 1e-4. In floats, "
         f"least squares keeps {least.unchanged} of {least.n} predictions, and the confidence moves by at most "
         f"{max(least.confidence):.1e}; with pixels in [0, 1], {valid.unchanged} of {valid.n} and "
         f"{max(valid.confidence):.1e}; in a 16-bit PNG, {deep.unchanged} of {deep.n} and {max(deep.confidence):.1e}. "
         f"Dykstra's residual, relative to what the embedding sees of a patch, is {_mean(residuals)}, at most "
         f"{max(residuals):.1e}.",
-        f"In 8 bits it does not: rounded pixel by pixel, {plain.unchanged} of {plain.n} predictions stay, but the "
-        f"confidence stays within {CLAIM:g} on {plain.share(plain.within)} of the images alone, and moves by up to "
+        f"In 8 bits, rounded pixel by pixel, {plain.unchanged} of {plain.n} predictions stay; the confidence stays "
+        f"within {CLAIM:g} on {plain.share(plain.within)} of the images, and moves by up to "
         f"{max(plain.confidence):.1e}. Rounded within the nullspace's lattice it stays within on "
         f"{lattice.share(lattice.within)}, moves by up to {max(lattice.confidence):.1e}, and by "
         f"{float(np.mean(plain.confidence)) / max(float(np.mean(lattice.confidence)), 1e-12):.1f} times less on "
         "average.",
-        f"JPEG is no carrier of the invariance: at quality 75 {jpeg.share(jpeg.unchanged)} of the predictions stay and "
-        f"the confidence moves by {_mean(jpeg.confidence)}; JPEG alone, without a mark, keeps "
+        f"As JPEG of quality 75 {jpeg.share(jpeg.unchanged)} of the predictions stay, and the confidence moves by "
+        f" {_mean(jpeg.confidence)}; JPEG alone, without a mark, keeps "
         f"{own.share(own.unchanged)} and moves it by {_mean(own.confidence)}.",
     ]
 
