@@ -117,7 +117,7 @@ def _findings(protocol: Mapping[str, Any], rows: Mapping[str, WatermarkRow], lin
         f"{float(np.mean(plain.confidence)) / max(float(np.mean(lattice.confidence)), 1e-12):.1f} times less on "
         "average.",
         f"As JPEG of quality 75 {jpeg.share(jpeg.unchanged)} of the predictions stay, and the confidence moves by "
-        f" {_mean(jpeg.confidence)}; JPEG alone, without a mark, keeps "
+        f"{_mean(jpeg.confidence)}; JPEG alone, without a mark, keeps "
         f"{own.share(own.unchanged)} and moves it by {_mean(own.confidence)}.",
     ]
 
