@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 TONES = ("auto", "light", "dark")
 _SHARE = 0.94  # of the image that the mark fills, in width or in height
+_BOLD = 0.03  # of the letters' size, by which their strokes are widened on each side
 _LONGEST = 200  # characters; more are illegible in any image
 
 
@@ -39,14 +40,19 @@ def text_mark(text: str, height: int, width: int) -> torch.Tensor:
     canvas = Image.new("L", (width, height))
     left, top, right, bottom = _box(text, side)
     place = ((width - right - left) / 2, (height - bottom - top) / 2)
-    ImageDraw.Draw(canvas).multiline_text(place, text, fill=255, font=ImageFont.load_default(side), align="center")
+    ImageDraw.Draw(canvas).multiline_text(place, text, fill=255, **_lettering(side))
     return _coverage(np.asarray(canvas))
 
 
 def _box(text: str, side: float) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of ``text`` where it is drawn at (0, 0)."""
     draw = ImageDraw.Draw(Image.new("L", (1, 1)))
-    return draw.multiline_textbbox((0, 0), text, font=ImageFont.load_default(side), align="center")
+    return draw.multiline_textbbox((0, 0), text, **_lettering(side))
+
+
+def _lettering(side: float) -> dict[str, Any]:
+    """Pillow's options of bold letters of that size."""
+    return {"font": ImageFont.load_default(side), "align": "center", "stroke_width": round(_BOLD * side)}
 
 
 def _missing(text: str) -> str:
@@ -85,17 +91,17 @@ def _coverage(grey: NDArray[Any]) -> torch.Tensor:
 
 
 def embossed(images: torch.Tensor, mark: torch.Tensor, *, strength: float = 0.5, tone: str = "auto") -> torch.Tensor:
-    """Images that bear the mark in the ordinary way: blended, where it covers, with white or black.
+    """Images that bear the mark in the ordinary way, the targets of Eq. 12.
 
     Args:
-        images: (B, C, H, W) in [0, 1].
+        images: (B, 3, H, W) in [0, 1].
         mark: (H, W), coverage in [0, 1].
         strength: opacity of the mark, in (0, 1].
-        tone: ``light`` (white), ``dark`` (black), or ``auto``: for each image the one that its pixels under the mark
-            are farther from.
+        tone: ``light`` (blended with white), ``dark`` (with black), or ``auto``: for each image the
+            one that its pixels under the mark are farther from.
 
     Raises:
-        OptionError: ``strength`` or ``tone`` is out of range, or the mark's size is not that of the images.
+        OptionError: a setting is out of range, or the mark's size is not that of the images.
     """
     if not 0 < strength <= 1:
         raise OptionError(f"strength: expected a number in (0, 1], found {strength}. Correct it.")
@@ -105,10 +111,10 @@ def embossed(images: torch.Tensor, mark: torch.Tensor, *, strength: float = 0.5,
         raise OptionError(
             f"mark: expected the images' size {tuple(images.shape[2:])}, found {tuple(mark.shape)}. Make it for them."
         )
-    cover = mark.to(images)
+    shown = mark.to(images)
     if tone == "auto":
-        under = (images * cover).sum((1, 2, 3), keepdim=True) / (cover.sum() * images.shape[1]).clamp_min(1e-12)
+        under = (images * shown).sum((1, 2, 3), keepdim=True) / (images.shape[1] * shown.sum()).clamp_min(1e-12)
         ink = (under < 0.5).to(images)
     else:
         ink = images.new_full((len(images), 1, 1, 1), float(tone == "light"))
-    return images + strength * cover * (ink - images)
+    return images + strength * shown * (ink - images)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .float64 import float64_copy
     from .lattice_rounding import LatticeRounding, embedding_error, rounded_in_nullspace
     from .local_spectrum import LocalSpectrum, SoftmaxJacobian
-    from .mark import CrossFit, cross_fitted, mark_scores, threshold_at
+    from .mark import CrossFit, MarkDetector, cross_fitted, nullspace_share, threshold_at
     from .nearest import NearestImages, nearest_in_nullspace, nearest_valid
     from .noise import Influence, Noise, Step
     from .objective import OnStep
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .solvers import SolverResult, centred, known_solvers, register_solver
     from .square_rounding import SquareRounding
     from .synthesis import measure, synthesize
+    from .texture import MarkContrast, mark_contrast, textured, visible_texture
     from .transfer import EncoderControls, encoder_controls, pixel_change, ratio_error
     from .transformed import TransformedImages, TransformedKinds, transformed_images
 
@@ -64,6 +65,8 @@ __all__ = [
     "LatticeRounding",
     "LeastSeen",
     "LocalSpectrum",
+    "MarkContrast",
+    "MarkDetector",
     "NearestImages",
     "Noise",
     "NoiseConfig",
@@ -100,12 +103,13 @@ __all__ = [
     "layer_norm_nullity",
     "layer_norm_nullspace",
     "least_seen",
-    "mark_scores",
+    "mark_contrast",
     "measure",
     "nearest_in_nullspace",
     "nearest_row",
     "nearest_valid",
     "norm_at_influence",
+    "nullspace_share",
     "output_change",
     "patch_nullspace",
     "patch_pseudo_inverse",
@@ -126,6 +130,7 @@ __all__ = [
     "share_under",
     "symmetric_share",
     "synthesize",
+    "textured",
     "threshold_at",
     "transformed_images",
     "uniform_start",
@@ -136,6 +141,7 @@ __all__ = [
     "unseen_share_of_rows",
     "valid_nullspace_noise",
     "valid_permutation",
+    "visible_texture",
     "within_token_control",
 ]
 

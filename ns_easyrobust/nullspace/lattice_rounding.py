@@ -1,7 +1,7 @@
 """Nullspace noise as 8-bit files keep it: whole levels whose patch embedding is near that of the original image.
 
-Noise v of the nullspace gives pixels z = x + v with W z = W x. An 8-bit file keeps levels q of 0..255, and no q / 255
-near z solves W q / 255 = W x: the points W q form no coarse lattice but one that is dense in W's range, so what is
+Noise v of the nullspace gives pixels z = x + v with W z = W x. An 8-bit file keeps levels q of 0..255, and in general
+no q / 255 near z solves W q / 255 = W x: the points W q form no coarse lattice but are dense in W's range, so what is
 sought is a near one. Rounding each pixel by itself loses the nullspace; here each pixel's rounding error is made up
 for by the pixels that are rounded after it.
 """

@@ -30,52 +30,106 @@ class CrossFit(NamedTuple):
     thresholds: tuple[float, float]
 
 
-def mark_scores(model: nn.Module, images: torch.Tensor, mark: torch.Tensor) -> torch.Tensor:
-    """How much more like the mark each image is than like the mark in other places, in standard deviations.
+class MarkDetector:
+    """Scores of images: how much more they are like a mark than like the same mark in other places.
 
-    Image and mark are cut into patches and projected onto the pixel-space nullspace. Each patch of the image is then
-    scaled to norm 1, so that no patch of strong texture outweighs the others, and multiplied with the mark's: the sum
-    over patches is the correlation. The same with the mark moved, cyclically, by every number of whole patches gives
-    what this image has by chance; the score is the correlation less their mean, divided by their standard deviation.
+    Image and mark are cut into patches and projected onto the pixel-space nullspace. Both are then whitened: divided by
+    the covariance's root of what unmarked photographs have there, which are far from white, so that the matched filter
+    is that of coloured noise. Each patch of the image is scaled to norm 1, so that no patch of strong texture outweighs
+    the others, and multiplied with the mark's: the sum over patches is the correlation. The same with the mark moved,
+    cyclically, by every number of whole patches is what this image has by chance; the score is the correlation less
+    their mean, divided by their standard deviation.
 
     A mark lighter than the image gives a positive score, a darker one a negative: where the tone is not known, compare
     the absolute value.
 
     Args:
         model: with normalisation in front, wrapped or not.
-        images: (B, C, H, W) in [0, 1], floating point, with sides that are multiples of the patch size.
-        mark: (H, W), coverage in [0, 1]; the same in all channels.
-
-    Returns:
-        (B,) float64 on the CPU; 0 for an image that has nothing in the nullspace.
+        mark: (H, W) or (C, H, W), the change that the mark makes, of any scale.
+        photographs: (M, C, H, W) in [0, 1], unmarked images whose covariance is taken; None for no whitening. Measure
+            false positives on others.
 
     Raises:
         ModelError: the patch embedding is not linear, or the model has no normalisation in front.
-        DataError: ``images`` are not (B, C, H, W) of pixels in [0, 1].
-        OptionError: the sizes do not fit, there are fewer than 4 patches, the nullspace is trivial, or nothing of the
-            mark lies in it.
+        DataError: ``photographs`` are not (M, C, H, W) of pixels in [0, 1].
+        OptionError: the mark's sides are not multiples of the patch size, there are fewer than 4 patches, or nothing
+            of the mark lies in the nullspace, as where it is empty.
     """
-    check_pixels(images)
+
+    def __init__(self, model: nn.Module, mark: torch.Tensor, photographs: torch.Tensor | None = None) -> None:
+        self.basis = patch_nullspace(model, space="pixel")
+        self.patch_size = find_projection(model).kernel_size[0]
+        channels = self.basis.shape[1] // self.patch_size**2
+        wanted = mark.detach().cpu().double().expand(channels, *mark.shape[-2:])
+        self.shape = wanted.shape
+        template = patchify(wanted[None], self.patch_size, self.basis.shape[1])[0] @ self.basis.T
+        if not float(template.norm()) > 1e-9 * float(wanted.norm()):
+            raise OptionError(
+                "mark: expected one that the nullspace can show, found nothing of it there (dimension "
+                f"{len(self.basis)}). Take another mark, or a model with a larger nullspace."
+            )
+        rows, columns = (side // self.patch_size for side in mark.shape[-2:])
+        if rows * columns < 4:
+            raise OptionError(
+                f"mark: expected one of at least 4 patches, found {rows * columns}. Take a model of smaller patches."
+            )
+        self.mean, self.whitening = (
+            torch.zeros(len(self.basis), dtype=torch.float64),
+            torch.eye(len(self.basis)).double(),
+        )
+        if photographs is not None:
+            self.mean, self.whitening = _whitening(self._coefficients(photographs).flatten(0, 1))
+        self.moved = _cyclic_moves(template @ self.whitening, rows, columns).flatten(1)
+
+    def _coefficients(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) to (B, N, k), those of each patch in the nullspace's basis."""
+        check_pixels(images)
+        if images.shape[1:] != self.shape:
+            raise OptionError(
+                f"images: expected (B, {', '.join(map(str, self.shape))}) as the mark, found {tuple(images.shape)}. "
+                "Make the mark for them."
+            )
+        return patchify(images.detach().cpu().double(), self.patch_size, self.basis.shape[1]) @ self.basis.T
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Scores (B,), float64 on the CPU, of ``images`` (B, C, H, W) in [0, 1]; 0 for one without any texture.
+
+        Raises:
+            DataError: they are not (B, C, H, W) of pixels in [0, 1].
+            OptionError: they have not the mark's size.
+        """
+        patches = (self._coefficients(images) - self.mean) @ self.whitening
+        sizes = patches.norm(dim=-1, keepdim=True)
+        units = torch.where(sizes > 1e-9, patches / sizes, 0.0)
+        return standardised(units.flatten(1) @ self.moved.T)
+
+
+def nullspace_share(model: nn.Module, change: torch.Tensor) -> float:
+    """The share of the energy of ``change`` (C, H, W), in pixels, that lies in the patch embedding's nullspace.
+
+    By how much of a mark's target least squares (Eq. 12) reaches, before the box: 1 where all of it is invisible to
+    the model.
+
+    Raises:
+        ModelError: the patch embedding is not linear, or the model has no normalisation in front.
+        OptionError: the sides are not multiples of the patch size.
+    """
     basis = patch_nullspace(model, space="pixel")
     patch_size = find_projection(model).kernel_size[0]
-    if mark.shape != images.shape[2:]:
-        raise OptionError(
-            f"mark: expected the images' size {tuple(images.shape[2:])}, found {tuple(mark.shape)}. Make it for them."
-        )
-    wanted = mark.detach().cpu().double().expand(1, images.shape[1], *mark.shape)
-    template = patchify(wanted, patch_size, basis.shape[1])[0] @ basis.T
-    if not float(template.norm()) > 1e-9 * float(wanted.norm()):
-        raise OptionError(
-            f"mark: expected one that the nullspace can show, found nothing of it there (dimension {len(basis)}). "
-            "Take another mark, or a model with a larger nullspace."
-        )
-    moved = _cyclic_moves(template, mark.shape[0] // patch_size, mark.shape[1] // patch_size)
-    if len(moved) < 4:
-        raise OptionError(f"images: expected at least 4 patches, found {len(moved)}. Take a model of smaller patches.")
-    patches = patchify(images.detach().cpu().double(), patch_size, basis.shape[1]) @ basis.T
-    sizes = patches.norm(dim=-1, keepdim=True)
-    units = torch.where(sizes > 1e-9, patches / sizes, 0.0)
-    return standardised(units.flatten(1) @ moved.flatten(1).T)
+    patches = patchify(change[None].detach().cpu().double(), patch_size, basis.shape[1])
+    whole = float(patches.square().sum())
+    return float((patches @ basis.T).square().sum()) / whole if whole > 0 else 0.0
+
+
+_RIDGE = 0.01  # of the mean variance, added to all: directions that photographs hardly have would be all that counts
+
+
+def _whitening(coefficients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean (k,) of the rows of (M, k), and the inverse root (k, k) of their covariance."""
+    covariance = torch.cov(coefficients.T).reshape(coefficients.shape[1], -1)
+    values, vectors = torch.linalg.eigh(covariance)
+    values = values.clamp_min(0) + _RIDGE * values.mean().clamp_min(1e-12)
+    return coefficients.mean(0), (vectors / values.sqrt()) @ vectors.T
 
 
 def _cyclic_moves(template: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
@@ -86,7 +140,7 @@ def _cyclic_moves(template: torch.Tensor, rows: int, columns: int) -> torch.Tens
 
 
 def standardised(correlations: torch.Tensor) -> torch.Tensor:
-    """(B, M) to (B,): the first of each row less the others' mean, divided by their standard deviation; 0 if that is 0."""
+    """(B, M) to (B,): the first of each row less the others' mean, by their standard deviation; 0 if that is 0."""
     first, others = correlations[:, 0], correlations[:, 1:]
     spread = others.std(dim=1)
     return torch.where(spread > 0, (first - others.mean(dim=1)) / spread, 0.0)
@@ -104,8 +158,8 @@ def threshold_at(scores: torch.Tensor, rate: float) -> float:
     k = int(rate * (len(scores) + 1) + 1e-9) if 0 < rate < 1 else 0
     if k < 1:
         raise OptionError(
-            f"false-positive rate: expected a number below 1 and at least 1 / ({len(scores)} scores + 1), found {rate}. "
-            "Give more unmarked images or a larger rate."
+            f"false-positive rate: expected a number below 1 and at least 1 / ({len(scores)} scores + 1), found "
+            f"{rate}. Give more unmarked images or a larger rate."
         )
     return float(scores.sort(descending=True).values[k - 1])
 

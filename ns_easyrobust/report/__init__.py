@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from .targeted import targeted_report
     from .targeted_rows import UNCHANGED, shown_triplet_name
     from .transfer import transfer_report
+    from .watermark import watermark_report
+    from .watermark_rows import WatermarkKinds
     from .writing import write_report, write_tables
 
 __all__ = [
@@ -61,6 +63,7 @@ __all__ = [
     "Sheet",
     "StudyTable",
     "Table2",
+    "WatermarkKinds",
     "as_text",
     "attention_report",
     "closure_report",
@@ -93,6 +96,7 @@ __all__ = [
     "table2_sheet",
     "targeted_report",
     "transfer_report",
+    "watermark_report",
     "wilson_interval",
     "write_report",
     "write_tables",
