@@ -27,6 +27,9 @@ if TYPE_CHECKING:
         within_token_control,
     )
     from .feasible import FeasibleNorm, ImageInfluence, InfluenceProbe, first_crossing, unit_direction
+    from .fingerprint import Fingerprint, HaarOverlap, common_space, fingerprint_of, haar_overlap, likeness, overlap
+    from .fingerprint_file import load_fingerprint, save_fingerprint
+    from .fingerprint_null import Comparison, compare_fingerprints, rank_p_value, t_p_value
     from .float64 import float64_copy
     from .local_spectrum import LocalSpectrum, SoftmaxJacobian
     from .noise import Influence, Noise, Step
@@ -47,8 +50,11 @@ if TYPE_CHECKING:
 __all__ = [
     "SPACES",
     "AllOnesCheck",
+    "Comparison",
     "EncoderControls",
     "FeasibleNorm",
+    "Fingerprint",
+    "HaarOverlap",
     "ImageInfluence",
     "Influence",
     "InfluenceProbe",
@@ -67,14 +73,18 @@ __all__ = [
     "Step",
     "centred",
     "combined",
+    "common_space",
+    "compare_fingerprints",
     "constructed_layer",
     "draw_pairs",
     "encoder_controls",
     "even_steps",
     "exploratory_loss",
     "find_projection",
+    "fingerprint_of",
     "first_crossing",
     "float64_copy",
+    "haar_overlap",
     "head_invariant_directions",
     "heads_of",
     "ignores_all_ones",
@@ -82,10 +92,13 @@ __all__ = [
     "layer_norm_nullity",
     "layer_norm_nullspace",
     "least_seen",
+    "likeness",
+    "load_fingerprint",
     "measure",
     "nearest_row",
     "norm_at_influence",
     "output_change",
+    "overlap",
     "patch_nullspace",
     "patch_pseudo_inverse",
     "patch_spectrum",
@@ -95,14 +108,17 @@ __all__ = [
     "pixel_change",
     "pixel_logits",
     "principal_cosines",
+    "rank_p_value",
     "ratio_error",
     "register_solver",
     "rounded_to_8_bits",
     "sample_nullspace",
+    "save_fingerprint",
     "scaled_to_rms",
     "share_under",
     "symmetric_share",
     "synthesize",
+    "t_p_value",
     "uniform_start",
     "unit_direction",
     "unit_roundoff",
