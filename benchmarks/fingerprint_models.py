@@ -13,6 +13,7 @@ import argparse
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from fingerprint_training import Images, Recipe, accuracy, fit, read_images
@@ -76,6 +77,9 @@ class Maker:
             embedding(model).mul_(start)
         return model
 
+    def fit(self, model: NormalizedModel, recipe: Recipe, epochs: float, seed: int, name: str, **more: Any) -> None:
+        fit(model, self.training, recipe, epochs, seed, name, self._args.batch_size, **more)
+
     def load(self, path: Path) -> NormalizedModel:
         return load_model(None, path).eval()
 
@@ -94,7 +98,7 @@ class Maker:
                     own = derive_seed(_USES["independent"], number, seed)
                     model = self.fresh(own, recipe.start)
                     start = embedding(model).clone()
-                    fit(model, self.training, recipe, self.epochs, own, f"{name} {seed}")
+                    self.fit(model, recipe, self.epochs, own, f"{name} {seed}")
                     self.save(path, model, recipe=vars(recipe), epochs=self.epochs, start_embedding=start)
 
     def derived(self) -> None:
@@ -111,44 +115,44 @@ class Maker:
 
     def _unlearnt(self, name: str, claimed: Path) -> None:
         for share in PRUNED:
-            if not (path := self._path("pruned", name, f"{100 * share:.0f}%")).exists():
+            if not (path := self._path(f"pruned-{100 * share:.0f}%", name)).exists():
                 self.save(path, pruned(self.load(claimed), share))
         for bits in BITS:
-            if not (path := self._path(f"int{bits}", name, "channels")).exists():
+            if not (path := self._path(f"int{bits}", name)).exists():
                 self.save(path, quantised(self.load(claimed), bits))
         for kind, dtype in TYPES.items():
-            if not (path := self._path(kind, name, "weights")).exists():
+            if not (path := self._path(kind, name)).exists():
                 model = self.load(claimed)
                 self.save(path, model.to(dtype).float())  # as it computes after the file was read
 
     def _learnt(self, name: str, claimed: Path, number: int) -> None:
         for turn, (kind, recipe) in enumerate(FINETUNING.items()):
-            if not (path := self._path("finetuned", name, kind)).exists():
+            if not (path := self._path(f"finetuned-{kind}", name)).exists():
                 model = self.load(claimed)
-                fit(model, self.training, recipe, self.short, derive_seed(_USES["finetuned"], number, turn), path.stem)
+                self.fit(model, recipe, self.short, derive_seed(_USES["finetuned"], number, turn), kind)
                 self.save(path, model, recipe=vars(recipe), epochs=self.short)
-        if not (path := self._path("frozen", name, "lr-1e-3")).exists():
+        if not (path := self._path("frozen", name)).exists():
             model = self.load(claimed)
             for each in find_patch_embed(model).parameters():
                 each.requires_grad_(False)
             recipe = Recipe(lr=1e-3)
-            fit(model, self.training, recipe, self.short / 2, derive_seed(_USES["frozen"], number), "frozen")
+            self.fit(model, recipe, self.short / 2, derive_seed(_USES["frozen"], number), "frozen")
             self.save(path, model, recipe=vars(recipe), epochs=self.short / 2)
-        if not (path := self._path("replaced", name, "embedding")).exists():
+        if not (path := self._path("replaced", name)).exists():
             model, own = self.load(claimed), derive_seed(_USES["replaced"], number)
             find_patch_embed(model).load_state_dict(find_patch_embed(self.fresh(own)).state_dict())
             for weight_name, each in model.named_parameters():
                 each.requires_grad_("patch_embed" in weight_name)
-            fit(model, self.training, Recipe(), self.short / 2, own, "replaced")
+            self.fit(model, Recipe(), self.short / 2, own, "replaced")
             self.save(path, model, epochs=self.short / 2)
-        if not (path := self._path("distilled", name, "logits")).exists():
+        if not (path := self._path("distilled", name)).exists():
             own = derive_seed(_USES["distilled"], number)
             model, teacher = self.fresh(own), self.load(claimed)
-            fit(model, self.training, Recipe(), self.epochs, own, "distilled", teacher)
+            self.fit(model, Recipe(), self.epochs, own, "distilled", teacher=teacher)
             self.save(path, model, epochs=self.epochs)
 
-    def _path(self, kind: str, name: str, file: str) -> Path:
-        return self.out / "derived" / kind / name / f"{file}.pth.tar"
+    def _path(self, kind: str, name: str) -> Path:
+        return self.out / "derived" / kind / name / "model.pth.tar"
 
 
 def embedding(model: NormalizedModel) -> torch.Tensor:
@@ -190,6 +194,7 @@ def main() -> None:
     parser.add_argument("--crop-pct", type=float, default=1.0, help="of the shorter side (default: 1)")
     parser.add_argument("--epochs", type=float, default=2, help="of independent and distilled models (default: 2)")
     parser.add_argument("--short-epochs", type=float, default=1, help="of finetuned ones; others half (default: 1)")
+    parser.add_argument("--batch-size", type=int, default=128, help="default: 128")
     parser.add_argument("--seeds", type=int, default=3, help="independent models a recipe (default: 3)")
     parser.add_argument("--start", nargs="+", default=[], metavar="NAME=FILE", help="further claimed models")
     parser.add_argument("--parts", nargs="+", default=["independent", "derived"], choices=["independent", "derived"])

@@ -13,7 +13,6 @@ from tqdm import tqdm
 from ns_easyrobust.data import Preprocessing, open_image_folder
 from ns_easyrobust.models import NormalizedModel, logits_of
 
-BATCH = 128
 WARM_UP = 0.05  # of all steps
 
 
@@ -24,10 +23,10 @@ class Recipe:
     Attributes:
         lr: largest learning rate of AdamW, after a linear warm-up and before a cosine to 0.
         decay: weight decay of matrices and kernels.
-        augment: ``none``, ``flip``, ``shift`` (a flip and up to an eighth of the side) or ``zoom`` (a flip and a crop).
+        augment: ``none``, ``flip``, ``shift`` (a flip and up to an eighth of the side), ``zoom`` (a flip and a crop).
         half: train on images of this parity alone, with as many steps; None: on all.
-        start: scale of the patch embedding's random start, beside timm's. A small one is soon forgotten, as timm's is by
-            the weight decay of hundreds of epochs: after a few, the row space would still be mostly the start's.
+        start: scale of the patch embedding's random start, beside timm's. A small one is soon forgotten, as timm's is
+            by the weight decay of hundreds of epochs: after a few, the row space would still be mostly the start's.
     """
 
     lr: float = 2e-3
@@ -96,14 +95,14 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 def fit(
     model: NormalizedModel, images: Images, recipe: Recipe, epochs: float, seed: int, name: str,
-    teacher: NormalizedModel | None = None,
+    batch: int = 128, teacher: NormalizedModel | None = None,
 ) -> None:  # fmt: skip
     """Train in place, for as many steps as ``epochs`` of all images have.
 
     Args:
         teacher: its logits are learnt (mean square of the difference, each image's mean taken away), not the labels.
     """
-    steps = max(round(epochs * len(images.labels) / BATCH), 1)
+    steps = max(round(epochs * len(images.labels) / batch), 1)
     used = images.half(recipe.half)
     generator = torch.Generator().manual_seed(seed)
     optimizer = _optimizer(model, recipe)
@@ -117,7 +116,7 @@ def fit(
     bar = tqdm(range(steps), desc=name, unit="step", disable=None, mininterval=5)
     for step in bar:
         if not order:
-            order = list(torch.randperm(len(used.labels), generator=generator).split(BATCH))
+            order = list(torch.randperm(len(used.labels), generator=generator).split(batch))
         chosen = order.pop()
         pixels = augmented(used.pixels[chosen].float() / 255, recipe.augment, generator)
         logits = logits_of(model(pixels), len(pixels))

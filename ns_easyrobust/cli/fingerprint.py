@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import OptionError, OutputError, printable
+from ..nullspace import STATISTICS
 from ..utils import file_or_folder, float_in, os_errors_as_output_errors, require_replaceable
 
 if TYPE_CHECKING:
@@ -37,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     compare.add_argument(
         "--alpha", type=float_in(1e-6, 0.999999), default=0.05, metavar="F", help="level of the verdict (default: 0.05)"
     )
+    compare.add_argument(
+        "--statistic", default="weighted", choices=STATISTICS,
+        help="weighted: directions count by their singular values; rows: the row space alone, as in the paper's idea "
+        "(default: weighted)",
+    )  # fmt: skip
     for each in (make, compare):
         each.add_argument("--ema", action="store_true", help="take the moving average of checkpoints")
         each.add_argument(
@@ -97,7 +103,7 @@ def _compare(args: argparse.Namespace) -> None:
         raise OptionError(
             "--independent: expected models other than A and B, found only their patch embeddings. Give others."
         )
-    result = nullspace.compare_fingerprints(claimed, suspect, independent, alpha=args.alpha)
+    result = nullspace.compare_fingerprints(claimed, suspect, independent, statistic=args.statistic, alpha=args.alpha)
     for letter, each in (("A", claimed), ("B", suspect)):
         print(f"{letter}  {printable(each.name)}: {_described(each)}")
     for line in _lines(result, claimed, suspect, len(files) - len(independent)):
@@ -108,10 +114,11 @@ def _lines(found: Comparison, claimed: Fingerprint, suspect: Fingerprint, left_o
     largest = min(claimed.rank, suspect.rank)
     space = "pixels" if found.space == "pixel" else "normalised patches (some normalisation is unknown)"
     lines = [
-        f"S = {found.overlap:.4f} of {largest} (sum of squared cosines of the principal angles, row spaces in {space}); "
-        f"S / sqrt(k1 k2) = {found.likeness:.4f}",
-        f"uniformly random subspaces would have {found.haar.mean:.2f} +- {found.haar.sd:.2f}: a reference, not the null, "
-        "as independently trained models share a low-pass row space",
+        f"S = {found.overlap:.4f} of {largest}: sum of squared cosines of the principal angles of the row spaces, in "
+        f"{space}; uniformly random ones would have {found.haar.mean:.2f} +- {found.haar.sd:.2f}, which is no null: "
+        "independently trained models share a low-pass row space",
+        f"likeness = {found.likeness:.4f} "
+        + ("(S / sqrt(k1 k2))" if found.statistic == "rows" else "(weighted by singular values)"),
     ]
     if claimed.digest == suspect.digest:
         lines.append("the two patch embeddings are the same, bit by bit")
@@ -119,7 +126,7 @@ def _lines(found: Comparison, claimed: Fingerprint, suspect: Fingerprint, left_o
     if m:
         again = f" ({left_out} left out: A's or B's own weights, or the same twice)" if left_out else ""
         lines.append(
-            f"{m} independent models{again}: S / sqrt(k1 k2) to A from {min(found.null):.4f} to {max(found.null):.4f}"
+            f"{m} independent models{again}: likeness to A from {min(found.null):.4f} to {max(found.null):.4f}"
         )
         lines.append(
             f"p = {found.p:.3g}: the rank of B among them, exact if B, were it not derived from A, is drawn as they "

@@ -1,4 +1,4 @@
-"""Fingerprints from files: of checkpoints whose architecture need not be known, or as ``fingerprint make`` wrote them."""
+"""Fingerprints from files: of checkpoints, whose architecture need not be known, or as ``fingerprint make`` writes."""
 
 from __future__ import annotations
 

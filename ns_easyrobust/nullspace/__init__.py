@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     from .feasible import FeasibleNorm, ImageInfluence, InfluenceProbe, first_crossing, unit_direction
     from .fingerprint import Fingerprint, HaarOverlap, common_space, fingerprint_of, haar_overlap, likeness, overlap
     from .fingerprint_file import load_fingerprint, save_fingerprint
-    from .fingerprint_null import Comparison, compare_fingerprints, rank_p_value, t_p_value
+    from .fingerprint_null import STATISTICS, Comparison, compare_fingerprints, rank_p_value, t_p_value
     from .float64 import float64_copy
     from .local_spectrum import LocalSpectrum, SoftmaxJacobian
     from .noise import Influence, Noise, Step
     from .objective import OnStep
+    from .patch_covariance import PatchCovariance, hidden_noise
     from .pixel_noise import (
         OutputChange,
         output_change,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SPACES",
+    "STATISTICS",
     "AllOnesCheck",
     "Comparison",
     "EncoderControls",
@@ -66,6 +68,7 @@ __all__ = [
     "OnStep",
     "OutputChange",
     "PairForm",
+    "PatchCovariance",
     "PatchSpectrum",
     "SoftmaxJacobian",
     "SolverResult",
@@ -87,6 +90,7 @@ __all__ = [
     "haar_overlap",
     "head_invariant_directions",
     "heads_of",
+    "hidden_noise",
     "ignores_all_ones",
     "known_solvers",
     "layer_norm_nullity",

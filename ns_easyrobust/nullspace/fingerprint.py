@@ -1,11 +1,16 @@
-"""A model's fingerprint: the subspace of patches that its patch embedding sees (arXiv:2403.10476, section 6).
+"""A model's fingerprint: what its patch embedding sees of a patch (arXiv:2403.10476, section 6).
 
 The paper would tell models by their nullspace. Its orthogonal complement, the row space of W, holds the same and is the
 smaller of the two wherever a nullspace is exact by shape (k = D < n = C*p*p, mostly D <= n / 2); and two nullspaces of
 more than n / 2 dimensions share some directions whatever the weights, so that their angles say less. It is invariant
 to W -> A W for any invertible A: rotations and scalings of the embedding, weight decay, signs and orders of features.
 
-Two of them are compared by the squared cosines of their principal angles (Jordan 1875; Bjorck and Golub 1973).
+Two are compared by S, the sum of squared cosines of the principal angles (Jordan 1875; Bjorck and Golub 1973). As
+sin(angle) <= ||E|| / sigma for a change E of W (Wedin 1972), directions of small sigma turn freely under finetuning,
+rounding and pruning, and count in S as much as any. So there is a second, weighted fingerprint (ours): the matrix
+``|W| = (W'W)^(1/2)``, in which directions count by their singular values, of W without its mean over features, which
+no LayerNorm lets pass. It is invariant to W -> Q W + 1 v', Q orthogonal and orthogonal to 1, all that can be undone
+further on in a pre-LayerNorm transformer, and to scalings.
 """
 
 from __future__ import annotations
@@ -33,9 +38,12 @@ class Fingerprint:
             pixels, that of W diag(1/std), can be had, which is what models with other normalisations share.
         digest: SHA-256 of the patch embedding's weight as it was read.
         name: of the model, as its owner calls it.
+        strengths: (j, n) float64, orthogonal rows whose norms are singular values, with ``strengths' strengths`` =
+            V'V, V being W without its mean over features.
     """
 
     basis: torch.Tensor = field(repr=False)
+    strengths: torch.Tensor = field(repr=False)
     patch_size: int
     std: tuple[float, ...] | None
     digest: str
@@ -51,20 +59,22 @@ class Fingerprint:
         """n, the elements of a patch."""
         return self.basis.shape[1]
 
-    def rows(self, space: str = "normalised", metric: torch.Tensor | None = None) -> torch.Tensor:
-        """An orthonormal basis (k, n) of the row space in ``space``.
+    def rows(
+        self, space: str = "normalised", metric: torch.Tensor | None = None, *, weighted: bool = False
+    ) -> torch.Tensor:
+        """Rows R for :func:`likeness`: an orthonormal basis of the row space, or with R'R = ``|V|``, in ``space``.
 
         Args:
-            space: ``normalised``, the row space of W; ``pixel``, that of W diag(1/std).
-            metric: (n, n), a square root of the patches' covariance in ``space``: the row space of W metric instead.
-                Then squared cosines of principal angles are squared canonical correlations of the embeddings of such
+            space: ``normalised``, of W and V; ``pixel``, of W diag(1/std) and V diag(1/std).
+            metric: (n, n), a square root of the covariance of patches in ``space``: W and V are multiplied by it. Then
+                squared cosines of principal angles are squared canonical correlations of the embeddings of such
                 patches (Hotelling 1936), and directions that no patch has do not count.
+            weighted: ``|V|`` in place of the row space.
 
         Raises:
-            ModelError: the pixel space of a fingerprint without ``std``, or patches without k independent directions
-                among those that the model sees.
+            ModelError: the pixel space of a fingerprint without ``std``.
         """
-        rows = self.basis
+        rows = self.strengths if weighted else self.basis
         if space == "pixel":
             if self.std is None:
                 raise ModelError(f"{self.name or 'fingerprint'}: expected a known normalisation for pixel space.")
@@ -75,12 +85,7 @@ class Fingerprint:
         if rows is self.basis:
             return rows
         _, values, right = torch.linalg.svd(rows, full_matrices=False)
-        if not bool(values[-1] > 1e-10 * values[0]):
-            raise ModelError(
-                f"{self.name or 'fingerprint'}: expected patches that vary in all {self.rank} directions that the "
-                "model sees, found fewer. Give more, or photographs."
-            )
-        return right
+        return values.sqrt()[:, None] * right if weighted else right
 
 
 def fingerprint_of(
@@ -118,11 +123,16 @@ def fingerprint_of(
             "the whole space of patches, so that it has no fingerprint of this kind. Use a model with fewer features "
             "or larger patches."
         )
-    values_only = weight.detach().cpu().contiguous()
-    told = hashlib.sha256(f"{values_only.dtype} {tuple(values_only.shape)}".encode())
-    told.update(values_only.reshape(-1).view(torch.uint8).numpy().tobytes())
+    centred = torch.linalg.svd(matrix - matrix.mean(0), full_matrices=False)
+    kept = int((rtol * values[0] < centred.S).sum())
+    if kept == 0:
+        raise ModelError(f"{shown}expected features that differ, found {len(matrix)} equal ones. Check the checkpoint.")
+    stored = weight.detach().cpu().contiguous()
+    told = hashlib.sha256(f"{stored.dtype} {tuple(stored.shape)}".encode())
+    told.update(stored.reshape(-1).view(torch.uint8).numpy().tobytes())
     return Fingerprint(
         basis=right[:rank].clone(),
+        strengths=centred.S[:kept, None] * centred.Vh[:kept],
         patch_size=weight.shape[-1],
         std=None if std is None else tuple(float(value) for value in std),
         digest=told.hexdigest(),
@@ -157,8 +167,15 @@ def overlap(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def likeness(one: torch.Tensor, other: torch.Tensor) -> float:
-    """S / sqrt(k1 k2), in [0, 1]: the cosine between both projections; 1 for the same subspace alone."""
-    return overlap(one, other) / math.sqrt(len(one) * len(other))
+    """The cosine between R1'R1 and R2'R2, in [0, 1]; 1 where they are the same but for a factor.
+
+    Of orthonormal rows it is S / sqrt(k1 k2). Of weighted ones, ``tr(|V1| |V2|) / (||V1|| ||V2||)``.
+
+    Args:
+        one, other: (k1, n) and (k2, n), of :meth:`Fingerprint.rows`.
+    """
+    norms = [torch.linalg.matrix_norm(rows @ rows.T) for rows in (one, other)]
+    return min(1.0, overlap(one, other) / float(norms[0] * norms[1]))
 
 
 class HaarOverlap(NamedTuple):

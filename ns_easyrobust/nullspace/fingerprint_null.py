@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import OptionError
-from ..utils import np, torch
+from ..utils import np
 from .fingerprint import Fingerprint, HaarOverlap, common_space, haar_overlap, likeness, overlap
 
 DERIVED, INDEPENDENT, UNKNOWN = "derived", "not told apart from independent", "cannot be said"
+STATISTICS = ("weighted", "rows")
 _EDGE = 1e-9  # likenesses are kept this far from 0 and 1, where their logits are infinite
 
 
@@ -24,7 +25,8 @@ class Comparison:
 
     Attributes:
         overlap: S, the sum of squared cosines of the principal angles.
-        likeness: S / sqrt(k1 k2), in [0, 1].
+        statistic: ``rows`` or ``weighted``, what the test is made of.
+        likeness: of that statistic, in [0, 1]: S / sqrt(k1 k2) of rows.
         haar: mean and standard deviation of S if weights were pure chance: a reference, not the null.
         space: ``pixel`` or ``normalised``, in which the row spaces were compared.
         null: likenesses of the claimed model to each independent one.
@@ -34,6 +36,7 @@ class Comparison:
     """
 
     overlap: float
+    statistic: str
     likeness: float
     haar: HaarOverlap
     space: str
@@ -73,8 +76,8 @@ def rank_p_value(found: float, null: Sequence[float]) -> float:
 def t_p_value(found: float, null: Sequence[float]) -> float:
     """Upper tail of Student's predictive t for one more likeness, on the scale of logits.
 
-    ``(z - mean) / (sd sqrt(1 + 1/m))`` with m - 1 degrees of freedom, z = log(x / (1 - x)). **Parametric**: it goes below
-    1 / (m + 1) on the word of a normal distribution that nobody has checked out there.
+    ``(z - mean) / (sd sqrt(1 + 1/m))`` with m - 1 degrees of freedom, z = log(x / (1 - x)). **Parametric**: it goes
+    below 1 / (m + 1) on the word of a normal distribution that nobody has checked out there.
 
     Args:
         found, null: likenesses in [0, 1]; at least 3 in ``null``.
@@ -98,8 +101,8 @@ def compare_fingerprints(
     suspect: Fingerprint,
     independent: Sequence[Fingerprint] = (),
     *,
+    statistic: str = "weighted",
     alpha: float = 0.05,
-    metric: torch.Tensor | None = None,
 ) -> Comparison:
     """Whether ``suspect`` is derived from ``claimed``, against independently trained models.
 
@@ -107,13 +110,16 @@ def compare_fingerprints(
     models with the weights of one of both would be no null: leave them out.
 
     Args:
+        statistic: ``rows``, the row space alone, or ``weighted`` by singular values. Choose before looking: with the
+            better of both p-values the level does not hold.
         alpha: level, in (0, 1).
-        metric: (n, n), see :meth:`~ns_easyrobust.nullspace.fingerprint.Fingerprint.rows`.
 
     Raises:
-        ModelError: patches of different sizes or channels; an independent model that has the weights of one of both.
-        OptionError: ``alpha`` out of range.
+        ModelError: patches of different sizes or channels.
+        OptionError: an independent model that has the weights of one of both; ``statistic`` or ``alpha`` out of range.
     """
+    if statistic not in STATISTICS:
+        raise OptionError(f"statistic: expected one of {', '.join(STATISTICS)}, found {statistic!r}. Choose one.")
     if not 0 < alpha < 1:
         raise OptionError(f"alpha: expected a number between 0 and 1, found {alpha}. Choose 0.05, for example.")
     space = common_space([claimed, suspect, *independent])
@@ -123,13 +129,15 @@ def compare_fingerprints(
             f"{same.name}: expected an independently trained model, found the patch embedding of one of both that are "
             "compared. Leave it out."
         )
-    one, other = claimed.rows(space, metric), suspect.rows(space, metric)
+    weighted = statistic == "weighted"
+    one, other = (each.rows(space, weighted=weighted) for each in (claimed, suspect))
     found = likeness(one, other)
-    null = tuple(likeness(one, each.rows(space, metric)) for each in independent)
+    null = tuple(likeness(one, each.rows(space, weighted=weighted)) for each in independent)
     return Comparison(
-        overlap=overlap(one, other),
+        overlap=overlap(claimed.rows(space), suspect.rows(space)),
+        statistic=statistic,
         likeness=found,
-        haar=haar_overlap(len(one), len(other), claimed.input_dim),
+        haar=haar_overlap(claimed.rank, suspect.rank, claimed.input_dim),
         space=space,
         null=null,
         p=rank_p_value(found, null) if null else None,
