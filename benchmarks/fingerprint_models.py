@@ -1,8 +1,8 @@
 """Independently trained models, and models derived from them, for ``ns-easyrobust experiment fingerprint``.
 
-    python benchmarks/fingerprint_models.py CLASS_FOLDERS OUT [--start NAME=FILE ...] [--parts independent derived]
+    python benchmarks/fingerprint_models.py CLASS_FOLDERS OUT [--start NAME=FILE ...]
 
-``CLASS_FOLDERS`` has train/ and val/. OUT gets ``independent/RECIPE/seedN.pth.tar``, ``claimed/NAME.pth.tar`` and
+``CLASS_FOLDERS`` has train/ and val/. OUT gets ``independent/RECIPE/seedN.pth.tar``, ``claimed/NAME.*`` and
 ``derived/KIND/NAME/*.pth.tar``: each is made once, so that the same command goes on where it stopped. One core takes
 about 35 minutes for the default, CIFAR-10's 50000 images and a ViT of 64 features a token.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ RECIPES = {
     "odd-half": Recipe(half=1, augment="flip"),
     "timm-start": Recipe(start=1),
 }
+PARTS = ("independent", "unlearnt", "learnt")
 CLAIMED = ("base", "low-lr", "crops")  # whose seed 0 is what others are derived from
 FINETUNING = {
     "lr-1e-4": Recipe(lr=1e-4, augment="zoom"),
@@ -66,7 +68,7 @@ class Maker:
     def judging(self) -> Images:
         if self._judging is None:
             args = self._args
-            self._judging = read_images(args.folder / "val", args.image_size, args.crop_pct, "val")
+            self._judging = read_images(args.folder / "val", args.image_size, args.crop_pct, "val", args.val_images)
         return self._judging
 
     def fresh(self, seed: int, start: float = Recipe.start) -> NormalizedModel:
@@ -81,7 +83,7 @@ class Maker:
         fit(model, self.training, recipe, epochs, seed, name, self._args.batch_size, **more)
 
     def load(self, path: Path) -> NormalizedModel:
-        return load_model(None, path).eval()
+        return load_model(self.arch, path, model_kwargs=self.options).eval()
 
     def save(self, path: Path, model: NormalizedModel, **told: object) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,17 +103,27 @@ class Maker:
                     self.fit(model, recipe, self.epochs, own, f"{name} {seed}")
                     self.save(path, model, recipe=vars(recipe), epochs=self.epochs, start_embedding=start)
 
-    def derived(self) -> None:
-        """``claimed/NAME.pth.tar`` and ``derived/KIND/NAME/*``."""
+    def unlearnt(self) -> None:
+        """``claimed/NAME.*`` and those of ``derived/KIND/NAME/*`` that need no training."""
+        for name, claimed in self.claimed().items():
+            self._unlearnt(name, claimed)
+
+    def learnt(self) -> None:
+        """The others of ``derived/KIND/NAME/*``."""
+        for number, (name, claimed) in enumerate(self.claimed().items()):
+            self._learnt(name, claimed, number)
+
+    def claimed(self) -> dict[str, Path]:
+        """The claimed models, copied: some of the independent ones where they are, and those of --start."""
         given = {name: Path(file) for name, file in (each.split("=", 1) for each in self._args.start)}
         own = {name: self.out / "independent" / name / "seed0.pth.tar" for name in CLAIMED}
-        for number, (name, source) in enumerate({**own, **given}.items()):
-            claimed = self.out / "claimed" / f"{name}.pth.tar"
-            if not claimed.exists():
-                claimed.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(claimed, lambda temporary, source=source: shutil.copyfile(source, temporary))
-            self._unlearnt(name, claimed)
-            self._learnt(name, claimed, number)
+        found = {}
+        for name, source in {**{name: path for name, path in own.items() if path.exists()}, **given}.items():
+            found[name] = self.out / "claimed" / f"{name}{''.join(source.suffixes)}"
+            if not found[name].exists():
+                found[name].parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(found[name], partial(shutil.copyfile, source))
+        return found
 
     def _unlearnt(self, name: str, claimed: Path) -> None:
         for share in PRUNED:
@@ -197,7 +209,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128, help="default: 128")
     parser.add_argument("--seeds", type=int, default=3, help="independent models a recipe (default: 3)")
     parser.add_argument("--start", nargs="+", default=[], metavar="NAME=FILE", help="further claimed models")
-    parser.add_argument("--parts", nargs="+", default=["independent", "derived"], choices=["independent", "derived"])
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help=f"default: {' '.join(PARTS)}")
+    parser.add_argument("--val-images", type=int, default=10**9, metavar="N", help="to judge on (default: all)")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     maker = Maker(args)

@@ -33,11 +33,15 @@ class Views:
     def __init__(self, space: str, covariance: PatchCovariance) -> None:
         self.space, self.covariance = space, covariance
         self._known: dict[str, tuple[torch.Tensor, ...]] = {}
+        self._roots: dict[Any, torch.Tensor] = {}
 
     def of(self, found: Fingerprint) -> tuple[torch.Tensor, ...]:
         """Rows of each way, for ``nullspace.likeness``."""
         if found.digest not in self._known:
-            metric = self.covariance.root(self.space, found.std)
+            key = None if self.space == "pixel" else found.std
+            if key not in self._roots:
+                self._roots[key] = self.covariance.root(self.space, key)
+            metric = self._roots[key]
             self._known[found.digest] = (
                 found.rows(self.space),
                 found.rows(self.space, weighted=True),

@@ -61,17 +61,17 @@ def test_each_image_has_a_view_of_its_own(scripts):
 def test_a_recipe_trains_and_a_teacher_is_learnt(scripts):
     training, _ = scripts
     generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(64) % 2
-    pixels = (labels[:, None, None, None] * 200 + torch.randint(0, 50, (64, 3, 32, 32), generator=generator)).byte()
+    labels = torch.arange(32) % 2
+    pixels = (labels[:, None, None, None] * 200 + torch.randint(0, 50, (32, 3, 32, 32), generator=generator)).byte()
     images = training.Images(pixels, labels)
     teacher = small_vit(num_classes=2)
-    training.fit(teacher, images, training.Recipe(augment="none"), 12, 0, "teacher", 16)
+    training.fit(teacher, images, training.Recipe(augment="none"), 10, 0, "teacher", 16)
     assert training.accuracy(teacher, images) > 0.9
     student = small_vit(num_classes=2, seed=1)
     other = training.Images(pixels, 1 - labels)  # the labels do not matter
-    training.fit(student, other, training.Recipe(augment="none"), 12, 0, "student", 16, teacher=teacher)
+    training.fit(student, other, training.Recipe(augment="none"), 10, 0, "student", 16, teacher=teacher)
     assert training.accuracy(student, images) > 0.9
-    assert torch.equal(images.half(1).labels, torch.ones(32, dtype=torch.int64))
+    assert torch.equal(images.half(1).labels, torch.ones(16, dtype=torch.int64))
 
 
 def field(number: int, value: int | bytes) -> bytes:
