@@ -51,7 +51,12 @@ def fingerprint_files(place: str | Path) -> list[Path]:
     place = Path(place)
     if not place.is_dir():
         return [place]
-    found = sorted(path for path in place.rglob("*") if path.name.endswith(_ENDINGS) and path.is_file())
+    found = sorted(
+        Path(folder, name)
+        for folder, _, names in os.walk(place, followlinks=True)  # as rglob does not
+        for name in names
+        if name.endswith(_ENDINGS)
+    )
     if not found:
         raise DataError(f"{place}: expected fingerprints or checkpoints ({', '.join(_ENDINGS)}), found none in it.")
     return found
