@@ -105,8 +105,8 @@ def _false_positives(numbers: FingerprintNumbers, metric: int) -> str:
     by_rank = "none can be told by rank" if rates[0] is None else f"{rates[0]}% by rank"
     return (
         f"False positives by {METRICS[metric]}: {by_rank}, {rates[1]}% by t, over ordered pairs of independent "
-        "models whose null has none of the suspect's recipe (pairs share models: these intervals are too narrow)."
-        + _worst(numbers, tests)
+        "models whose null has none of the suspect's recipe (pairs share models: these intervals are too narrow). At "
+        f"most {100 * numbers.alpha:g}% would be where suspects are drawn as the null is." + _worst(numbers, tests)
     )
 
 
