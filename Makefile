@@ -46,15 +46,16 @@ test-timm1: .venv-timm1/ready
 	.venv-timm1/bin/python -m pip install --quiet --upgrade pip
 	.venv-timm1/bin/python -m pip install --constraint constraints-timm1.txt --editable ".[hfds,test]" "timm>=1" \
 		einops ftfy opt_einsum PyWavelets regex requests "setuptools<81"
-	.venv-timm1/bin/python -m pip install --no-deps --constraint constraints-timm1.txt easyrobust torchattacks imagecorruptions
+	.venv-timm1/bin/python -m pip install --no-deps --constraint constraints-timm1.txt easyrobust torchattacks \
+		imagecorruptions grad-cam ttach
 	touch $@
 
 $(READY): setup.cfg setup.py constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[easyrobust,demo,test]"
-	# without opencv-python, for which it asks and which would lie over opencv-python-headless
-	$(BIN)/python -m pip install --constraint constraints.txt --no-deps imagecorruptions
+	# without opencv-python, for which they ask and which would lie over opencv-python-headless
+	$(BIN)/python -m pip install --constraint constraints.txt --no-deps imagecorruptions grad-cam ttach
 	touch $@
 
 clean:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import evaluation
+from .. import evaluation, nullspace
 from ..errors import DataError, ModelError, without_secrets
 from ..utils import add_machine_arguments, add_model_arguments, file_or_folder, int_from, pick_device
 
@@ -20,15 +20,24 @@ if TYPE_CHECKING:
 _MOST = 10**7
 
 
-def add_input_arguments(parser: argparse.ArgumentParser, images: int, synthesis_images: int | None = None) -> None:
+def add_input_arguments(
+    parser: argparse.ArgumentParser, images: int, synthesis_images: int | None = None, enlarge: bool = False
+) -> None:
     """Add the flags of a checkpoint, of images and of the machine.
 
     Args:
         images: how many are measured on, by default.
         synthesis_images: how many others noise is made with, by default; None where none is made.
+        enlarge: whether the model may be made one for larger images.
     """
     evaluation.add_checkpoint_arguments(parser)
     add_model_arguments(parser)
+    if enlarge:
+        parser.add_argument(
+            "--enlarge", type=int_from(1, 16), default=1, metavar="N",
+            help="average images N times as large in front of the model, so that patches and the nullspace are larger "
+            "(default: 1)",
+        )  # fmt: skip
     add_image_arguments(parser, images, synthesis_images)
     add_machine_arguments(parser)
 
@@ -99,12 +108,17 @@ def open_model(args: argparse.Namespace, device: torch.device) -> tuple[Normaliz
     from .. import models
 
     model, _ = evaluation.checkpoint_model(args, device)
+    described: dict[str, Any] = {}
+    if (factor := getattr(args, "enlarge", 1)) != 1:
+        model, described = nullspace.enlarged(model, factor), {"enlarge": factor}
+        args.input_size *= factor
     return model.eval(), {
         "model": model.arch,
         "checkpoint": without_secrets(str(args.ckpt_path)),
         "weights": models.state_digest(model),
         "ema": bool(args.use_ema),
         "image_size": args.input_size,
+        **described,
     }
 
 

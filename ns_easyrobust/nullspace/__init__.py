@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .closure import PairForm, combined, draw_pairs, even_steps, norm_at_influence, share_under
     from .config import NoiseConfig
     from .constructed_attention import constructed_layer, heads_of
+    from .enlargement import enlarged
     from .exact import SPACES, PatchSpectrum, find_projection, patch_nullspace, patch_pseudo_inverse, patch_spectrum
     from .exact_noise import patchify, sample_nullspace, unpatchify, valid_nullspace_noise
     from .exploratory import (
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .fingerprint_null import STATISTICS, Comparison, compare_fingerprints, rank_p_value, t_p_value
     from .float64 import float64_copy
     from .local_spectrum import LocalSpectrum, SoftmaxJacobian
+    from .nearest import NearestImages, nearest_in_nullspace, nearest_valid
     from .noise import Influence, Noise, Step
     from .objective import OnStep
     from .patch_covariance import PatchCovariance, hidden_noise
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from .solvers import SolverResult, centred, known_solvers, register_solver
     from .synthesis import measure, synthesize
     from .transfer import EncoderControls, encoder_controls, pixel_change, ratio_error
+    from .transformed import TransformedImages, TransformedKinds, transformed_images
 
 __all__ = [
     "SPACES",
@@ -62,6 +65,7 @@ __all__ = [
     "InfluenceProbe",
     "LeastSeen",
     "LocalSpectrum",
+    "NearestImages",
     "Noise",
     "NoiseConfig",
     "NoiseLearner",
@@ -74,6 +78,8 @@ __all__ = [
     "SolverResult",
     "Stationarity",
     "Step",
+    "TransformedImages",
+    "TransformedKinds",
     "centred",
     "combined",
     "common_space",
@@ -81,6 +87,7 @@ __all__ = [
     "constructed_layer",
     "draw_pairs",
     "encoder_controls",
+    "enlarged",
     "even_steps",
     "exploratory_loss",
     "find_projection",
@@ -99,7 +106,9 @@ __all__ = [
     "likeness",
     "load_fingerprint",
     "measure",
+    "nearest_in_nullspace",
     "nearest_row",
+    "nearest_valid",
     "norm_at_influence",
     "output_change",
     "overlap",
@@ -123,6 +132,7 @@ __all__ = [
     "symmetric_share",
     "synthesize",
     "t_p_value",
+    "transformed_images",
     "uniform_start",
     "unit_direction",
     "unit_roundoff",

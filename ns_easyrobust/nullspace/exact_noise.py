@@ -135,7 +135,7 @@ def valid_nullspace_noise(
         >>> torch.allclose(model(images + noise), model(images), atol=1e-3)
         True
     """
-    _check_pixels(images)
+    check_pixels(images)
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
         raise OptionError(f"iterations: expected a whole number >= 1, found {iterations!r}.")
     patch_size = find_projection(model).kernel_size[0]
@@ -168,7 +168,8 @@ def valid_nullspace_noise(
     return unpatchify(noise, patch_size, images.shape[1:]).to(images.dtype)
 
 
-def _check_pixels(images: torch.Tensor) -> None:
+def check_pixels(images: torch.Tensor) -> None:
+    """Refuse images that are no pixels in [0, 1], (B, C, H, W) in floating point, by a DataError."""
     if images.dim() != 4 or 0 in images.shape or not images.is_floating_point():
         raise DataError(
             f"images: expected floating-point pixels (B, C, H, W), found {images.dtype} of shape "

@@ -75,3 +75,15 @@ def test_val_is_measured_on_where_there_is_one(digits_dir):
     alone = open_image_set(digits_dir / "val", Preprocessing(32, 1), 10**6, 0, 0)
     assert (len(both), both.origin) == (5, "5 random ones of val/")
     assert alone.origin == f"{len(alone)} random ones of the folder"
+
+
+def test_a_model_can_be_enlarged(words, trained):
+    parser = FlagParser()
+    add_input_arguments(parser, 4, enlarge=True)
+    inputs = open_inputs(parser.parse_args([*words, "--enlarge", "2", "-j", "0", "--device", "cpu", "--crop-pct", "1"]))
+    assert inputs.measured.pixels.shape == (4, 3, 64, 64)
+    assert (inputs.protocol["enlarge"], inputs.protocol["image_size"]) == (2, 64)
+    with torch.no_grad():
+        pooled = trained(torch.nn.functional.avg_pool2d(inputs.measured.pixels, 2))
+        assert torch.allclose(inputs.model(inputs.measured.pixels), pooled, atol=1e-4)
+    assert "enlarge" not in opened(words, 4).protocol
