@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING
 
 from ..errors import OptionError, OutputError, printable
 from ..nullspace import STATISTICS
-from ..utils import file_or_folder, float_in, os_errors_as_output_errors, require_replaceable
+from ..utils import file_or_folder, float_in, int_from, os_errors_as_output_errors, require_replaceable
 
 if TYPE_CHECKING:
     from ..nullspace import Comparison, Fingerprint
+
+
+_STATISTICS = {
+    "rows": "(S / sqrt(k1 k2))",
+    "weighted": "(weighted by singular values)",
+    "images": "(weighted by singular values, on patches of the images)",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,9 +47,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     compare.add_argument(
         "--statistic", default="weighted", choices=STATISTICS,
-        help="weighted: directions count by their singular values; rows: the row space alone, as in the paper's idea "
+        help="weighted: directions count by their singular values; rows: the row space alone, as in the paper's idea; "
+        "images: weighted, and by what patches of --data-dir have, which noise that they hide does not evade "
         "(default: weighted)",
     )  # fmt: skip
+    compare.add_argument("--data-dir", type=file_or_folder, metavar="DIR", help="folder of classes of images")
+    compare.add_argument(
+        "--input-size", type=int_from(1, 8192), default=224, metavar="N", help="image side in pixels (default: 224)"
+    )
+    compare.add_argument(
+        "--crop-pct", type=float_in(0.01, 1), default=0.875, metavar="F", help="centre crop (default: 0.875)"
+    )
+    compare.add_argument(
+        "--images", type=int_from(1, 10**7), default=500, metavar="N", help="of them, at random (default: 500)"
+    )
     for each in (make, compare):
         each.add_argument("--ema", action="store_true", help="take the moving average of checkpoints")
         each.add_argument(
@@ -92,8 +110,10 @@ def _described(found: Fingerprint) -> str:
 
 def _compare(args: argparse.Namespace) -> None:
     from .. import nullspace
-    from ..experiments import distinct, fingerprint_files, read_fingerprint
+    from ..experiments import distinct, fingerprint_files, patch_covariance, read_fingerprint
 
+    if (args.statistic == "images") != (args.data_dir is not None):
+        raise OptionError("--data-dir: expected one with --statistic images, and with no other. Give both or neither.")
     claimed, suspect = (read_fingerprint(each, ema=args.ema, std=args.std) for each in (args.claimed, args.suspect))
     nullspace.common_space([claimed, suspect])
     files = [path for place in args.independent for path in fingerprint_files(place)]
@@ -103,7 +123,16 @@ def _compare(args: argparse.Namespace) -> None:
         raise OptionError(
             "--independent: expected models other than A and B, found only their patch embeddings. Give others."
         )
-    result = nullspace.compare_fingerprints(claimed, suspect, independent, statistic=args.statistic, alpha=args.alpha)
+    result = nullspace.compare_fingerprints(
+        claimed,
+        suspect,
+        independent,
+        statistic=args.statistic,
+        covariance=None
+        if args.data_dir is None
+        else patch_covariance(args.data_dir, claimed.patch_size, args.input_size, args.crop_pct, args.images),
+        alpha=args.alpha,
+    )
     for letter, each in (("A", claimed), ("B", suspect)):
         print(f"{letter}  {printable(each.name)}: {_described(each)}")
     for line in _lines(result, claimed, suspect, len(files) - len(independent)):
@@ -117,8 +146,7 @@ def _lines(found: Comparison, claimed: Fingerprint, suspect: Fingerprint, left_o
         f"S = {found.overlap:.4f} of {largest}: sum of squared cosines of the principal angles of the row spaces, in "
         f"{space}; uniformly random ones would have {found.haar.mean:.2f} +- {found.haar.sd:.2f}, which is no null: "
         "independently trained models share a low-pass row space",
-        f"likeness = {found.likeness:.4f} "
-        + ("(S / sqrt(k1 k2))" if found.statistic == "rows" else "(weighted by singular values)"),
+        f"likeness = {found.likeness:.4f} " + _STATISTICS[found.statistic],
     ]
     if claimed.digest == suspect.digest:
         lines.append("the two patch embeddings are the same, bit by bit")

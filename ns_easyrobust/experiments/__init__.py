@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .figure import FigureExperiment
-    from .fingerprints import distinct, fingerprint_files, read_fingerprint
+    from .fingerprints import distinct, fingerprint_files, patch_covariance, read_fingerprint
     from .patch_rows import (
         PUBLISHED_DIMENSIONS,
         architecture_row,
@@ -30,6 +30,7 @@ __all__ = [
     "experiments",
     "fingerprint_files",
     "is_checkpoint",
+    "patch_covariance",
     "read_fingerprint",
     "register_experiment",
 ]

@@ -12,7 +12,7 @@ from ..errors import DataError
 from .patch_rows import checkpoint_patch
 
 if TYPE_CHECKING:
-    from ..nullspace import Fingerprint
+    from ..nullspace import Fingerprint, PatchCovariance
 
 _ENDINGS = (".safetensors", ".pth", ".pth.tar", ".pt", ".bin", ".ckpt", ".npz")
 
@@ -71,3 +71,17 @@ def distinct(prints: Sequence[Fingerprint], others: Sequence[Fingerprint] = ()) 
             kept.append(each)
             seen.add(each.digest)
     return kept
+
+
+def patch_covariance(folder: str | Path, patch_size: int, side: int, crop_pct: float, most: int) -> PatchCovariance:
+    """The covariance of patches of at most ``most`` images, as :func:`~.image_set.open_image_set` draws them, seed 0.
+
+    Raises:
+        DataError: no class folders, an image that cannot be read, or too few patches.
+        OptionError: images that are no multiple of the patches.
+    """
+    from ..data import Preprocessing
+    from .image_set import open_image_set
+
+    images = open_image_set(Path(folder), Preprocessing(side, crop_pct), most, 0, 0)
+    return nullspace.PatchCovariance.of(images.pixels, patch_size)

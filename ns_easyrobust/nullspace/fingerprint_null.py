@@ -9,13 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..errors import OptionError
 from ..utils import np
 from .fingerprint import Fingerprint, HaarOverlap, common_space, haar_overlap, likeness, overlap
 
+if TYPE_CHECKING:
+    import torch
+
+    from .patch_covariance import PatchCovariance
+
 DERIVED, INDEPENDENT, UNKNOWN = "derived", "not told apart from independent", "cannot be said"
-STATISTICS = ("weighted", "rows")
+STATISTICS = ("weighted", "rows", "images")
 _EDGE = 1e-9  # likenesses are kept this far from 0 and 1, where their logits are infinite
 
 
@@ -25,7 +31,7 @@ class Comparison:
 
     Attributes:
         overlap: S, the sum of squared cosines of the principal angles.
-        statistic: ``rows`` or ``weighted``, what the test is made of.
+        statistic: ``weighted``, ``rows`` or ``images``, what the test is made of.
         likeness: of that statistic, in [0, 1]: S / sqrt(k1 k2) of rows.
         haar: mean and standard deviation of S if weights were pure chance: a reference, not the null.
         space: ``pixel`` or ``normalised``, in which the row spaces were compared.
@@ -102,6 +108,7 @@ def compare_fingerprints(
     independent: Sequence[Fingerprint] = (),
     *,
     statistic: str = "weighted",
+    covariance: PatchCovariance | None = None,
     alpha: float = 0.05,
 ) -> Comparison:
     """Whether ``suspect`` is derived from ``claimed``, against independently trained models.
@@ -110,8 +117,9 @@ def compare_fingerprints(
     models with the weights of one of both would be no null: leave them out.
 
     Args:
-        statistic: ``rows``, the row space alone, or ``weighted`` by singular values. Choose before looking: with the
-            better of both p-values the level does not hold.
+        statistic: ``rows``, the row space alone; ``weighted`` by singular values; or ``images``, weighted in the metric
+            of ``covariance``. Choose before looking: with the best of their p-values the level does not hold.
+        covariance: of patches of images, at the scale that the models see them; for ``images`` alone.
         alpha: level, in (0, 1).
 
     Raises:
@@ -120,6 +128,9 @@ def compare_fingerprints(
     """
     if statistic not in STATISTICS:
         raise OptionError(f"statistic: expected one of {', '.join(STATISTICS)}, found {statistic!r}. Choose one.")
+    if (statistic == "images") != (covariance is not None):
+        found = "none" if covariance is None else f"one with {statistic}"
+        raise OptionError(f"covariance: expected one with the statistic images alone, found {found}. Give images.")
     if not 0 < alpha < 1:
         raise OptionError(f"alpha: expected a number between 0 and 1, found {alpha}. Choose 0.05, for example.")
     space = common_space([claimed, suspect, *independent])
@@ -129,10 +140,14 @@ def compare_fingerprints(
             f"{same.name}: expected an independently trained model, found the patch embedding of one of both that are "
             "compared. Leave it out."
         )
-    weighted = statistic == "weighted"
-    one, other = (each.rows(space, weighted=weighted) for each in (claimed, suspect))
+
+    def rows(each: Fingerprint) -> torch.Tensor:
+        metric = None if covariance is None else covariance.root(space, each.std)
+        return each.rows(space, metric, weighted=statistic != "rows")
+
+    one, other = rows(claimed), rows(suspect)
     found = likeness(one, other)
-    null = tuple(likeness(one, each.rows(space, weighted=weighted)) for each in independent)
+    null = tuple(likeness(one, rows(each)) for each in independent)
     return Comparison(
         overlap=overlap(claimed.rows(space), suspect.rows(space)),
         statistic=statistic,

@@ -8,10 +8,12 @@ import re
 import pytest
 import torch
 from helpers.models import small_vit
+from PIL import Image
+from torchvision.transforms.functional import to_tensor
 
 from ns_easyrobust.cli import main as cli
 from ns_easyrobust.models.checkpoint_save import save_model
-from ns_easyrobust.nullspace import load_fingerprint
+from ns_easyrobust.nullspace import PatchCovariance, hidden_noise, load_fingerprint
 
 
 def verb(*words: object) -> int:
@@ -90,8 +92,12 @@ def test_verdicts(here, capsys):
         (["compare", "mine.pth.tar", "theirs.pth.tar", "--alpha", "2"], "expected a number between"),
         (["compare", "mine.pth.tar", "others/1.pth", "--std", ".5", ".5"], "std: expected 3 positive numbers"),
         (["compare", "mine.pth.tar"], "required: B"),
+        (["compare", "mine.pth.tar", "theirs.pth.tar", "--statistic", "images"], "--data-dir: expected one with"),
+        (["compare", "mine.pth.tar", "theirs.pth.tar", "--data-dir", "empty"], "--data-dir: expected one with"),
+        (["compare", "mine.pth.tar", "theirs.pth.tar", "--statistic", "images", "--data-dir", "empty"],
+         "empty: expected"),
     ],
-)
+)  # fmt: skip
 def test_mistakes_end_in_one_line(here, capsys, words, message):
     (here / "empty").mkdir()
     before = (here / "full.pth").read_bytes()
@@ -107,3 +113,22 @@ def test_an_output_is_replaced_when_asked(here, capsys):
     (here / "mine.fp").write_text("old")
     assert verb("make", "mine.pth.tar", "-o", "mine.fp", "--overwrite") == 0
     assert load_fingerprint("mine.fp").rank == 64
+
+
+def test_noise_that_images_hide_evades_the_weighted_likeness_and_not_the_one_on_images(here, digits_dir, capsys):
+    images = torch.stack(
+        [to_tensor(Image.open(path).convert("RGB")) for path in sorted(digits_dir.rglob("*.png"))[:40]]
+    )
+    model = small_vit()
+    weight = model[1].patch_embed.proj.weight
+    noise = hidden_noise(weight, PatchCovariance.of(images, 8), 0.05, std=(0.5,) * 3, generator=torch.Generator())
+    with torch.no_grad():
+        weight += noise
+    save_model(model, "evading.pth.tar")
+    found = []
+    on_images = f"--statistic images --data-dir {digits_dir} --input-size 32 --crop-pct 1 --images 40".split()
+    for flags in ([], on_images):
+        assert verb("compare", "mine.pth.tar", "evading.pth.tar", *flags) == 0
+        found.append(float(re.search(r"likeness = ([\d.]+)", capsys.readouterr().out)[1]))
+    assert found[0] < 0.5
+    assert found[1] > 0.95

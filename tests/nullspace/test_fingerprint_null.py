@@ -8,7 +8,14 @@ import torch
 from scipy import stats
 
 from ns_easyrobust.errors import ModelError, OptionError
-from ns_easyrobust.nullspace import compare_fingerprints, fingerprint_of, rank_p_value, t_p_value
+from ns_easyrobust.nullspace import (
+    PatchCovariance,
+    compare_fingerprints,
+    fingerprint_of,
+    likeness,
+    rank_p_value,
+    t_p_value,
+)
 
 
 def made(seed: int, side: int = 2):
@@ -56,6 +63,16 @@ def test_a_copy_is_derived_and_another_model_is_not(statistic):
     assert (none.p, none.p_t, none.verdict, none.least_p) == (None, None, "cannot be said", 1)
 
 
+def test_on_images_likenesses_are_those_in_their_metric():
+    (_, claimed), (_, suspect), (_, other) = (made(seed) for seed in range(3))
+    covariance = PatchCovariance(torch.diag(torch.linspace(0.01, 1, 12, dtype=torch.float64)))
+    found = compare_fingerprints(claimed, suspect, [other], statistic="images", covariance=covariance)
+    rows = [each.rows("pixel", covariance.root(), weighted=True) for each in (claimed, suspect, other)]
+    assert found.likeness == pytest.approx(likeness(rows[0], rows[1]))
+    assert found.null == pytest.approx([likeness(rows[0], rows[2])])
+    assert found.likeness != pytest.approx(compare_fingerprints(claimed, suspect).likeness, abs=1e-3)
+
+
 def test_what_cannot_be_compared_is_told():
     claimed, suspect = made(0)[1], made(1)[1]
     with pytest.raises(OptionError, match="0: expected an independently trained model"):
@@ -64,5 +81,8 @@ def test_what_cannot_be_compared_is_told():
         compare_fingerprints(claimed, suspect, [made(2, side=3)[1]])
     with pytest.raises(OptionError, match="alpha"):
         compare_fingerprints(claimed, suspect, alpha=1.5)
+    for more in ({"statistic": "images"}, {"covariance": PatchCovariance(torch.eye(12))}):
+        with pytest.raises(OptionError, match="covariance: expected one with the statistic images alone"):
+            compare_fingerprints(claimed, suspect, **more)
     with pytest.raises(OptionError, match="statistic"):
         compare_fingerprints(claimed, suspect, statistic="best")
