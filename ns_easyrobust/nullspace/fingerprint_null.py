@@ -129,8 +129,8 @@ def compare_fingerprints(
     if statistic not in STATISTICS:
         raise OptionError(f"statistic: expected one of {', '.join(STATISTICS)}, found {statistic!r}. Choose one.")
     if (statistic == "images") != (covariance is not None):
-        found = "none" if covariance is None else f"one with {statistic}"
-        raise OptionError(f"covariance: expected one with the statistic images alone, found {found}. Give images.")
+        given = "none" if covariance is None else f"one with {statistic}"
+        raise OptionError(f"covariance: expected one with the statistic images alone, found {given}. Give images.")
     if not 0 < alpha < 1:
         raise OptionError(f"alpha: expected a number between 0 and 1, found {alpha}. Choose 0.05, for example.")
     space = common_space([claimed, suspect, *independent])
