@@ -99,7 +99,7 @@ def facts(member: Member, views: Views) -> dict[str, Any]:
 
 def open_classifier(member: Member, arch: str | None, model_kwargs: dict[str, Any]) -> nn.Module | None:
     """The whole model, in eval mode; None of a fingerprint, or of weights of no known architecture."""
-    logger = logging.getLogger(models.__name__)  # two lines a model
+    logger = logging.getLogger("ns_easyrobust.models")  # two lines a model
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:
@@ -111,10 +111,10 @@ def open_classifier(member: Member, arch: str | None, model_kwargs: dict[str, An
     return model
 
 
-@torch.no_grad()
 def answers(model: nn.Module, images: ImageSet, batch: int) -> torch.Tensor:
     """The class of each image, (n,)."""
-    return torch.cat([nullspace.pixel_logits(model, pixels).argmax(-1) for pixels in images.batches(batch)])
+    with torch.no_grad():
+        return torch.cat([nullspace.pixel_logits(model, pixels).argmax(-1) for pixels in images.batches(batch)])
 
 
 def judged(found: torch.Tensor, images: ImageSet, clean: torch.Tensor | None = None) -> dict[str, Any]:
