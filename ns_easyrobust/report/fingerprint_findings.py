@@ -42,7 +42,7 @@ def _trained(numbers: FingerprintNumbers) -> str:
         f" (n={len(low)} models)"
     )
     if starts:
-        text += f"; with their own random starts it is {span(starts)}, so that the row space is what training made"
+        text += f"; with their own random starts it is {span(starts)}, where 1 would be no training"
     return text + "."
 
 
