@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .feasible_norms import NormChanges
     from .figure_report import FigureReport, files_of
     from .figures import image_sheet, noise_history
+    from .fingerprint import fingerprint_report
     from .leaderboards import LEADERBOARDS, easyrobust_form, read_about, robustbench_form
     from .patch_noise import patch_noise_report
     from .patch_noise_rows import PatchNoiseKinds
@@ -81,6 +82,7 @@ __all__ = [
     "escape_text",
     "feasible_norm_figure",
     "files_of",
+    "fingerprint_report",
     "heat_overlay",
     "holm",
     "image_sheet",
