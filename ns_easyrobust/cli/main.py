@@ -30,6 +30,7 @@ VERBS = {
     "report": "set records beside each other: text, Markdown, CSV, plot",
     "noise": "synthesize nullspace noise for a checkpoint, measure it and save it",
     "nullspace": "exact nullspace of the patch embedding: dimensions, as in Table 1",
+    "fingerprint": "whether a model is derived from another: make a fingerprint, compare two",
     "export": "convert a checkpoint between EasyRobust's and timm's layouts",
 }
 

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from .known_labels import OtherClasses, class_labels, require_names_of
     from .layout import benchmark_folder, holds_benchmarks, outputs_meant
     from .listing import images_below, is_image, list_folder
-    from .mark import PATTERNS, TONES, embossed, logo_mark, mark_pattern, text_mark
+    from .mark import TONES, embossed, logo_mark, text_mark
     from .named_images import NamedImages, check_dataset_name, open_named_splits
     from .sampling import (
         EndlessBatchSampler,
@@ -72,7 +72,6 @@ __all__ = [
     "IMAGE_FORMATS",
     "INTERPOLATIONS",
     "LEVELS",
-    "PATTERNS",
     "ROBUSTBENCH",
     "SEVERITIES",
     "SUITE_GROUPS",
@@ -129,7 +128,6 @@ __all__ = [
     "known_corruptions",
     "list_folder",
     "logo_mark",
-    "mark_pattern",
     "objectnet",
     "open_image_folder",
     "open_named_splits",

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TONES = ("auto", "light", "dark")
-PATTERNS = ("plain", "checker", "colour")
 _SHARE = 0.94  # of the image that the mark fills, in width or in height
+_BOLD = 0.03  # of the letters' size, by which their strokes are widened on each side
 _LONGEST = 200  # characters; more are illegible in any image
 
 
@@ -40,14 +40,19 @@ def text_mark(text: str, height: int, width: int) -> torch.Tensor:
     canvas = Image.new("L", (width, height))
     left, top, right, bottom = _box(text, side)
     place = ((width - right - left) / 2, (height - bottom - top) / 2)
-    ImageDraw.Draw(canvas).multiline_text(place, text, fill=255, font=ImageFont.load_default(side), align="center")
+    ImageDraw.Draw(canvas).multiline_text(place, text, fill=255, **_lettering(side))
     return _coverage(np.asarray(canvas))
 
 
 def _box(text: str, side: float) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of ``text`` where it is drawn at (0, 0)."""
     draw = ImageDraw.Draw(Image.new("L", (1, 1)))
-    return draw.multiline_textbbox((0, 0), text, font=ImageFont.load_default(side), align="center")
+    return draw.multiline_textbbox((0, 0), text, **_lettering(side))
+
+
+def _lettering(side: float) -> dict[str, Any]:
+    """Pillow's options of bold letters of that size."""
+    return {"font": ImageFont.load_default(side), "align": "center", "stroke_width": round(_BOLD * side)}
 
 
 def _missing(text: str) -> str:
@@ -85,40 +90,15 @@ def _coverage(grey: NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(grey / 255)
 
 
-def mark_pattern(mark: torch.Tensor, pattern: str) -> torch.Tensor:
-    """The change of colours by which a mark shows: (3, H, W), float64 in [-1, 1], for a coverage ``mark`` (H, W).
-
-    - ``plain``: all colours alike, as an ordinary watermark;
-    - ``checker``: lighter and darker pixels in turn, as on a chessboard;
-    - ``colour``: the same in green against red and blue, so that green and magenta pixels take turns.
-
-    The nullspace of a trained patch embedding has few smooth changes, which the model sees, and many fine ones: of a
-    plain text a ViT-S/14's keeps under 1% of the energy, of a chessboard 35%, of the coloured one 70%.
-
-    Raises:
-        OptionError: an unknown pattern.
-    """
-    if pattern not in PATTERNS:
-        raise OptionError(f"pattern: expected one of {', '.join(PATTERNS)}, found {pattern!r}. Choose one of them.")
-    height, width = mark.shape
-    signs = 1.0 - 2.0 * ((torch.arange(height)[:, None] + torch.arange(width)) % 2).double()
-    colours = {"plain": (1, 1, 1), "checker": (1, 1, 1), "colour": (1, -1, 1)}[pattern]
-    shown = mark.double() * (1.0 if pattern == "plain" else signs)
-    return shown * torch.tensor(colours, dtype=torch.float64)[:, None, None]
-
-
-def embossed(
-    images: torch.Tensor, mark: torch.Tensor, *, strength: float = 0.5, tone: str = "auto", pattern: str = "plain"
-) -> torch.Tensor:
+def embossed(images: torch.Tensor, mark: torch.Tensor, *, strength: float = 0.5, tone: str = "auto") -> torch.Tensor:
     """Images that bear the mark in the ordinary way, the targets of Eq. 12.
 
     Args:
         images: (B, 3, H, W) in [0, 1].
         mark: (H, W), coverage in [0, 1].
-        strength: opacity of a plain mark, amplitude of a patterned one; in (0, 1].
-        tone: of a plain mark: ``light`` (blended with white), ``dark`` (with black), or ``auto``: for each image the
+        strength: opacity of the mark, in (0, 1].
+        tone: ``light`` (blended with white), ``dark`` (with black), or ``auto``: for each image the
             one that its pixels under the mark are farther from.
-        pattern: as in :func:`mark_pattern`; a patterned mark is added to the image and clipped.
 
     Raises:
         OptionError: a setting is out of range, or the mark's size is not that of the images.
@@ -131,11 +111,9 @@ def embossed(
         raise OptionError(
             f"mark: expected the images' size {tuple(images.shape[2:])}, found {tuple(mark.shape)}. Make it for them."
         )
-    shown = mark_pattern(mark, pattern).to(images)
-    if pattern != "plain":
-        return (images + strength * shown).clamp(0, 1)
+    shown = mark.to(images)
     if tone == "auto":
-        under = (images * shown).sum((1, 2, 3), keepdim=True) / shown.sum().clamp_min(1e-12)
+        under = (images * shown).sum((1, 2, 3), keepdim=True) / (images.shape[1] * shown.sum()).clamp_min(1e-12)
         ink = (under < 0.5).to(images)
     else:
         ink = images.new_full((len(images), 1, 1, 1), float(tone == "light"))

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .figure import FigureExperiment
+    from .fingerprints import distinct, fingerprint_files, patch_covariance, read_fingerprint
     from .patch_rows import (
         PUBLISHED_DIMENSIONS,
         architecture_row,
@@ -25,8 +26,12 @@ __all__ = [
     "checkpoint_row",
     "dimensions_csv",
     "dimensions_text",
+    "distinct",
     "experiments",
+    "fingerprint_files",
     "is_checkpoint",
+    "patch_covariance",
+    "read_fingerprint",
     "register_experiment",
 ]
 

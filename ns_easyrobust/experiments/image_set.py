@@ -25,11 +25,13 @@ class ImageSet:
         pixels: (n, 3, H, W) in [0, 1].
         digest: SHA-256 of their relative paths.
         origin: where they come from, in words.
+        labels: (n,) numbers of their class folders in sorted order; None where they are not known.
     """
 
     pixels: torch.Tensor
     digest: str
     origin: str
+    labels: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -51,7 +53,8 @@ class ImageSet:
 
     def to(self, device: torch.device) -> ImageSet:
         """The same on another device."""
-        return ImageSet(self.pixels.to(device), self.digest, self.origin)
+        labels = None if self.labels is None else self.labels.to(device)
+        return ImageSet(self.pixels.to(device), self.digest, self.origin, labels)
 
 
 def open_images(
@@ -114,6 +117,7 @@ def _read(
 
     view: Any = FolderView(folder, indices, preprocessing.transform())
     loader: DataLoader[Any] = DataLoader(view, 64, num_workers=workers)
-    pixels = torch.cat([batch[0] for batch in tqdm(loader, desc=f"images of {place}", disable=None, leave=False)])
+    batches = [batch[:2] for batch in tqdm(loader, desc=f"images of {place}", disable=None, leave=False)]
+    pixels, labels = (torch.cat(each) for each in zip(*batches, strict=True))
     paths = [os.path.relpath(folder.samples[index][0], folder.root) for index in indices]
-    return ImageSet(pixels, images_digest(paths), f"{len(paths)} random ones of {place}")
+    return ImageSet(pixels, images_digest(paths), f"{len(paths)} random ones of {place}", labels)

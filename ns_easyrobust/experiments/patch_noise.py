@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import nullspace, report
-from ..errors import DataError, ModelError, OptionError
-from ..utils import derive_seed, file_or_folder, float_in, np, torch, write_atomically
-from .exact_nullspace import spectrum_with_nullspace
+from ..errors import OptionError
+from ..utils import derive_seed, float_in, np, torch, write_atomically
+from .exact_nullspace import in_float64, spectrum_with_nullspace
 from .figure import FigureExperiment
 from .inputs import add_input_arguments, open_inputs
+from .photographs import add_shown_arguments, check_shown, open_shown
 from .registry import register_experiment
 from .results import Results
 
 if TYPE_CHECKING:
     from ..report import FigureReport
 
-_logger = logging.getLogger(__name__)
 # What seeds are derived from, beside the number of the batch; a photograph's are those of the batch of its number.
 _SAMPLE, _VALID, _SAMPLE_ORDER, _VALID_ORDER = range(4)
 _PHOTOGRAPH = 10**6
@@ -41,10 +39,7 @@ class PatchNoiseExperiment(FigureExperiment):
             "--rms", type=float_in(1e-6, 1e6), default=0.3, metavar="X",
             help="root mean square of samples of Eq. 2, in pixels from 0 to 1 (default: 0.3)",
         )  # fmt: skip
-        group.add_argument(
-            "--photographs", nargs="+", type=file_or_folder, default=[], metavar="FILE",
-            help=f"image files to show, at most {_MOST_PHOTOGRAPHS} (default: the first of the images)",
-        )  # fmt: skip
+        add_shown_arguments(group, _MOST_PHOTOGRAPHS)
         group.add_argument(
             "--class-names", nargs="+", default=[], metavar="NAME",
             help="of the model's classes, in its order (default: numbers)",
@@ -59,17 +54,14 @@ class PatchNoiseExperiment(FigureExperiment):
         """
         from tqdm.auto import tqdm
 
-        if len(args.photographs) > _MOST_PHOTOGRAPHS:
-            raise OptionError(
-                f"--photographs: expected at most {_MOST_PHOTOGRAPHS}, found {len(args.photographs)}. Show fewer."
-            )
+        check_shown(args, _MOST_PHOTOGRAPHS)
         inputs = open_inputs(args)
         if args.class_names and len(args.class_names) != args.num_classes:
             raise OptionError(
                 f"--class-names: expected {args.num_classes}, one a class, found {len(args.class_names)}. Name all."
             )
         spectrum = spectrum_with_nullspace(args.model, inputs.model)
-        photographs, names, digest = _photographs(args, inputs.measured.pixels)
+        photographs, names, digest = open_shown(args, inputs.measured.pixels)
         results.begin(
             {
                 **inputs.protocol, "rms": args.rms, "photographs": names, "photographs_sha256": digest,
@@ -79,7 +71,7 @@ class PatchNoiseExperiment(FigureExperiment):
             inputs.device,
         )  # fmt: skip
         batches = inputs.measured.batches(args.batch_size)
-        double = _in_float64(inputs.model, batches[0][:1])
+        double = in_float64(inputs.model, batches[0][:1])
         for number, images in enumerate(tqdm([*batches, photographs], desc="patch noise", unit="batch", disable=None)):
             is_shown = number == len(batches)
             if results.find(**({"photograph": names[-1]} if is_shown else {"batch": number})):
@@ -100,16 +92,6 @@ class PatchNoiseExperiment(FigureExperiment):
     def report(self, protocol: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], parts: Path) -> FigureReport:
         """Photographs with their noises, and how much the outputs changed."""
         return report.patch_noise_report(protocol, lines, parts)
-
-
-def _in_float64(model: torch.nn.Module, images: torch.Tensor) -> torch.nn.Module | None:
-    """A copy in float64; None, with a warning, of a model that does not run so."""
-    try:
-        exact: torch.nn.Module = nullspace.float64_copy(model, images)[0]
-    except ModelError as error:
-        _logger.warning("the rows of float64 are left out: %s", error)
-        return None
-    return exact
 
 
 def noisy_images(
@@ -169,21 +151,6 @@ def _batch_lines(
             }
         )
     return lines
-
-
-def _photographs(args: argparse.Namespace, measured: torch.Tensor) -> tuple[torch.Tensor, list[str], str]:
-    """Pixels (n, 3, H, W) of what is shown, its names, and a digest of the pixels."""
-    from ..data import Preprocessing, read_image
-
-    if args.photographs:
-        transform = Preprocessing(args.input_size, args.crop_pct, args.interpolation).transform()
-        pixels = torch.stack([transform(read_image(path)) for path in args.photographs]).to(measured.device)
-        names = [Path(path).name for path in args.photographs]
-    else:
-        pixels, names = measured[:2], [f"image {number + 1}" for number in range(2)]
-    if len(set(names)) < len(names):
-        raise DataError(f"--photographs: expected different names, found {', '.join(names)[:200]}. Rename one.")
-    return pixels, names, hashlib.sha256(pixels.cpu().numpy().tobytes()).hexdigest()
 
 
 def _shown(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .projections import HeadProjections, attention_inputs, head_outputs, head_projections
     from .relevance import relevance_maps
     from .safe_load import ALLOWED_GLOBALS, read_file, read_without_objects
+    from .saliency import SALIENCY_METHODS, Saliency, all_saliency_maps, saliency_maps
     from .token_readers import reader_without_layer_norm
     from .vit import (
         bare_vit,
@@ -45,11 +46,14 @@ if TYPE_CHECKING:
 __all__ = [
     "ALLOWED_GLOBALS",
     "LAYOUTS",
+    "SALIENCY_METHODS",
     "Checkpoint",
     "Ema",
     "HeadProjections",
     "NormalizedModel",
     "PatchKeys",
+    "Saliency",
+    "all_saliency_maps",
     "attention_blocks",
     "attention_inputs",
     "attention_maps",
@@ -91,6 +95,7 @@ __all__ = [
     "required_arch",
     "required_image_size",
     "resolve_normalization",
+    "saliency_maps",
     "save_model",
     "state_digest",
     "storage_free_zeros",

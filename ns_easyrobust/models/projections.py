@@ -55,9 +55,15 @@ def head_projections(model: nn.Module) -> list[HeadProjections]:
     return [_projections(model, layer, block) for layer, block in enumerate(attention_blocks(model))]
 
 
-def _projections(model: nn.Module, layer: int, block: Any) -> HeadProjections:
+def plain_qkv(model: nn.Module, layer: int, block: Any) -> tuple[nn.LayerNorm, nn.Linear]:
+    """A block's layer norm in front of its attention, and the one linear layer of its queries, keys and values.
+
+    Raises:
+        ModelError: they are not there, or something lies between the projections and the heads, as
+            :func:`head_projections` has it.
+    """
     attention, norm = block.attn, getattr(block, "norm1", None)
-    place = f"{type(find_encoder(model)).__name__}'s block {layer}"
+    place = _place(model, layer)
     if not isinstance(norm, nn.LayerNorm):
         raise _no_heads(place, f"{'no norm1' if norm is None else f'{type(norm).__name__} as norm1'}")
     qkv = getattr(attention, "qkv", None)
@@ -72,6 +78,16 @@ def _projections(model: nn.Module, layer: int, block: Any) -> HeadProjections:
         between.append("rope (rotated queries and keys)")
     if between:
         raise _no_heads(place, f"{', '.join(between)} between the projections and the heads")
+    return norm, qkv
+
+
+def _place(model: nn.Module, layer: int) -> str:
+    return f"{type(find_encoder(model)).__name__}'s block {layer}"
+
+
+def _projections(model: nn.Module, layer: int, block: Any) -> HeadProjections:
+    attention, place = block.attn, _place(model, layer)
+    norm, qkv = plain_qkv(model, layer, block)
     weight = qkv.weight.detach().to("cpu", torch.float64)
     heads, width = attention.num_heads, weight.shape[1]
     if len(weight) % (3 * heads):
@@ -86,7 +102,7 @@ def _projections(model: nn.Module, layer: int, block: Any) -> HeadProjections:
 
 
 def _no_heads(place: str, found: str) -> ModelError:
-    return ModelError(f"{place} has no heads that Proposition 1 is about: found {found}; {_SUPPORTED}.")
+    return ModelError(f"{place} has no heads Softmax(Q K') V of one layer norm: found {found}; {_SUPPORTED}.")
 
 
 def attention_inputs(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
@@ -113,9 +129,7 @@ def attention_inputs(model: nn.Module, images: torch.Tensor) -> list[torch.Tenso
         output_of(unwrap(model), images)
     for layer in range(len(blocks)):
         if read[layer] is not normed.get(layer):
-            raise _no_heads(
-                f"{type(find_encoder(model)).__name__}'s block {layer}", "attention of other tokens than it"
-            )
+            raise _no_heads(_place(model, layer), "attention of other tokens than it")
     return [read[layer] for layer in range(len(blocks))]
 
 

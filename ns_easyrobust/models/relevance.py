@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..errors import ModelError
 from ..utils import nn, torch
 from .attention import attention_maps, prefix_tokens, tokens_read
 from .hooks import without_checkpointing
 from .outputs import mean_logits, output_of
-from .vit import find_patch_embed
+from .token_maps import at_least_float32, patch_grid, upscaled
 
 
 class Relevance(NamedTuple):
@@ -65,10 +64,10 @@ def relevance_maps(model: nn.Module, images: torch.Tensor, labels: torch.Tensor 
         score = logits.float().gather(1, chosen[:, None]).sum()
         gradients = torch.autograd.grad(score, attentions, retain_graph=True)
         with torch.autocast(images.device.type, enabled=False):
-            readout = attentions[0].new_zeros(attentions[0].shape[-1], dtype=_precise(attentions[0]))
+            readout = attentions[0].new_zeros(attentions[0].shape[-1], dtype=at_least_float32(attentions[0]))
             readout[tokens_read(model)] = 1
             relevance = gradient_rollout(attentions, gradients, readout / readout.sum())[:, prefix_tokens(model) :]
-            grid = _grid(model, relevance.shape[1], images.shape[-2:])
+            grid = patch_grid(model, relevance.shape[1], images.shape[-2:])
             return Relevance(upscaled(relevance.unflatten(1, (1, *grid)), images.shape[-2:]), logits)
 
 
@@ -91,35 +90,3 @@ def gradient_rollout(
     for attention, gradient in zip(reversed(attentions), reversed(gradients), strict=True):
         row = row + row @ (gradient.to(row.dtype) * attention.to(row.dtype)).clamp_min(0).mean(1)
     return row[:, 0]
-
-
-def upscaled(relevance: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """``relevance`` (B, 1, h, w) bilinearly on ``size`` (H, W), each image from 0 to 1; 0 where it is constant.
-
-    The public code divides 0 by 0 there (``explainer.py:29``), which makes all weights NaN.
-    """
-    maps = nn.functional.interpolate(relevance, size=tuple(size), mode="bilinear", align_corners=False)
-    least, greatest = maps.amin((1, 2, 3), keepdim=True), maps.amax((1, 2, 3), keepdim=True)
-    span = greatest - least
-    return (maps - least) / torch.where(span > torch.finfo(span.dtype).tiny, span, torch.ones_like(span))
-
-
-def _precise(tensor: torch.Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
-
-
-def _grid(model: nn.Module, tokens: int, size: Sequence[int]) -> tuple[int, int]:
-    """(h, w) with h w = ``tokens``: the patches over an image of ``size`` (H, W) pixels."""
-    patch_embed = find_patch_embed(model)
-    patch = getattr(patch_embed, "patch_size", None)
-    height, width = patch if isinstance(patch, tuple) else (patch, patch)
-    grids = [(size[0] // height, size[1] // width)] if isinstance(height, int) and isinstance(width, int) else []
-    if isinstance(grid := getattr(patch_embed, "grid_size", None), tuple):
-        grids.append(grid)  # of a hybrid, whose patches are those of a feature map
-    for rows, columns in grids:
-        if rows * columns == tokens:
-            return rows, columns
-    raise ModelError(
-        f"{type(patch_embed).__name__}: expected one token for each patch of an image of {size[0]}x{size[1]}, found "
-        f"{tokens} tokens. Relevance has no place in the image then; leave patch dropout off."
-    )

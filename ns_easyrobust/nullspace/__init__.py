@@ -28,6 +28,9 @@ if TYPE_CHECKING:
         within_token_control,
     )
     from .feasible import FeasibleNorm, ImageInfluence, InfluenceProbe, first_crossing, unit_direction
+    from .fingerprint import Fingerprint, HaarOverlap, common_space, fingerprint_of, haar_overlap, likeness, overlap
+    from .fingerprint_file import load_fingerprint, save_fingerprint
+    from .fingerprint_null import STATISTICS, Comparison, compare_fingerprints, rank_p_value, t_p_value
     from .float64 import float64_copy
     from .lattice_rounding import LatticeRounding, embedding_error, rounded_in_nullspace
     from .local_spectrum import LocalSpectrum, SoftmaxJacobian
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from .nearest import NearestImages, nearest_in_nullspace, nearest_valid
     from .noise import Influence, Noise, Step
     from .objective import OnStep
+    from .patch_covariance import PatchCovariance, hidden_noise
     from .pixel_noise import (
         OutputChange,
         output_change,
@@ -49,21 +53,27 @@ if TYPE_CHECKING:
     from .solvers import SolverResult, centred, known_solvers, register_solver
     from .square_rounding import SquareRounding
     from .synthesis import measure, synthesize
+    from .texture import MarkContrast, mark_contrast, textured, visible_texture
     from .transfer import EncoderControls, encoder_controls, pixel_change, ratio_error
     from .transformed import TransformedImages, TransformedKinds, transformed_images
 
 __all__ = [
     "SPACES",
+    "STATISTICS",
     "AllOnesCheck",
+    "Comparison",
     "CrossFit",
     "EncoderControls",
     "FeasibleNorm",
+    "Fingerprint",
+    "HaarOverlap",
     "ImageInfluence",
     "Influence",
     "InfluenceProbe",
     "LatticeRounding",
     "LeastSeen",
     "LocalSpectrum",
+    "MarkContrast",
     "MarkDetector",
     "NearestImages",
     "Noise",
@@ -72,6 +82,7 @@ __all__ = [
     "OnStep",
     "OutputChange",
     "PairForm",
+    "PatchCovariance",
     "PatchRowSpace",
     "PatchSpectrum",
     "SoftmaxJacobian",
@@ -83,6 +94,8 @@ __all__ = [
     "TransformedKinds",
     "centred",
     "combined",
+    "common_space",
+    "compare_fingerprints",
     "constructed_layer",
     "cross_fitted",
     "draw_pairs",
@@ -92,15 +105,21 @@ __all__ = [
     "even_steps",
     "exploratory_loss",
     "find_projection",
+    "fingerprint_of",
     "first_crossing",
     "float64_copy",
+    "haar_overlap",
     "head_invariant_directions",
     "heads_of",
+    "hidden_noise",
     "ignores_all_ones",
     "known_solvers",
     "layer_norm_nullity",
     "layer_norm_nullspace",
     "least_seen",
+    "likeness",
+    "load_fingerprint",
+    "mark_contrast",
     "measure",
     "nearest_in_nullspace",
     "nearest_row",
@@ -108,6 +127,7 @@ __all__ = [
     "norm_at_influence",
     "nullspace_share",
     "output_change",
+    "overlap",
     "patch_nullspace",
     "patch_pseudo_inverse",
     "patch_spectrum",
@@ -118,15 +138,19 @@ __all__ = [
     "pixel_logits",
     "principal_cosines",
     "random_rows",
+    "rank_p_value",
     "ratio_error",
     "register_solver",
     "rounded_in_nullspace",
     "rounded_to_8_bits",
     "sample_nullspace",
+    "save_fingerprint",
     "scaled_to_rms",
     "share_under",
     "symmetric_share",
     "synthesize",
+    "t_p_value",
+    "textured",
     "threshold_at",
     "transformed_images",
     "uniform_start",
@@ -137,6 +161,7 @@ __all__ = [
     "unseen_share_of_rows",
     "valid_nullspace_noise",
     "valid_permutation",
+    "visible_texture",
     "within_token_control",
 ]
 

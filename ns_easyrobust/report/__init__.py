@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from .feasible_norms import NormChanges
     from .figure_report import FigureReport, files_of
     from .figures import image_sheet, noise_history
+    from .fingerprint import fingerprint_report
     from .leaderboards import LEADERBOARDS, easyrobust_form, read_about, robustbench_form
     from .patch_noise import patch_noise_report
     from .patch_noise_rows import PatchNoiseKinds
     from .published import PUBLISHED_TABLES, Published
+    from .saliency import saliency_report
+    from .saliency_picture import heat_overlay
+    from .saliency_rows import SaliencyKinds
     from .seed_statistics import Interval, interval_of_mean
     from .sheet import Cell, Sheet, as_text, escape, escape_text
     from .statistics import holm, wilson_interval
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
     from .targeted import targeted_report
     from .targeted_rows import UNCHANGED, shown_triplet_name
     from .transfer import transfer_report
+    from .watermark import watermark_report
+    from .watermark_rows import WatermarkKinds
     from .writing import write_report, write_tables
 
 __all__ = [
@@ -52,11 +58,13 @@ __all__ = [
     "PrimaryEndpoint",
     "Published",
     "ResultsTable",
+    "SaliencyKinds",
     "SecondaryEndpoint",
     "SeedRun",
     "Sheet",
     "StudyTable",
     "Table2",
+    "WatermarkKinds",
     "as_text",
     "attention_report",
     "closure_report",
@@ -74,6 +82,8 @@ __all__ = [
     "escape_text",
     "feasible_norm_figure",
     "files_of",
+    "fingerprint_report",
+    "heat_overlay",
     "holm",
     "image_sheet",
     "interval_of_mean",
@@ -82,11 +92,13 @@ __all__ = [
     "patch_noise_report",
     "read_about",
     "robustbench_form",
+    "saliency_report",
     "shown_triplet_name",
     "study_figure",
     "table2_sheet",
     "targeted_report",
     "transfer_report",
+    "watermark_report",
     "wilson_interval",
     "write_report",
     "write_tables",

@@ -53,6 +53,7 @@ OTHER_BASES = {
     "experiment": "study -c {recipe}",
     "report": "{records} --output {out}",
     "nullspace": "{ckpt}",
+    "fingerprint": "make {ckpt} -o {out}/f.safetensors",
     "export": "{ckpt} --layout timm --output {out}/a.pth",
     "launch": "{script}",
     "demo": "--output {bench}",  # holds something: refused before the long run

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ns_easyrobust.data.mark import embossed, logo_mark, mark_pattern, text_mark
+from ns_easyrobust.data.mark import embossed, logo_mark, text_mark
 from ns_easyrobust.errors import DataError, OptionError
 
 
@@ -55,20 +55,6 @@ def test_embossing_is_blending(tmp_path):
     assert torch.allclose(found[1], 0.9 - 0.5 * mark * 0.9)
     assert torch.allclose(embossed(images, mark, strength=1, tone="light")[1], 0.9 + 0.1 * mark)
     assert torch.allclose(embossed(images, mark, strength=1, tone="dark")[0], 0.2 - 0.2 * mark)
-    added = embossed(images, mark, strength=0.25, pattern="checker")
-    assert torch.allclose(added, (images + 0.25 * mark_pattern(mark, "checker")).clamp(0, 1))
-
-
-def test_patterns_take_turns():
-    mark = torch.ones(4, 6)
-    checker, colour = mark_pattern(mark, "checker"), mark_pattern(mark, "colour")
-    assert torch.equal(mark_pattern(mark, "plain"), torch.ones(3, 4, 6).double())
-    for pattern in (checker, colour):
-        assert torch.equal(pattern[:, 1:], -pattern[:, :-1])
-        assert torch.equal(pattern[..., 1:], -pattern[..., :-1])
-    assert torch.equal(checker[0], checker[1])
-    assert torch.equal(colour[0], -colour[1])
-    assert torch.equal(colour[0], colour[2])
 
 
 def test_bad_marks_are_refused_in_one_line(tmp_path):
@@ -85,7 +71,7 @@ def test_bad_marks_are_refused_in_one_line(tmp_path):
         with pytest.raises(DataError, match="expected an image"):
             logo_mark(str(tmp_path / name), 32, 32)
     images, mark = torch.rand(1, 3, 32, 32), torch.ones(32, 32)
-    for bad in ({"strength": 0}, {"strength": 1.1}, {"tone": "red"}, {"pattern": "stripes"}):
+    for bad in ({"strength": 0}, {"strength": 1.1}, {"tone": "red"}):
         with pytest.raises(OptionError, match="expected"):
             embossed(images, mark, **bad)
     with pytest.raises(OptionError, match="mark: expected the images' size"):

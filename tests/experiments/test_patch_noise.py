@@ -14,8 +14,8 @@ from torch import nn
 
 from ns_easyrobust.cli import main as cli
 from ns_easyrobust.errors import ModelError
-from ns_easyrobust.experiments.exact_nullspace import spectrum_with_nullspace
-from ns_easyrobust.experiments.patch_noise import _in_float64, noisy_images
+from ns_easyrobust.experiments.exact_nullspace import in_float64, spectrum_with_nullspace
+from ns_easyrobust.experiments.patch_noise import noisy_images
 from ns_easyrobust.models.checkpoint_save import save_model
 from ns_easyrobust.report.patch_noise_rows import PatchNoiseKinds
 
@@ -103,7 +103,7 @@ def test_bad_words_are_one_line(command, words, message, capsys, tmp_path):
 
 def test_a_model_that_does_not_run_in_float64_has_no_such_rows(trained, caplog, monkeypatch):
     monkeypatch.setattr("ns_easyrobust.nullspace.float64_copy", Mock(side_effect=ModelError("ConViT: no")))
-    assert _in_float64(trained, torch.rand(1, 3, 32, 32)) is None
+    assert in_float64(trained, torch.rand(1, 3, 32, 32)) is None
     assert "the rows of float64 are left out: ConViT: no" in caplog.text
 
 

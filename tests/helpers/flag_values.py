@@ -312,6 +312,10 @@ OTHERS: dict[str, list[tuple[str, str]]] = {
         ("{ckpt} --layout timm --output {out}/a.pth --model vit_micro_patch8_32 --model-kwargs depth=3", "timm"),
         ("{bare} --layout easyrobust --mean 0.4 0.5 0.6 --std 0.2 0.3 0.4 --output {out}/a.pth --overwrite", "0.4"),
     ],
+    "fingerprint": [  # more in tests/cli/test_fingerprint.py: flags belong to make and compare
+        ("make {ckpt} -o {out}/f.safetensors", "dimension 64 of 192"),
+        ("compare {ckpt} {bare}", "cannot be said"),
+    ],
     "launch": [],  # its flags are the script's: tests/integration/test_launch.py
     "demo": [],  # tests/cli/test_demo.py
 }

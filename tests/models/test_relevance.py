@@ -13,7 +13,8 @@ from ns_easyrobust.errors import ModelError
 from ns_easyrobust.models.architectures import build
 from ns_easyrobust.models.attention import attention_maps, tokens_read
 from ns_easyrobust.models.hooks import frozen
-from ns_easyrobust.models.relevance import gradient_rollout, relevance_maps, upscaled
+from ns_easyrobust.models.relevance import gradient_rollout, relevance_maps
+from ns_easyrobust.models.token_maps import upscaled
 
 TIMM1 = not timm.__version__.startswith("0.")
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 5}
@@ -143,12 +144,7 @@ def test_without_labels_the_models_own_decision_is_explained(sharp, images):
     assert not torch.allclose(own, others, atol=1e-2)
 
 
-def test_a_constant_map_is_zero_and_has_finite_gradients():
-    values = torch.ones(1, 1, 2, 2, requires_grad=True)
-    maps = upscaled(values, (4, 4))
-    (gradient,) = torch.autograd.grad((maps - 1).square().sum(), values)
-    assert torch.equal(maps, torch.zeros(1, 1, 4, 4))
-    assert gradient.isfinite().all()
+def test_a_constant_map_has_finite_gradients():
     model = small_vit()
     nn.init.zeros_(model[1].head.weight)  # no token matters to any logit
     loss = (relevance_maps(model, torch.rand(2, 3, 32, 32)).maps - 1).square().mean()

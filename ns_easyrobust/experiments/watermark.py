@@ -1,0 +1,180 @@
+"""Watermarks in the patch embedding's nullspace (arXiv:2403.10476, appendix E, Figure 6): made, measured, found."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import nullspace, report
+from ..errors import OptionError
+from ..utils import derive_seed, file_or_folder, float_in, int_from, torch
+from .exact_nullspace import spectrum_with_nullspace
+from .figure import FigureExperiment
+from .inputs import Inputs, add_input_arguments, open_inputs
+from .photographs import add_shown_arguments, check_shown, open_shown
+from .registry import Command, register_experiment
+from .results import Results
+from .watermark_folder import MarkedFolder, search_folder
+from .watermark_mark import Marker, add_mark_arguments, add_shown_mark, check_shown_mark, open_mask
+from .watermark_measure import Halves, marked_lines, shown_photographs
+
+if TYPE_CHECKING:
+    from ..report import FigureReport
+
+_logger = logging.getLogger(__name__)
+_MOST_PHOTOGRAPHS = 4
+_ORDER = 0  # what the seed of the images' order is derived from
+
+
+@register_experiment("watermark")
+class WatermarkExperiment(FigureExperiment):
+    """mark images with a text or logo that the model does not see, find it again, and see what files leave of it"""
+
+    def __init__(self) -> None:
+        self._said: list[str] = []
+
+    def add_inputs(self, parser: argparse.ArgumentParser) -> None:
+        """Add the checkpoint, the images, the mark, folders to mark and to search, and the photographs shown."""
+        add_input_arguments(parser, images=1000, enlarge=True)
+        mark = add_shown_mark(parser)
+        add_mark_arguments(mark)
+        mark.add_argument(
+            "--other-text", default="IP", metavar="TEXT",
+            help="another mark, which must not be taken for this one (default: IP)",
+        )  # fmt: skip
+        mark.add_argument(
+            "--marked-images", type=int_from(2, 10**6), default=128, metavar="N",
+            help="of the --images, those that are marked and measured; the detector is tried on all (default: 128)",
+        )  # fmt: skip
+        mark.add_argument(
+            "--false-positive-rate", type=float_in(1e-6, 0.5), default=0.01, metavar="X",
+            help="share of unmarked images in which a mark may be found (default: 0.01)",
+        )  # fmt: skip
+        folders = parser.add_argument_group("folders")
+        folders.add_argument(
+            "--marked-dir", type=file_or_folder, metavar="DIR",
+            help="write all images of --data-dir there, marked; what is there is left as it is",
+        )  # fmt: skip
+        folders.add_argument(
+            "--marked-format", choices=("png", "png16", "float"), default="png",
+            help="png: 8 bits, rounded in the nullspace; png16: 16 bits; float: NumPy's float32 (default: png)",
+        )  # fmt: skip
+        folders.add_argument(
+            "--detect", type=file_or_folder, metavar="DIR",
+            help="look for the mark in the images below it, and write detected.csv",
+        )  # fmt: skip
+        shown = parser.add_argument_group("picture")
+        add_shown_arguments(shown, _MOST_PHOTOGRAPHS)
+        shown.add_argument(
+            "--class-names", nargs="+", default=[], metavar="NAME",
+            help="of the model's classes, in its order (default: numbers)",
+        )  # fmt: skip
+
+    def run(self, args: argparse.Namespace, commands: Mapping[str, Command]) -> Iterator[str]:
+        """Measure what is not measured yet, write the report, and say what became of folders."""
+        yield from super().run(args, commands)
+        yield from self._said
+
+    def measure(self, args: argparse.Namespace, results: Results) -> None:
+        """Score the unmarked images, then mark batch by batch, then the photographs, then folders.
+
+        Raises:
+            ModelError: the patch embedding has no nullspace, or the model one class.
+            DataError: a logo, image or folder cannot be read.
+            OptionError: a text that does not fit, too few images for the rate, too many photographs or class names.
+            OutputError: the folder for marked images holds other things.
+        """
+        check_shown(args, _MOST_PHOTOGRAPHS)
+        check_shown_mark(args)
+        inputs = open_inputs(args)
+        if args.class_names and len(args.class_names) != args.num_classes:
+            raise OptionError(
+                f"--class-names: expected {args.num_classes}, one a class, found {len(args.class_names)}. Name all."
+            )
+        spectrum = spectrum_with_nullspace(args.model, inputs.model)
+        texture = nullspace.visible_texture(inputs.model, args.input_size, args.input_size)
+        marker, other = (
+            Marker(inputs.model, mask, texture, args.style, args.strength)
+            for mask in (open_mask(args), open_mask(args, args.other_text))
+        )
+        if torch.equal(marker.mask, other.mask):
+            raise OptionError(f"--other-text: expected another mark, found {args.other_text!r} twice. Give another.")
+        shown = open_shown(args, inputs.measured.pixels)
+        described = {
+            "mark": Path(args.logo).name if args.logo else args.text, "mark_sha256": marker.digest,
+            "style": args.style, "strength": args.strength,
+        }  # fmt: skip
+        identity = {name: inputs.protocol[name] for name in ("weights", "preprocessing")}
+        folder = None
+        if args.marked_dir:
+            source, target = Path(args.data_dir), Path(args.marked_dir)
+            folder = MarkedFolder(source, target, args.marked_format, {**described, **identity})
+        halves = Halves(len(inputs.measured), derive_seed(args.seed, _ORDER))
+        halves.require_rate(args.false_positive_rate)
+        results.begin(
+            {
+                **inputs.protocol, **described, "other_text": args.other_text,
+                "marked_n": min(args.marked_images, len(inputs.measured)), "covered": float(marker.mask.mean()),
+                "false_positive_rate": args.false_positive_rate, "photographs": shown[1],
+                "photographs_sha256": shown[2], "class_names": args.class_names, "patch": spectrum.patch_size,
+                "input_dim": spectrum.input_dim, "nullity": spectrum.nullity,
+            },
+            inputs.device,
+        )  # fmt: skip
+        self._measure_all(args, results, inputs, marker, other, halves)
+        if not results.find(photograph=shown[1][-1]):
+            predictions = shown_photographs(inputs.model, shown[0], marker, results.parts)
+            lines = zip(shown[1], predictions, strict=True)
+            results.add(*({"photograph": name, "predictions": line} for name, line in lines))
+        self._serve_folders(args, results.folder, inputs, marker, folder)
+
+    def _measure_all(
+        self, args: argparse.Namespace, results: Results, inputs: Inputs, marker: Marker, other: Marker, halves: Halves
+    ) -> None:
+        from tqdm.auto import tqdm
+
+        pixels, marked = inputs.measured.pixels, results.protocol["marked_n"]
+        batches = list(enumerate(halves.order[:marked].split(args.batch_size)))
+        waiting = [(number, chosen) for number, chosen in batches if not results.find(batch=number)]
+        if waiting or not results.find(unmarked=1):
+            halves.calibrate(marker, pixels, args.false_positive_rate)
+        if not results.find(unmarked=1):
+            results.add(*halves.unmarked_lines(pixels))
+        rounding = nullspace.LatticeRounding(inputs.model) if waiting else None
+        for number, chosen in tqdm(waiting, desc="watermark", unit="batch", disable=None):
+            images = pixels[chosen.to(pixels.device)]
+            scores = partial(halves.scores, chosen)
+            lines = marked_lines(inputs.model, images, marker, other, rounding, scores)
+            results.add(*({"batch": number, **line} for line in lines))
+
+    def _serve_folders(
+        self, args: argparse.Namespace, output: Path, inputs: Inputs, marker: Marker, folder: MarkedFolder | None
+    ) -> None:
+        from ..data import Preprocessing
+
+        preprocessing = Preprocessing(args.input_size, args.crop_pct, args.interpolation)
+        if folder is not None:
+            rounding = nullspace.LatticeRounding(inputs.model) if args.marked_format == "png" else None
+
+            def marked(images: torch.Tensor) -> torch.Tensor:
+                images = images.to(inputs.device)
+                valid = marker(images).images
+                return valid if rounding is None else rounding(images.double(), valid)
+
+            written = folder.write(marked, preprocessing, args.batch_size)
+            self._said.append(f"marked images: {folder.target}, {written} written, {len(folder.names)} in all")
+        if args.detect:
+            pixels = inputs.measured.pixels
+            scores = marker.detector(pixels)
+            threshold = nullspace.threshold_at(scores(pixels), args.false_positive_rate)
+            csv = output / "detected.csv"
+            found, n = search_folder(Path(args.detect), scores, threshold, preprocessing, args.batch_size, csv)
+            self._said.append(f"the mark was found in {found} of {n} images of {args.detect}: {csv}")
+
+    def report(self, protocol: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], parts: Path) -> FigureReport:
+        """Photographs with their marks, how much the outputs changed, and how well the mark is found."""
+        return report.watermark_report(protocol, lines, parts)

@@ -1,0 +1,126 @@
+"""The mark of the experiment ``watermark``: flags, targets of Eq. 12, and what a detector looks for."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .. import nullspace
+from ..errors import OptionError
+from ..utils import file_or_folder, float_in, torch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..nullspace import NearestImages
+
+STYLES = ("texture", "emboss")
+_TRIAL = 64  # pixels
+_LEAST_LETTER = 10  # pixels of a line of letters; of fewer nothing can be read
+
+
+def add_mark_arguments(group: argparse._ActionsContainer) -> None:
+    """Add the flags of the mark but for what it shows, which excludes one another."""
+    group.add_argument(
+        "--style", choices=STYLES, default="texture",
+        help="texture: filled with the nullspace's most visible pattern; emboss: blended with white or black, which "
+        "leaves outlines (default: texture)",
+    )  # fmt: skip
+    group.add_argument(
+        "--strength", type=float_in(1e-3, 1), default=0.5, metavar="X",
+        help="texture: root mean square in pixels from 0 to 1; emboss: opacity; before the box (default: 0.5)",
+    )  # fmt: skip
+
+
+def check_shown_mark(args: argparse.Namespace) -> None:
+    """Raise what :func:`open_mask` would, but for the fit, before anything is opened."""
+    from ..data import logo_mark, text_mark
+
+    if args.logo:
+        logo_mark(args.logo, _TRIAL, _TRIAL)
+    for text in (args.text, args.other_text):
+        if text is not None:
+            text_mark(text, _TRIAL, _TRIAL)
+
+
+def open_mask(args: argparse.Namespace, text: str | None = None) -> torch.Tensor:
+    """Coverage (S, S) in [0, 1] of ``--logo`` or ``--text``, or of another ``text``.
+
+    Raises:
+        DataError: the logo cannot be read or is blank.
+        OptionError: the text is empty, or too long to be read at the images' size.
+    """
+    from ..data import logo_mark, text_mark
+
+    side = args.input_size
+    if text is None and args.logo:
+        return logo_mark(args.logo, side, side)
+    text = args.text if text is None else text
+    mask = text_mark(text, side, side)
+    lines = len(text.strip().splitlines())
+    height = int((mask.amax(1) > 0.5).sum()) / lines
+    if height < _LEAST_LETTER:
+        raise OptionError(
+            f"--text: expected one that fits into {side} pixels with letters of {_LEAST_LETTER} or more, found letters "
+            f"of {height:.0f}. Shorten it, or break it into lines."
+        )
+    return mask
+
+
+@dataclass(frozen=True)
+class Marker:
+    """Puts one mark into images.
+
+    Attributes:
+        model: that must not see it.
+        mask: (H, W), coverage.
+        texture: (C, H, W), see :func:`~ns_easyrobust.nullspace.visible_texture`.
+        style, strength: as the flags.
+    """
+
+    model: nn.Module
+    mask: torch.Tensor
+    texture: torch.Tensor
+    style: str
+    strength: float
+
+    def targets(self, images: torch.Tensor, style: str | None = None) -> torch.Tensor:
+        """What images (B, C, H, W) should look like, float64 in [0, 1]."""
+        from ..data import embossed
+
+        images = images.double()
+        if (style or self.style) == "texture":
+            return nullspace.textured(images, self.mask, self.texture, self.strength)
+        return embossed(images, self.mask, strength=self.strength)
+
+    def __call__(self, images: torch.Tensor, style: str | None = None) -> NearestImages:
+        """Marked images with valid pixels."""
+        return nullspace.nearest_valid(self.model, images, self.targets(images, style))
+
+    def detector(self, photographs: torch.Tensor) -> Any:
+        """Scores of images by a detector that knows how unmarked ``photographs`` look; of an embossed mark, which may
+        be light or dark, absolute ones."""
+        change = self.mask * self.texture if self.style == "texture" else self.mask
+        found = nullspace.MarkDetector(self.model, change, photographs)
+        if self.style == "texture":
+            return found
+        return lambda images: found(images).abs()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the mask."""
+        return hashlib.sha256(self.mask.contiguous().numpy().tobytes()).hexdigest()
+
+
+def add_shown_mark(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add a group of flags with ``--text`` or ``--logo``, one of which is needed."""
+    group = parser.add_argument_group("mark")
+    shown = group.add_mutually_exclusive_group(required=True)
+    shown.add_argument("--text", metavar="TEXT", help="what the mark says")
+    shown.add_argument(
+        "--logo", type=file_or_folder, metavar="FILE",
+        help="image of the mark: what is opaque in it or, without transparency, dark",
+    )  # fmt: skip
+    return group
