@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from .. import models, nullspace, report
 from ..errors import OptionError
-from ..utils import import_package, int_from, np, torch, write_atomically
+from ..utils import int_from, np, torch, write_atomically
 from .exact_nullspace import in_float64, spectrum_with_nullspace
 from .figure import FigureExperiment
 from .inputs import add_input_arguments, open_inputs
+from .likeness import require_likeness, structural_similarity
 from .registry import register_experiment
 from .results import Results
 from .triplets import Pairs, add_photograph_arguments, pair_images, pair_photographs
@@ -56,7 +57,7 @@ class SaliencyExperiment(FigureExperiment):
         """
         from tqdm.auto import tqdm
 
-        import_package("skimage.metrics", "saliency, SSIM of maps")
+        require_likeness("saliency, SSIM of maps")
         if len(set(args.methods)) < len(args.methods):
             raise OptionError(f"--methods: expected different ones, found {' '.join(args.methods)}. Name each once.")
         inputs = open_inputs(args)
@@ -153,10 +154,9 @@ def agreement_of(one: Saliency, other: Saliency) -> dict[str, Any]:
 
     Returns:
         ``correlations``: Pearson's, of the patches' numbers; None where a map is constant. ``ssims``: structural
-        similarity (Wang et al. 2004) of the maps in [0, 1], by scikit-image with its defaults. ``largest_difference``:
+        similarity of the maps in [0, 1]. ``largest_difference``:
         of a patch's number, as a share of the first map's largest; None where that is 0 in all pairs.
     """
-    similarity = import_package("skimage.metrics", "saliency, SSIM of maps").structural_similarity
     tokens = [saliency.tokens.flatten(1).double() for saliency in (one, other)]
     centred = [each - each.mean(1, keepdim=True) for each in tokens]
     norms = [each.norm(dim=1) for each in centred]
@@ -164,14 +164,13 @@ def agreement_of(one: Saliency, other: Saliency) -> dict[str, Any]:
     constant = (norms[0] <= 1e-12 * scales[0]) | (norms[1] <= 1e-12 * scales[1])
     correlations = (centred[0] * centred[1]).sum(1) / torch.where(constant, 1.0, norms[0] * norms[1])
     differences = ((tokens[0] - tokens[1]).abs().amax(1) / scales[0])[scales[0] > 0]
-    pairs = zip(*(saliency.maps[:, 0].double().cpu().numpy() for saliency in (one, other)), strict=True)
     return {
         "n": len(constant),
         "correlations": [
             None if undefined else value
             for value, undefined in zip(_rounded(correlations.clamp(-1, 1)), constant.tolist(), strict=True)
         ],
-        "ssims": [float(f"{similarity(*pair, data_range=1.0):.7g}") for pair in pairs],
+        "ssims": [float(f"{value:.7g}") for value in structural_similarity(one.maps, other.maps)],
         "largest_difference": float(differences.max()) if len(differences) else None,
     }
 

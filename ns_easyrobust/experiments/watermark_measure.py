@@ -129,9 +129,10 @@ def _detected(scores: Scores, pixels: torch.Tensor) -> dict[str, Any]:
 def _shares(model: nn.Module, images: torch.Tensor, marker: Marker) -> dict[str, Any]:
     """Of each image, the share of the energy of the wanted change that Eq. 12 keeps, in both styles."""
     line: dict[str, Any] = {"kind": report.WatermarkKinds.SHARES, "n": len(images)}
+    space = nullspace.PatchRowSpace(model, images.device)
     for style in ("texture", "emboss"):
         wanted = marker.targets(images, style) - images.double()
-        line[style] = _digits(torch.tensor([nullspace.nullspace_share(model, change) for change in wanted]))
+        line[style] = _digits(nullspace.unseen_share(space, wanted))
     return line
 
 

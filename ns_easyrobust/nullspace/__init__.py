@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .float64 import float64_copy
     from .lattice_rounding import LatticeRounding, embedding_error, rounded_in_nullspace
     from .local_spectrum import LocalSpectrum, SoftmaxJacobian
-    from .mark import CrossFit, MarkDetector, cross_fitted, nullspace_share, threshold_at
+    from .mark import CrossFit, MarkDetector, cross_fitted, threshold_at
     from .nearest import NearestImages, nearest_in_nullspace, nearest_valid
     from .noise import Influence, Noise, Step
     from .objective import OnStep
@@ -125,7 +125,6 @@ __all__ = [
     "nearest_row",
     "nearest_valid",
     "norm_at_influence",
-    "nullspace_share",
     "output_change",
     "overlap",
     "patch_nullspace",

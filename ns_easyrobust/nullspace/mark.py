@@ -104,23 +104,6 @@ class MarkDetector:
         return standardised(units.flatten(1) @ self.moved.T)
 
 
-def nullspace_share(model: nn.Module, change: torch.Tensor) -> float:
-    """The share of the energy of ``change`` (C, H, W), in pixels, that lies in the patch embedding's nullspace.
-
-    By how much of a mark's target least squares (Eq. 12) reaches, before the box: 1 where all of it is invisible to
-    the model.
-
-    Raises:
-        ModelError: the patch embedding is not linear, or the model has no normalisation in front.
-        OptionError: the sides are not multiples of the patch size.
-    """
-    basis = patch_nullspace(model, space="pixel")
-    patch_size = find_projection(model).kernel_size[0]
-    patches = patchify(change[None].detach().cpu().double(), patch_size, basis.shape[1])
-    whole = float(patches.square().sum())
-    return float((patches @ basis.T).square().sum()) / whole if whole > 0 else 0.0
-
-
 _RIDGE = 0.01  # of the mean variance, added to all: directions that photographs hardly have would be all that counts
 
 

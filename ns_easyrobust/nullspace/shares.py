@@ -15,7 +15,8 @@ def unseen_share(space: PatchRowSpace, changes: torch.Tensor) -> torch.Tensor:
 
     Args:
         space: of a model.
-        changes: (B, C, H, W) of pixels, not all zero, with sides that are multiples of the patch size.
+        changes: (B, C, H, W) of pixels, with sides that are multiples of the patch size; of one that is all zero the
+            share is 0.
     """
     patches = patchify(changes.double(), space.patch_size, space.input_dim)
     return _share(patches, space.seen(patches))
@@ -34,4 +35,5 @@ def unseen_share_of_rows(rows: torch.Tensor, patch_size: int, changes: torch.Ten
 
 
 def _share(patches: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-    return 1 - seen.square().sum((1, 2)) / patches.square().sum((1, 2))
+    whole = patches.square().sum((1, 2))
+    return torch.where(whole > 0, 1 - seen.square().sum((1, 2)) / whole, 0.0)

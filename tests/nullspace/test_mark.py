@@ -11,7 +11,7 @@ from helpers.models import matrix_of, numpy_patches, unequal
 from ns_easyrobust.errors import DataError, OptionError
 from ns_easyrobust.nullspace.exact import patch_nullspace
 from ns_easyrobust.nullspace.exact_noise import project_to_nullspace
-from ns_easyrobust.nullspace.mark import MarkDetector, cross_fitted, nullspace_share, threshold_at
+from ns_easyrobust.nullspace.mark import MarkDetector, cross_fitted, threshold_at
 
 
 def source(seed: int = 0) -> torch.Generator:
@@ -91,15 +91,6 @@ def test_whitening_finds_a_mark_under_coloured_noise(mark):
     test = marked(images[:50], mark, 0.02).clamp(0, 1)
     plain, whitened = MarkDetector(unequal(), mark), MarkDetector(unequal(), mark, images[100:])
     assert float(whitened(test).mean()) > 1.3 * float(plain(test).mean()) > 0
-
-
-def test_the_share_is_that_of_the_projection(mark):
-    basis = patch_nullspace(unequal(), space="pixel")
-    change = mark.expand(3, 32, 32)
-    kept = project_to_nullspace(basis, change[None], 8)
-    assert nullspace_share(unequal(), change) == pytest.approx(float(kept.square().sum() / change.square().sum()))
-    assert nullspace_share(unequal(), kept[0]) == pytest.approx(1)
-    assert nullspace_share(unequal(), 0 * change) == 0
 
 
 def test_a_threshold_is_an_order_statistic():

@@ -21,6 +21,7 @@ def test_shares_are_one_in_the_nullspace_zero_outside_and_the_dimensions_of_whit
     assert float(unseen_share(space, 3 * outside + 4 * inside[..., :8, :8] / inside[..., :8, :8].norm())) == (
         pytest.approx(16 / 25)
     )
+    assert float(unseen_share(space, 0 * inside)) == 0
     noise = torch.randn(50, 3, 32, 32, generator=generator)
     rows = random_rows(64, 192, generator=generator)
     assert torch.allclose(rows @ rows.T, torch.eye(64, dtype=torch.float64), atol=1e-12)
