@@ -118,12 +118,12 @@ class FingerprintExperiment(FigureExperiment):
 
 
 def _add_pairs(results: Results, member: Member, pool: Pool, views: Views) -> None:
-    """The line of a model's likenesses to all independent ones, and to those derived from it."""
+    """The line of a model's likenesses to all independent ones; of a claimed one also to all derived ones."""
     if results.find(what="pairs", name=member.name):
         return
     others = [each for each in pool.independent if each.found.digest != member.found.digest]
     if member.group == "claimed":
-        others += [each for each in pool.derived if each.origin == member.kind]
+        others += list(pool.derived)
     found = {each.name: views.likeness(member.found, each.found) for each in others}
     results.add({"what": "pairs", "name": member.name, "likeness": found})
 

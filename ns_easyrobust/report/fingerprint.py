@@ -79,11 +79,6 @@ def _csv(numbers: FingerprintNumbers) -> list[list[object]]:
                 table.append(_row("derived", kind, test, title, numbers.accuracy(test.suspect)))
         for test in numbers.falsely_tested(metric):
             table.append(_row("independent", numbers.models[test.suspect]["kind"], test, title, None))
-        for name in numbers.claimed:
-            table += [
-                ["copy", "", name, name, title, pair[metric], "", "", "", "", ""]
-                for pair in numbers.models[name]["copies"]
-            ]
         for name, steps in numbers.attacks.items():
             for step in steps:
                 test = numbers.attack_tested(name, step["likeness"][metric], metric)
@@ -94,5 +89,6 @@ def _csv(numbers: FingerprintNumbers) -> list[list[object]]:
 
 
 def _row(what: str, kind: str, test: Tested, metric: str, accuracy: float | None) -> list[object]:
-    values = [test.likeness, test.p, test.p_t, test.least, accuracy]
+    ps = [None if p is None else float(f"{p:.6g}") for p in (test.p, test.p_t, test.least)]
+    values = [test.likeness, *ps, accuracy]
     return [what, kind, test.claimed, test.suspect, metric, *("" if each is None else each for each in values), ""]

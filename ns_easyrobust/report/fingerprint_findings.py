@@ -16,6 +16,7 @@ def findings(numbers: FingerprintNumbers) -> list[str]:
         _unique(numbers),
         *(_derived(numbers, metric) for metric in METRICS),
         *(_false_positives(numbers, metric) for metric in METRICS),
+        *_crossed(numbers),
         _copies(numbers),
         *(_attack(numbers, name) for name in numbers.attacks),
         _adversary(),
@@ -121,6 +122,26 @@ def _worst(numbers: FingerprintNumbers, tests: Sequence[Tested]) -> str:
     return f" Most by rank: suspects of the recipe {presentable(recipe)}, {Rate(sum(found), len(found))}%."
 
 
+def _crossed(numbers: FingerprintNumbers) -> list[str]:
+    """Derived models against claimed ones that are not their origin: nothing where there is one claimed model."""
+    texts = []
+    for metric, name in METRICS.items():
+        tests = {kind: numbers.crossed(kind, metric) for kind in numbers.kinds}
+        rates = {kind: numbers.told(found) for kind, found in tests.items()}
+        told = {kind: rate for kind, rate in rates.items() if rate is not None}
+        if not told:
+            continue
+        total = Rate(sum(rate.hits for rate in told.values()), sum(rate.n for rate in told.values()))
+        wrong = [f"{presentable(kind)} {rate}%" for kind, rate in told.items() if rate.hits]
+        texts.append(f"{name} {total}%" + (f" ({', '.join(wrong)})" if wrong else ""))
+    if not texts:
+        return []
+    return [
+        f"Derived models against claimed models that they are not derived from, called derived: {'; '.join(texts)}. "
+        "What is told of its origin alone is no matter of how it was trained."
+    ]
+
+
 def _copies(numbers: FingerprintNumbers) -> str:
     texts = []
     for metric, name in METRICS.items():
@@ -164,8 +185,8 @@ def _cost(step: Mapping[str, Any], clean: Mapping[str, Any]) -> str:
 
 def _adversary() -> str:
     return (
-        "What an adversary can do. Evade: yes, with the weights in hand: by hidden noise without any training, by a "
-        "new patch embedding before the old blocks, or by distilling a new model. Claim falsely: also. A fingerprint "
+        "What an adversary can do. Evade: yes, with the weights in hand: by hidden noise without any training, or by a "
+        "new patch embedding before the old blocks. Claim falsely: also. A fingerprint "
         "bears no time stamp, and whoever holds weights can make one, so that it tells that two models are of one "
         "origin, not whose is first. And two models finetuned from one public backbone match each other, with no theft."
     )

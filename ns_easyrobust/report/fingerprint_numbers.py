@@ -73,7 +73,8 @@ class FingerprintNumbers:
                 (claimed, line["name"])
                 for claimed in self.claimed
                 for line in derived
-                if line["kind"] == kind and line["name"] in self.pairs[claimed]
+                if line["kind"] == kind and line["origin"] == self.models[claimed]["kind"]
+                if line["name"] in self.pairs[claimed]
             ]
             for kind in kinds
         }
@@ -106,6 +107,17 @@ class FingerprintNumbers:
         return [
             self._test(claimed, name, self.pairs[claimed][name][metric], self.null(claimed, metric))
             for claimed, name in self.kinds[kind]
+        ]
+
+    def crossed(self, kind: str, metric: int) -> list[Tested]:
+        """Of each model of a kind against the claimed ones that it is not derived from."""
+        return [
+            self._test(claimed, name, found[metric], self.null(claimed, metric))
+            for claimed in self.claimed
+            for name, found in self.pairs[claimed].items()
+            if self.models[name]["group"] == "derived"
+            and self.models[name]["kind"] == kind
+            and self.models[name]["origin"] != self.models[claimed]["kind"]
         ]
 
     def falsely_tested(self, metric: int) -> list[Tested]:
