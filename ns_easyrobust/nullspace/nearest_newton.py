@@ -38,7 +38,7 @@ def newton_dual(
         tolerance: of the relative norm, at which a patch is done.
     """
     chunks = zip(*(each.split(_CHUNK) for each in (aims, seen, scale, dual)), strict=True)
-    found = torch.cat([_newton(*chunk, space, steps, tolerance) for chunk in chunks])
+    found = torch.cat([_newton(t, rx, norm, y, space, steps, tolerance) for t, rx, norm, y in chunks])
     inside = (aims + space.spread(found)).clamp(0, 1)
     return inside, (seen - space.seen(inside)).norm(dim=-1) / scale
 
