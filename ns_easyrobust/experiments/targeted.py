@@ -137,7 +137,7 @@ class TripletMeasure:
 
     def __init__(self, model: nn.Module, factor: int, seed: int, like: nullspace.SquareRounding | None = None) -> None:
         self.model, self.factor = model, factor
-        self.space = nullspace.PatchRowSpace(model)
+        self.space = nullspace.PatchRowSpace(model, next(model.parameters()).device)
         self.rounding = nullspace.SquareRounding(model, like=like)
         generator = torch.Generator().manual_seed(seed)
         shape = self.space.rows.shape
@@ -145,7 +145,12 @@ class TripletMeasure:
 
     def transformed(self, pairs: Pairs) -> dict[str, torch.Tensor]:
         """By kind, (B, C, H, W) float64."""
-        return nullspace.transformed_images(self.model, pairs.sources, pairs.targets, rounding=self.rounding).images
+        return self._transformed(pairs).images
+
+    def _transformed(self, pairs: Pairs) -> nullspace.TransformedImages:
+        return nullspace.transformed_images(
+            self.model, pairs.sources, pairs.targets, rounding=self.rounding, space=self.space
+        )
 
     def __call__(self, pairs: Pairs) -> list[dict[str, Any]]:
         """A line of the pairs as they are, and one a kind of transformed images; a number a pair.
@@ -153,12 +158,11 @@ class TripletMeasure:
         ``draws_share`` has a number a draw of random weights instead: its mean over the pairs.
         """
         sources, targets = pairs.sources.double(), pairs.targets.double()
-        images, residual = nullspace.transformed_images(
-            self.model, pairs.sources, pairs.targets, rounding=self.rounding
-        )
-        changes = (targets - sources).cpu()
-        side, square = self.space.patch_size, self.space.square
-        draws = [nullspace.unseen_share_of_rows(rows, side, changes, square=square) for rows in self.random]
+        images, residual = self._transformed(pairs)
+        changes, square = targets - sources, self.space.square
+        draws = [
+            nullspace.unseen_share_of_rows(rows, self.space.patch_size, changes, square=square) for rows in self.random
+        ]
         plain = {
             "kind": report.UNCHANGED, "n": len(pairs), **self._likeness(sources, targets, "target"),
             "unseen_share": nullspace.unseen_share(self.space, changes).tolist(),

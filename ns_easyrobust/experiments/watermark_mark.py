@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from .. import nullspace
@@ -14,7 +15,7 @@ from ..utils import file_or_folder, float_in, torch
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..nullspace import NearestImages
+    from ..nullspace import NearestImages, PatchRowSpace
 
 STYLES = ("texture", "emboss")
 _TRIAL = 64  # pixels
@@ -97,7 +98,12 @@ class Marker:
 
     def __call__(self, images: torch.Tensor, style: str | None = None) -> NearestImages:
         """Marked images with valid pixels."""
-        return nullspace.nearest_valid(self.model, images, self.targets(images, style))
+        return nullspace.nearest_valid(self.model, images, self.targets(images, style), space=self.space)
+
+    @cached_property
+    def space(self) -> PatchRowSpace:
+        """What the model sees of a patch, decomposed once; on the model's device."""
+        return nullspace.PatchRowSpace(self.model, next(self.model.parameters()).device)
 
     def detector(self, photographs: torch.Tensor) -> Any:
         """Scores of images by a detector that knows how unmarked ``photographs`` look; of an embossed mark, which may

@@ -4,7 +4,7 @@ Of a source x and a target t, Eq. 12 asks for the nullspace's v nearest to t - x
 basis V of the nullspace, v = V' V (t - x), patch by patch. x + v may leave [0, 1]. What is nearest to t within
 {z: Wz = Wx} and [0, 1]^n has no closed form. Dykstra's alternating projections converge to it, and are a gradient
 ascent of step 1 on the dual problem: with orthonormal rows R of W's row space, z(y) = clip(t + R'y), the gradient is
-R(x - z(y)). Here that ascent is accelerated, which gains two to three digits in the same number of steps.
+R(x - z(y)). Here that ascent is accelerated.
 
 The paper's public code has no Eq. 12: its nearest script (``max_noise.py``) solves a linear objective for each channel
 alone, whose nullspace is smaller.
@@ -12,6 +12,7 @@ alone, whose nullspace is smaller.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -30,19 +31,23 @@ class NearestImages(NamedTuple):
     Attributes:
         images: (B, C, H, W), all pixels in [0, 1].
         residual: (B,) float64, of the worst patch: norm of what the patch embedding still sees of the change, R(z - x),
-            relative to what it sees of the source, R x.
+            relative to what it sees of the source, R x; or, where that is more, to the norm sqrt(n) / 255 of a patch of
+            n numbers one level bright, as of a black patch nothing is seen.
     """
 
     images: torch.Tensor
     residual: torch.Tensor
 
 
-def nearest_in_nullspace(model: nn.Module, sources: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def nearest_in_nullspace(
+    model: nn.Module, sources: torch.Tensor, targets: torch.Tensor, *, space: PatchRowSpace | None = None
+) -> torch.Tensor:
     """``sources`` changed within the nullspace so as to be nearest to ``targets``: Eq. 12 with p = 2, by least squares.
 
     Args:
         model: with normalisation in front, wrapped or not; its pixel-space nullspace is used.
         sources, targets: (B, C, H, W) in [0, 1], floating point, with sides that are multiples of the patch size.
+        space: the model's, on the sources' device; made anew by default, which for many calls is done once.
 
     Returns:
         (B, C, H, W), float64; pixels may lie outside of [0, 1].
@@ -58,14 +63,20 @@ def nearest_in_nullspace(model: nn.Module, sources: torch.Tensor, targets: torch
         True
     """
     _check(sources, targets)
-    space = PatchRowSpace(model, sources.device)
+    space = PatchRowSpace(model, sources.device) if space is None else space
     changes = patchify(targets.double() - sources.double(), space.patch_size, space.input_dim)
     unseen = changes - space.spread(space.seen(changes))
     return sources.double() + unpatchify(unseen, space.patch_size, sources.shape[1:])
 
 
 def nearest_valid(
-    model: nn.Module, sources: torch.Tensor, targets: torch.Tensor, *, iterations: int = 1000, tolerance: float = 1e-6
+    model: nn.Module,
+    sources: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    iterations: int = 1000,
+    tolerance: float = 1e-6,
+    space: PatchRowSpace | None = None,
 ) -> NearestImages:
     """As :func:`nearest_in_nullspace`, among images with pixels in [0, 1]: Dykstra's projections, accelerated.
 
@@ -74,7 +85,7 @@ def nearest_valid(
     Nesterov's, begun anew in each patch where it points downhill (O'Donoghue and Candes 2015, arXiv:1204.3982).
 
     Args:
-        model, sources, targets: as in :func:`nearest_in_nullspace`.
+        model, sources, targets, space: as in :func:`nearest_in_nullspace`.
         iterations: at most; a patch that is done before takes no more.
         tolerance: of the residual, at which a patch is done.
 
@@ -83,12 +94,15 @@ def nearest_valid(
         patches that are black or white for the most part.
 
     Raises:
-        DataError, OptionError, ModelError: as :func:`nearest_in_nullspace`; or ``iterations`` < 1.
+        DataError, OptionError, ModelError: as :func:`nearest_in_nullspace`; or ``iterations`` < 1, or
+            ``tolerance`` is no number > 0.
     """
     _check(sources, targets)
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
         raise OptionError(f"iterations: expected a whole number >= 1, found {iterations!r}.")
-    space = PatchRowSpace(model, sources.device)
+    if not 0 < tolerance < math.inf:  # NaN fails too
+        raise OptionError(f"tolerance: expected a number > 0, found {tolerance!r}.")
+    space = PatchRowSpace(model, sources.device) if space is None else space
     pixels, aims = (patchify(images.double(), space.patch_size, space.input_dim) for images in (sources, targets))
     found, residual = _accelerated_dykstra(pixels.flatten(0, 1), aims.flatten(0, 1), space, iterations, tolerance)
     images = unpatchify(found.view_as(pixels), space.patch_size, sources.shape[1:])

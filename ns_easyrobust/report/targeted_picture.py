@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .. import nullspace
-from ..errors import DataError
-from .canvas import COLOURS, GREY, open_canvas, wrap_text
+from .canvas import COLOURS, GREY, open_canvas, show_image, wrap_text
 from .patch_noise_rows import class_name
 from .presentable import presentable
 from .targeted_rows import UNCHANGED, Lines, TargetedRow, nullity_share, shown_triplet_name
@@ -85,22 +84,10 @@ def _draw_image(
     column: int, parts: Path,
 ) -> None:  # fmt: skip
     """The source and the target as large as the largest transformed one, then a transformed one a size."""
-    from PIL import Image
-
     factor = factors[-1] if column < 2 else factors[column - 2]
     which = ("source", "target", "transformed")[min(column, 2)]
     line = lines[factor]
-    path = parts / shown_triplet_name(line["shown"], factor, which)
-    try:
-        with Image.open(path) as image:
-            axes.imshow(image.convert("RGB"), interpolation="nearest")
-    except OSError as error:
-        raise DataError(f"{path}: expected an image of the experiment, found none ({error}). Run it anew.") from error
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.grid(visible=False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    show_image(axes, parts / shown_triplet_name(line["shown"], factor, which))
     label, best = line["predictions"][nullspace.TransformedKinds.LATTICE if column > 1 else which]
     same = label == line["predictions"]["source"][0]
     text = f"{class_name(protocol, label)}  {100 * best:.2f}%"

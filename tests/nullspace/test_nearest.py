@@ -112,3 +112,14 @@ def test_bad_input_is_one_line(trained, function):
         function(trained, images, images + 1)
     with pytest.raises(OptionError, match="iterations: expected a whole number >= 1, found 0"):
         nearest_valid(trained, images, images, iterations=0)
+    for wrong in (0, -1e-6, float("nan"), float("inf")):
+        with pytest.raises(OptionError, match="tolerance: expected a number > 0, found"):
+            nearest_valid(trained, images, images, tolerance=wrong)
+
+
+def test_a_black_patchs_residual_is_relative_to_one_level(trained):
+    sources = torch.zeros(1, 3, 32, 32)
+    found = nearest_valid(trained, sources, drawn(1, 3, 32, 32), iterations=1)
+    basis = scipy.linalg.orth(matrix_of(trained, "pixel").T)
+    seen = np.linalg.norm(numpy_patches(found.images.numpy()) @ basis, axis=-1)
+    assert float(found.residual) == pytest.approx(seen.max() / (192**0.5 / 255), rel=1e-5)
