@@ -135,7 +135,13 @@ def _draw_room(
     if pooled := [place for place, row in enumerate(found) if row.factor > 1]:
         hidden = [found[place].mean("within_share").mean for place in pooled]
         axes.plot(
-            pooled, hidden, color=COLOURS[2], marker="^", markersize=4.5, linestyle="-.", label="of t - x, pooling"
+            pooled,
+            hidden,
+            color=COLOURS[2],
+            marker="^",
+            markersize=4.5,
+            linestyle="-.",
+            label="of t - x, pooling alone",
         )
     axes.set_yscale("log")
     marks = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]
