@@ -203,7 +203,7 @@ def _how(protocol: Mapping[str, Any], rows: Rows) -> str:
         f"n={first.n} pairs a size: {protocol['images_from']}, each a source, its target a random one of another "
         f"predicted class ({protocol['preprocessing']}; larger images likewise); {protocol['model']}, patches of "
         f"{protocol['patch']} pixels, rank {protocol['rank']} of {protocol['input_dim']} numbers. {pooling}least "
-        "squares: Eq. 12, pixels not clipped. valid pixels: nearest to the target in 0 to 1, by accelerated Dykstra. 8 "
+        "squares: Eq. 12, pixels not clipped. valid pixels: of those in 0 to 1, nearest to the target. 8 "
         "bits: each pixel rounded. 8 bits, lattice: rounded so that the embedding sees little of it. SSIM: "
         "scikit-image's, uniform windows of 7 x 7 pixels of the images as they are and sample covariances (its "
         "default; Wang et al. weigh by a Gaussian). from afar: averaged over 4 x 4 of the model's own pixels. random "
