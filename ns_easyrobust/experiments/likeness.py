@@ -19,10 +19,13 @@ def require_likeness(purpose: str) -> None:
 
 
 def structural_similarity(one: torch.Tensor, other: torch.Tensor) -> list[float]:
-    """SSIM of each pair of (B, C, H, W), 1 for equal ones: scikit-image's, windows of 7 x 7 pixels, range 1.
+    """SSIM of each pair of (B, C, H, W), 1 for equal ones: scikit-image's default, range 1.
+
+    Means, variances and covariances are of uniform windows of 7 x 7 pixels, the latter two with 48 as divisor (sample
+    covariance), and the SSIM the mean over the windows that lie within. Wang et al. weigh 11 x 11 pixels by a Gaussian.
 
     Source: Z. Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP 13
-    (2004).
+    (2004); scikit-image, ``skimage.metrics.structural_similarity``.
 
     Raises:
         MissingPackageError: scikit-image is not installed.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import nullspace, report
 from ..errors import OptionError
-from ..utils import derive_seed, int_from, torch
+from ..utils import int_from, torch
 from .exact_nullspace import spectrum_with_nullspace
 from .figure import FigureExperiment
 from .inputs import add_input_arguments, open_images_of, open_inputs
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..report import FigureReport
 
 _SHOWN = 2  # pairs, where no photographs are given
+_DRAWS = 20  # of random weights
 
 
 @register_experiment("targeted")
@@ -75,7 +76,8 @@ class TargetedExperiment(FigureExperiment):
             {
                 **inputs.protocol, "factors": factors, "class_names": args.class_names, "patch": spectrum.patch_size,
                 "input_dim": spectrum.input_dim, "rank": spectrum.rank, "targets": targets,
-                "photographs": bool(own), "shown": {str(factor): shown.digest for factor, (_, shown) in sizes.items()},
+                "random_draws": _DRAWS, "photographs": bool(own),
+                "shown": {str(factor): shown.digest for factor, (_, shown) in sizes.items()},
                 "pairs": {str(factor): pairs.digest for factor, (pairs, _) in sizes.items()},
             },
             inputs.device,
@@ -110,7 +112,7 @@ def _measure_size(
     if not starts and not waiting:
         return like
     model = nullspace.enlarged(small, factor)
-    measuring = TripletMeasure(model, factor, derive_seed(args.seed, factor), like)
+    measuring = TripletMeasure(model, factor, args.seed, like)
     for start in tqdm(starts, desc=f"pairs, {factor} times as large", unit="batch", disable=None):
         found = measuring(pairs.take(start, start + size))
         results.add(*({"factor": factor, "start": start, **line} for line in found))
@@ -128,7 +130,8 @@ class TripletMeasure:
     Args:
         model: enlarged.
         factor: how many pixels of the images are one of the model's own.
-        seed: of the random embedding that the trained one is compared with.
+        seed: of the random weights behind the same pooling that the model's are compared with, the same ones for
+            every factor.
         like: rounding of the same model for images of another size.
     """
 
@@ -137,7 +140,8 @@ class TripletMeasure:
         self.space = nullspace.PatchRowSpace(model, next(model.parameters()).device)
         self.rounding = nullspace.SquareRounding(model, like=like)
         generator = torch.Generator().manual_seed(seed)
-        self.random = nullspace.random_rows(len(self.space.rows), self.space.input_dim, generator=generator)
+        shape = self.space.rows.shape
+        self.random = [nullspace.random_rows(*shape, generator=generator) for _ in range(_DRAWS)]
 
     def transformed(self, pairs: Pairs) -> dict[str, torch.Tensor]:
         """By kind, (B, C, H, W) float64."""
@@ -149,15 +153,21 @@ class TripletMeasure:
         )
 
     def __call__(self, pairs: Pairs) -> list[dict[str, Any]]:
-        """A line of the pairs as they are, and one a kind of transformed images; a number a pair."""
+        """A line of the pairs as they are, and one a kind of transformed images; a number a pair.
+
+        ``draws_share`` has a number a draw of random weights instead: its mean over the pairs.
+        """
         sources, targets = pairs.sources.double(), pairs.targets.double()
         images, residual = self._transformed(pairs)
-        changes = targets - sources
-        shares = nullspace.unseen_share(self.space, changes)
-        random = nullspace.unseen_share_of_rows(self.random, self.space.patch_size, changes)
+        changes, square = targets - sources, self.space.square
+        draws = [
+            nullspace.unseen_share_of_rows(rows, self.space.patch_size, changes, square=square) for rows in self.random
+        ]
         plain = {
             "kind": report.UNCHANGED, "n": len(pairs), **self._likeness(sources, targets, "target"),
-            "unseen_share": shares.tolist(), "random_share": random.tolist(), "residual": residual.tolist(),
+            "unseen_share": nullspace.unseen_share(self.space, changes).tolist(),
+            "within_share": nullspace.within_squares_share(changes, square).tolist(),
+            "draws_share": torch.stack(draws).mean(1).tolist(), "residual": residual.tolist(),
         }  # fmt: skip
         clean = nullspace.pixel_logits(self.model, pairs.sources)
         return [_short(plain), *(_short(self._line(kind, found, clean, pairs)) for kind, found in images.items())]

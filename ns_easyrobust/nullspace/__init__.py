@@ -49,7 +49,7 @@ if TYPE_CHECKING:
         valid_permutation,
     )
     from .row_space import PatchRowSpace
-    from .shares import random_rows, unseen_share, unseen_share_of_rows
+    from .shares import random_rows, unseen_share, unseen_share_of_rows, within_squares_share
     from .solvers import SolverResult, centred, known_solvers, register_solver
     from .square_rounding import SquareRounding
     from .synthesis import measure, synthesize
@@ -161,6 +161,7 @@ __all__ = [
     "valid_nullspace_noise",
     "valid_permutation",
     "visible_texture",
+    "within_squares_share",
     "within_token_control",
 ]
 

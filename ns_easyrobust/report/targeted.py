@@ -14,7 +14,7 @@ from .presentable import presentable
 from .seed_statistics import Interval
 from .sheet import Cell, Sheet
 from .targeted_picture import targeted_picture
-from .targeted_rows import LOOKS, UNCHANGED, Lines, TargetedRow, targeted_rows
+from .targeted_rows import LOOKS, UNCHANGED, Lines, TargetedRow, nullity_share, targeted_rows
 
 Rows = Mapping[tuple[int, str], TargetedRow]
 
@@ -60,15 +60,17 @@ def _percent(found: Interval) -> str:
     return _mean(Interval(*(100 * end for end in found)), ".2f")
 
 
-def nullity_share(protocol: Mapping[str, Any], factor: int) -> float:
-    """Of a patch's numbers: 1 - rank / (C p^2)."""
-    return 1 - protocol["rank"] / (protocol["input_dim"] * factor**2)
+def _range(draws: Sequence[float], form: str = ".2f") -> str:
+    """In percent, mean and extremes."""
+    return f"{100 * sum(draws) / len(draws):{form}} [{100 * min(draws):{form}}, {100 * max(draws):{form}}]"
 
 
 def _room(protocol: Mapping[str, Any], rows: Rows, factors: Sequence[int]) -> Sheet:
     headings = [
         ("dimensions that are nullspace", "%"), ("energy of target - source in it", "% [95%]"),
-        ("of a random embedding", "% [95%]"), ("root mean square", "target to source"), ("SSIM", "target to source"),
+        ("random weights, same pooling", f"% [range of {len(rows[factors[0], UNCHANGED].draws())} draws]"),
+        ("hidden by the pooling alone", "% [95%]"),
+        ("root mean square", "target to source"), ("SSIM", "target to source"),
         ("SSIM from afar", "target to source"), ("largest residual", "of valid pixels"),
     ]  # fmt: skip
     found = []
@@ -76,8 +78,8 @@ def _room(protocol: Mapping[str, Any], rows: Rows, factors: Sequence[int]) -> Sh
         row = rows[factor, UNCHANGED]
         cells = [
             f"{100 * nullity_share(protocol, factor):.1f}", _percent(row.mean("unseen_share")),
-            _percent(row.mean("random_share")), *(_mean(row.mean(f"{look}_target")) for look in LOOKS),
-            f"{max(row.values('residual')):.1e}",
+            _range(row.draws()), _percent(row.mean("within_share")),
+            *(_mean(row.mean(f"{look}_target")) for look in LOOKS), f"{max(row.values('residual')):.1e}",
         ]  # fmt: skip
         found.append((f"patches of {protocol['patch'] * factor} px", [Cell(text) for text in cells]))
     return Sheet(headings, found)
@@ -138,11 +140,6 @@ def _triplets(protocol: Mapping[str, Any], shown: Lines) -> Sheet:
 def _findings(protocol: Mapping[str, Any], rows: Rows, factors: Sequence[int]) -> list[str]:
     kinds = nullspace.TransformedKinds
     patch, last = protocol["patch"], factors[-1]
-    sizes = ", ".join(
-        f"{100 * rows[factor, UNCHANGED].mean('unseen_share').mean:.1f}% at {patch * factor} px (random: "
-        f"{100 * rows[factor, UNCHANGED].mean('random_share').mean:.0f}%)"
-        for factor in factors
-    )
     valid = [rows[factor, kinds.VALID] for factor in factors]
     look = ", ".join(
         f"{' / '.join(str(row.nearer(look)) for look in LOOKS)} at {patch * row.factor} px" for row in valid
@@ -160,44 +157,74 @@ def _findings(protocol: Mapping[str, Any], rows: Rows, factors: Sequence[int]) -
     )
     fewest = min((row for row in rows.values() if row.kind != UNCHANGED), key=lambda row: row.unchanged)
     return [
-        "How far a transformed image can go is the share of the target's difference that lies in the nullspace. An "
-        "untrained embedding leaves there what the dimensions promise; a trained one sees more of what images consist "
-        f"of: of the energy of target - source there is in the nullspace {sizes}.",
+        _room_found(protocol, [rows[factor, UNCHANGED] for factor in factors]),
         "Is the transformed image nearer the target than the source? With valid pixels, by root mean square / SSIM / "
         f"SSIM from afar: on {look}, of {valid[0].n} pairs each; the most is {valid[0].share(most)}.",
         f"Its SSIM, with valid pixels, is at {likeness}. From afar, at {patch * last} px: "
         f"{_mean(valid[-1].mean('afar_target'))} to the target, {_mean(valid[-1].mean('afar_source'))} to the source "
         f"(the source's own to the target: {_mean(rows[last, UNCHANGED].mean('afar_target'))}).",
-        f"The outputs do stay, and need no backpropagation: of every size and kind, the prediction is unchanged on "
+        "The outputs, without backpropagation: of every size and kind, the prediction is unchanged on "
         f"{fewest.share(fewest.unchanged)} pairs at least. The largest change of the confidence of the source's class, "
         f"of {valid[0].n} pairs: {changes}.",
     ]
 
 
+def _room_found(protocol: Mapping[str, Any], found: Sequence[TargetedRow]) -> str:
+    """What lies in the nullspace, and how much of it is the pooling's, the dimensions' and the weights' doing."""
+    sides = {row.factor: f"{protocol['patch'] * row.factor} px" for row in found}
+    sizes = "; ".join(
+        f"{100 * row.mean('unseen_share').mean:.1f}% at {sides[row.factor]} (random weights "
+        f"{_range(row.draws(), '.1f')}; pooling alone {100 * row.mean('within_share').mean:.1f}%; of the dimensions "
+        f"{100 * nullity_share(protocol, row.factor):.1f}%)"
+        for row in found
+    )
+    places: dict[str, list[str]] = {}
+    for row in found:
+        share, draws = row.mean("unseen_share").mean, row.draws()
+        place = "below" if share < min(draws) else "above" if share > max(draws) else "within the range of"
+        places.setdefault(place, []).append(sides[row.factor])
+    compared = ", ".join(f"{place} all {len(draws)} at {', '.join(names)}" for place, names in places.items())
+    return (
+        "How far a transformed image can go is the share of the target's difference that lies in the nullspace. Of the "
+        f"energy of target - source there is in it {sizes}. Against random weights behind the same pooling, in "
+        f"brackets the range of their {len(draws)} draws, these are {compared}."
+    )
+
+
 def _how(protocol: Mapping[str, Any], rows: Rows) -> str:
     first = next(iter(rows.values()))
+    pooling = (
+        "Larger patches are those of the same model behind average pooling of squares, for images as many times as "
+        "large: their embedding sees nothing within a square, and was not made for that size. "
+        if any(factor > 1 for factor, _ in rows)
+        else ""
+    )
     return (
         f"n={first.n} pairs a size: {protocol['images_from']}, each a source, its target a random one of another "
         f"predicted class ({protocol['preprocessing']}; larger images likewise); {protocol['model']}, patches of "
-        f"{protocol['patch']} pixels, rank {protocol['rank']} of {protocol['input_dim']} numbers. Larger patches are "
-        "those of the same model behind average pooling of squares, for images as many times as large: their "
-        "embedding sees nothing within a square, and was not trained for that size. least squares: Eq. 12, pixels not "
-        "clipped. valid pixels: nearest to the target in 0 to 1, by accelerated Dykstra. 8 bits: each pixel rounded. 8 "
-        "bits, lattice: rounded so that the embedding sees little of it. from afar: averaged over 4 x 4 of the model's "
-        "own pixels. random embedding: weights N(0, 1) of the same shape. Intervals: 95%, over pairs; Wilson's of "
-        "counts, Student's t of means; a target may be shared by pairs."
+        f"{protocol['patch']} pixels, rank {protocol['rank']} of {protocol['input_dim']} numbers. {pooling}least "
+        "squares: Eq. 12, pixels not clipped. valid pixels: of those in 0 to 1, nearest to the target. 8 "
+        "bits: each pixel rounded. 8 bits, lattice: rounded so that the embedding sees little of it. SSIM: "
+        "scikit-image's, uniform windows of 7 x 7 pixels of the images as they are and sample covariances (its "
+        "default; Wang et al. weigh by a Gaussian). from afar: averaged over 4 x 4 of the model's own pixels. random "
+        "weights: N(0, 1), of the embedding's shape, the same draws at all sizes; without the pooling they would leave "
+        "the share of the dimensions, on average over draws. Intervals: 95%, over pairs; Wilson's of counts, Student's "
+        "t of means; a target may be shared by pairs."
     )
 
 
 def _csv(protocol: Mapping[str, Any], rows: Rows) -> list[list[object]]:
     names = (
         "rms_target", "rms_source", "ssim_target", "ssim_source", "afar_target", "afar_source", "unchanged",
-        "confidence", "logit", "clean_confidence", "outside", "unseen_share", "random_share", "residual",
+        "confidence", "logit", "clean_confidence", "outside", "unseen_share", "within_share", "residual",
     )  # fmt: skip
-    table: list[list[object]] = [["patch", "nullspace_share", "kind", "pair", *names]]
+    table: list[list[object]] = [["patch", "nullspace_share", "kind", "pair or draw", *names]]
     for (factor, kind), row in rows.items():
+        first = [protocol["patch"] * factor, nullity_share(protocol, factor)]
         columns = [row.values(name) if name in row.names else [""] * row.n for name in names]
-        for number, values in enumerate(zip(*columns, strict=True)):
-            share = nullity_share(protocol, factor)
-            table.append([protocol["patch"] * factor, share, kind, number + 1, *values])
+        table += [[*first, kind, number + 1, *values] for number, values in enumerate(zip(*columns, strict=True))]
+        if kind == UNCHANGED:
+            for number, share in enumerate(row.draws()):
+                values = [share if name == "unseen_share" else "" for name in names]
+                table.append([*first, "random weights", number + 1, *values])
     return table

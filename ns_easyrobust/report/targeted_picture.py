@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from .. import nullspace
-from ..errors import DataError
-from .canvas import COLOURS, GREY, open_canvas, wrap_text
+from .canvas import COLOURS, GREY, open_canvas, show_image, wrap_text
 from .patch_noise_rows import class_name
 from .presentable import presentable
-from .targeted_rows import UNCHANGED, Lines, TargetedRow, shown_triplet_name
+from .targeted_rows import UNCHANGED, Lines, TargetedRow, nullity_share, shown_triplet_name
 
 _LEAST = 1e-9  # what no change at all is drawn as
 _SIDE = 1.5  # inches of an image
@@ -64,8 +63,9 @@ def targeted_picture(
         n = next(iter(rows.values())).n
         text = wrap_text(
             f"Transformed: files of 8 bits, rounded within the nullspace; shown at most 224 pixels wide. n={n} pairs a "
-            "size; bars: 95% of the mean over pairs (Student's t), mostly smaller than the signs. Right: a dot a pair, "
-            "a black edge for the largest. Orange names: another prediction than the source's.",
+            "size; bars: 95% of the mean over pairs (Student's t), of random W the range of its draws, behind the same "
+            "pooling. Right: a dot a pair, a black edge for the largest. Orange names: another prediction than the "
+            "source's.",
             int(15.5 * width),
         )
         figure.text(0.5, 0.06 / height, text, ha="center", va="bottom", fontsize=8, color=GREY)
@@ -75,7 +75,7 @@ def _title(protocol: Mapping[str, Any], factors: Sequence[int], column: int) -> 
     if column < 2:
         return ("source", "target")[column]
     factor = factors[column - 2]
-    share = 1 - protocol["rank"] / (protocol["input_dim"] * factor**2)
+    share = nullity_share(protocol, factor)
     return f"transformed, {protocol['patch'] * factor} px\n(nullspace {100 * share:.0f}%)"
 
 
@@ -84,22 +84,10 @@ def _draw_image(
     column: int, parts: Path,
 ) -> None:  # fmt: skip
     """The source and the target as large as the largest transformed one, then a transformed one a size."""
-    from PIL import Image
-
     factor = factors[-1] if column < 2 else factors[column - 2]
     which = ("source", "target", "transformed")[min(column, 2)]
     line = lines[factor]
-    path = parts / shown_triplet_name(line["shown"], factor, which)
-    try:
-        with Image.open(path) as image:
-            axes.imshow(image.convert("RGB"), interpolation="nearest")
-    except OSError as error:
-        raise DataError(f"{path}: expected an image of the experiment, found none ({error}). Run it anew.") from error
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.grid(visible=False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    show_image(axes, parts / shown_triplet_name(line["shown"], factor, which))
     label, best = line["predictions"][nullspace.TransformedKinds.LATTICE if column > 1 else which]
     same = label == line["predictions"]["source"][0]
     text = f"{class_name(protocol, label)}  {100 * best:.2f}%"
@@ -131,10 +119,30 @@ def _draw_room(
     names: Sequence[str],
 ) -> None:  # fmt: skip
     found = [rows[factor, UNCHANGED] for factor in factors]
-    shares = [1 - protocol["rank"] / (protocol["input_dim"] * factor**2) for factor in factors]
+    shares = [nullity_share(protocol, factor) for factor in factors]
     axes.plot(range(len(factors)), shares, color=GREY, linestyle=":", marker="", linewidth=2.2, label="of dimensions")
-    _curve(axes, found, "random_share", COLOURS[1], "s", "of t - x, random W", linestyle="--")
+    draws = [row.draws() for row in found]
+    means = [sum(each) / len(each) for each in draws]
+    bars = [
+        [mean - min(each) for mean, each in zip(means, draws, strict=True)],
+        [max(each) - mean for mean, each in zip(means, draws, strict=True)],
+    ]
+    axes.errorbar(
+        range(len(found)), means, bars, color=COLOURS[1], marker="s", markersize=4.5, linestyle="--",
+        label="of t - x, random W",
+    )  # fmt: skip
     _curve(axes, found, "unseen_share", COLOURS[0], "o", "of t - x, this W")
+    if pooled := [place for place, row in enumerate(found) if row.factor > 1]:
+        hidden = [found[place].mean("within_share").mean for place in pooled]
+        axes.plot(
+            pooled,
+            hidden,
+            color=COLOURS[2],
+            marker="^",
+            markersize=4.5,
+            linestyle="-.",
+            label="of t - x, pooling alone",
+        )
     axes.set_yscale("log")
     marks = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]
     least = axes.get_ylim()[0]

@@ -39,6 +39,11 @@ class TargetedRow:
         """A number a pair."""
         return [value for line in self._lines for value in line[name]]
 
+    def draws(self) -> list[float]:
+        """Of each draw of random weights, the share of energy that it leaves in the nullspace, mean over pairs."""
+        weighted = [[line["n"] * share for share in line["draws_share"]] for line in self._lines]
+        return [sum(shares) / self.n for shares in zip(*weighted, strict=True)]
+
     def mean(self, name: str) -> Interval:
         """With Student's t interval, over pairs."""
         return interval_of_mean(self.values(name))
@@ -57,6 +62,11 @@ class TargetedRow:
         """``count`` of n, with Wilson's interval in percent."""
         low, high = wilson_interval(count, self.n)
         return f"{count} of {self.n} [{low:.1f}%, {high:.1f}%]"
+
+
+def nullity_share(protocol: Mapping[str, Any], factor: int) -> float:
+    """Of the numbers of a patch ``factor`` times as large: 1 - rank / (C p^2 factor^2)."""
+    return 1 - protocol["rank"] / (protocol["input_dim"] * factor**2)
 
 
 def targeted_rows(lines: Lines) -> dict[tuple[int, str], TargetedRow]:

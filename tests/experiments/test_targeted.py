@@ -41,6 +41,13 @@ def test_outputs_stay_and_the_user_gets_the_images(command, tmp_path, trained, m
         if line["kind"] == UNCHANGED:
             assert min(line["rms_target"]) > 0.05
             assert all(0 < share < 1 for share in line["unseen_share"])
+            # Of what pooling passes, random weights leave what the model's own dimensions promise.
+            within = np.array(line["within_share"])
+            assert (within > 0.01).all() if line["factor"] == 2 else np.allclose(within, 0, atol=1e-9)
+            assert len(line["draws_share"]) == 20
+            expected = (within + (1 - within) * (1 - 64 / 192)).mean()
+            assert np.mean(line["draws_share"]) == pytest.approx(expected, abs=0.04)
+            assert np.ptp(line["draws_share"]) > 0.01
             continue
         exact = line["kind"] in (TransformedKinds.LEAST_SQUARES, TransformedKinds.VALID)
         assert max(line["confidence"]) < (1e-5 if exact else 0.05)

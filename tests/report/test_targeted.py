@@ -25,7 +25,8 @@ def lines():
     found = []
     for factor in (1, 2):
         look = {"rms_target": [0.2, 0.3, 0.1], "ssim_target": [0.5, 0.1, 0.2], "afar_target": [0.1, 0.1, 0.9]}
-        share = {"unseen_share": [0.1, 0.2, 0.3], "random_share": [0.75] * 3, "residual": [1e-7] * 3}
+        share = {"unseen_share": [0.1, 0.2, 0.3], "within_share": [0.1] * 3, "residual": [1e-7] * 3}
+        share["draws_share"] = [0.7, 0.8] if factor == 1 else [0.1, 0.4]
         found.append({"factor": factor, "start": 0, "kind": UNCHANGED, "n": 3, **look, **share})
         source = {"rms_source": [0.1, 0.1, 0.4], "ssim_source": [0.4, 0.0, 0.6], "afar_source": [0.8, 0.7, 0.6]}
         outputs = {
@@ -49,6 +50,19 @@ def test_nearer_is_counted_by_each_look():
         targeted_rows([line for line in lines() if "shown" in line])
 
 
+def test_draws_are_means_over_all_pairs():
+    found = lines()
+    more = {name: value[:1] if isinstance(value, list) else value for name, value in found[0].items()}
+    more |= {"n": 1, "start": 3, "draws_share": [0.3, 0.8]}
+    draws = targeted_rows([*found, more])[1, UNCHANGED].draws()
+    assert draws == pytest.approx([(3 * 0.7 + 0.3) / 4, 0.8])
+
+
+def test_what_is_said_of_pooling_needs_some(tmp_path):
+    text = targeted_report(PROTOCOL, [line for line in lines() if line["factor"] == 1], tmp_path).to_text()
+    assert "behind average pooling of squares" not in " ".join(text.split())
+
+
 def test_the_report_has_intervals_and_draws_triplets(tmp_path):
     for factor in (1, 2):
         for level, which in enumerate(("source", "target", "transformed")):
@@ -58,15 +72,20 @@ def test_the_report_has_intervals_and_draws_triplets(tmp_path):
     text = " ".join(report.to_text().split())
     low, high = stats.t.interval(0.95, 2, 20, stats.sem([10, 20, 30]))
     assert f"20.00 [{low:.2f}, {high:.2f}]" in text
-    assert "20.0% at 8 px (random: 75%), 20.0% at 16 px" in text
+    assert "20.0% at 8 px (random weights 75.0 [70.0, 80.0]; pooling alone 10.0%; of the dimensions 75.0%); 20." in text
+    assert "these are below all 2 at 8 px, within the range of all 2 at 16 px." in text
     assert "8 bits, lattice: 6.0e-03 at 8 px, 6.0e-03 at 16 px" in text
-    assert "the prediction is unchanged on 2 of 3 [" in text
+    assert "of every size and kind, the prediction is unchanged on 2 of 3 [" in text
+    for claim in ("outputs do stay", "trained one sees more"):  # which these numbers contradict, or do not show
+        assert claim not in text
     assert "on 1 / 2 / 1 at 8 px, 1 / 2 / 1 at 16 px, of 3 pairs each; the most is 2 of 3 [" in text
     psnr = -20 * (np.log10(0.2) + np.log10(0.3) + np.log10(0.1)) / 3
     assert f"{psnr:.1f}" in text
     assert ("75.0" in text, "93.8" in text) == (True, True)  # 1 - 48 / 192, 1 - 48 / 768
     assert report.rows[1][:4] == [8, 0.75, UNCHANGED, 1]
-    assert len(report.rows) == 1 + 2 * 5 * 3
+    assert len(report.rows) == 1 + 2 * (5 * 3 + 2)
+    column = report.rows[0].index("unseen_share")
+    assert [row[column] for row in report.rows if row[2] == "random weights"] == pytest.approx([0.7, 0.8, 0.1, 0.4])
     stream = io.BytesIO()
     report.draw(stream)
     assert np.asarray(Image.open(stream).convert("RGB")).std() > 10
