@@ -63,13 +63,13 @@ class FingerprintExperiment(FigureExperiment):
         from .fingerprint_measure import Views
         from .fingerprint_pool import open_pool
 
+        device = pick_device(args.device)
         pool = open_pool(Path(args.models), args.use_ema)
         names = [each.kind for each in pool.claimed]
         if unknown := sorted(set(args.attacked) - set(names)):
             raise OptionError(f"--attacked: expected some of {', '.join(names)[:200]}, found {unknown[0]}. Correct it.")
         if args.input_size is None:
             raise OptionError("--input-size: expected the side of the models' images in pixels, found none. Give it.")
-        device = pick_device(args.device)
         measured, searched, described = open_images_of(args, device)
         first = pool.members[0].found
         space = nullspace.common_space([each.found for each in pool.members])

@@ -124,7 +124,9 @@ def test_other_weights_are_not_gone_on_with(command, pool, tmp_path, capsys, dra
     assert (tmp_path / "out" / "fingerprint.jsonl").read_bytes() == before
 
 
-def test_moving_averages_are_measured_when_asked(command, pool, tmp_path, trained, capsys, draw_no_more):
+def test_moving_averages_and_larger_models_are_measured_when_asked(
+    command, pool, tmp_path, trained, capsys, draw_no_more
+):
     draw_no_more()
     del command[command.index("--attacked") : command.index("-o")]
     assert cli.main([*command, "--use-ema"]) == 2
@@ -132,10 +134,13 @@ def test_moving_averages_are_measured_when_asked(command, pool, tmp_path, traine
     for path in sorted(pool.rglob("*.tar")):
         save_model(small_vit(seed=77), path, ema=small_vit(seed=int(path.stem[0])) if path.stem[0].isdigit() else
                    trained, arch="vit_micro_patch8_32")  # fmt: skip
-    assert cli.main([*command, "--use-ema"]) == 0
+    command[command.index("--input-size") + 1] = "64"
+    assert cli.main([*command, "--use-ema", "--img-size", "64"]) == 0
     lines = [json.loads(line) for line in (tmp_path / "out" / "fingerprint.jsonl").read_text().splitlines()]
-    assert next(line for line in lines if line.get("name") == "claimed/mine.pth.tar")["right"] > 10
-    assert lines[0]["protocol"]["ema"] is True
+    claimed = next(line for line in lines if line.get("name") == "claimed/mine.pth.tar")
+    assert claimed["n"] == 20  # judged on larger images, which the model of the checkpoint does not take
+    assert claimed["digest"] == fingerprint_of(trained[1].patch_embed.proj.weight).digest[:16]
+    assert (lines[0]["protocol"]["ema"], lines[0]["protocol"]["img_size"]) == (True, 64)
 
 
 def test_a_name_is_cut_at_the_endings_of_checkpoints_alone():
@@ -191,6 +196,9 @@ def test_flags_that_fit_nothing_end_in_one_line(command, tmp_path, capsys):
     command[command.index("mine")] = "yours"
     assert cli.main(command) == 2
     assert "--attacked: expected some of mine, found yours" in capsys.readouterr().err
+    if not torch.cuda.is_available():
+        assert cli.main([*command, "--device", "cuda"]) == 2
+        assert "device cuda: expected a GPU" in capsys.readouterr().err
     del command[command.index("--attacked") : command.index("-o")]
     del command[command.index("--input-size") : command.index("--crop-pct")]
     assert cli.main(command) == 2
