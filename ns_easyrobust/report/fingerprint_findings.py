@@ -184,12 +184,16 @@ def _copies(numbers: FingerprintNumbers, metric: int) -> str:
     found = numbers.copies(metric)
     tests = {kind: numbers.tested(kind, metric) for kind in numbers.kinds}
     tops = {claimed: max(numbers.copies(metric, claimed)) for claimed in numbers.claimed}
+    beyond = sum(
+        value > max(numbers.null(claimed, metric)) for claimed in tops for value in numbers.copies(metric, claimed)
+    )
     below = {kind: sum(test.likeness <= tops[test.claimed] for test in each) for kind, each in tests.items()}
     shown = [f"{presentable(kind)} {count}/{len(tests[kind])}" for kind, count in below.items() if count]
     count = len(numbers.models[numbers.claimed[0]]["copies"])
     return (
         f"By {METRICS[metric]} a model's own {count} symmetric copies (mirrored, turned, channels in another order), "
-        f"which have its spectrum and no origin of their own, have {span(found, 4)} (n={len(found)}). No more alike to "
+        f"which have its spectrum and no origin of their own, have {span(found, 4)}; {beyond} of {len(found)} "
+        "are more alike to it than each independent model is. No more alike to "
         f"the claimed model than the most alike of its copies: {', '.join(shown) or 'no derived model'}."
     )
 

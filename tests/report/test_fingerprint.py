@@ -152,6 +152,8 @@ def test_the_report_says_what_was_found():
     assert "15 of 15 pairs lie more than 4 of them above" not in text  # 0.31 is below Haar's mean
     assert "no test of 30 can tell by rank" in text  # least p of a third
     assert "By row space a model's own 3 symmetric copies" in text
+    for count in (3, 0):  # .5 above the null's .45, .7 below .8
+        assert f"; {count} of 3 are more alike to it than each independent model is." in text
     assert "No more alike to the claimed model than the most alike of its copies: tuned 1/2." in text
     for verdict in ("low-pass", "wrong null", "Unique", "Evade", "no matter"):
         assert verdict not in text
