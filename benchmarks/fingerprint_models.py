@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from fingerprint_training import Images, Recipe, accuracy, fit, read_images
 
+from ns_easyrobust.experiments import split_ending
 from ns_easyrobust.models import NormalizedModel, find_patch_embed, load_model, save_model
 from ns_easyrobust.utils import FileLock, derive_seed, fork_rng, parse_json, write_atomically
 
@@ -119,7 +120,7 @@ class Maker:
         own = {name: self.out / "independent" / name / "seed0.pth.tar" for name in CLAIMED}
         found = {}
         for name, source in {**{name: path for name, path in own.items() if path.exists()}, **given}.items():
-            found[name] = self.out / "claimed" / f"{name}{''.join(source.suffixes)}"
+            found[name] = self.out / "claimed" / f"{name}{split_ending(source)[1]}"
             if not found[name].exists():
                 found[name].parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(found[name], partial(shutil.copyfile, source))

@@ -145,7 +145,7 @@ def _lines(found: Comparison, claimed: Fingerprint, suspect: Fingerprint, left_o
     lines = [
         f"S = {found.overlap:.4f} of {largest}: sum of squared cosines of the principal angles of the row spaces, in "
         f"{space}; uniformly random ones would have {found.haar.mean:.2f} +- {found.haar.sd:.2f}, which is no null: "
-        "independently trained models share a low-pass row space",
+        "independently trained models are more alike than that",
         f"likeness = {found.likeness:.4f} " + _STATISTICS[found.statistic],
     ]
     if claimed.digest == suspect.digest:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .figure import FigureExperiment
-    from .fingerprints import distinct, fingerprint_files, patch_covariance, read_fingerprint
+    from .fingerprints import distinct, fingerprint_files, patch_covariance, read_fingerprint, split_ending
     from .patch_rows import (
         PUBLISHED_DIMENSIONS,
         architecture_row,
@@ -33,6 +33,7 @@ __all__ = [
     "patch_covariance",
     "read_fingerprint",
     "register_experiment",
+    "split_ending",
 ]
 
 if not TYPE_CHECKING:

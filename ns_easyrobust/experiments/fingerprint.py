@@ -15,7 +15,7 @@ from ..utils import (
     derive_seed,
     file_or_folder,
     float_in,
-    torch,
+    pick_device,
 )
 from .figure import FigureExperiment
 from .inputs import add_image_arguments, open_images_of
@@ -63,13 +63,14 @@ class FingerprintExperiment(FigureExperiment):
         from .fingerprint_measure import Views
         from .fingerprint_pool import open_pool
 
-        pool = open_pool(Path(args.models))
+        device = pick_device(args.device)
+        pool = open_pool(Path(args.models), args.use_ema)
         names = [each.kind for each in pool.claimed]
         if unknown := sorted(set(args.attacked) - set(names)):
             raise OptionError(f"--attacked: expected some of {', '.join(names)[:200]}, found {unknown[0]}. Correct it.")
         if args.input_size is None:
             raise OptionError("--input-size: expected the side of the models' images in pixels, found none. Give it.")
-        measured, searched, described = open_images_of(args, torch.device("cpu"))
+        measured, searched, described = open_images_of(args, device)
         first = pool.members[0].found
         space = nullspace.common_space([each.found for each in pool.members])
         covariance = nullspace.PatchCovariance.of(searched.pixels, first.patch_size)
@@ -77,9 +78,10 @@ class FingerprintExperiment(FigureExperiment):
             {
                 "models": without_secrets(str(args.models)), "models_sha256": pool.digest, "space": space,
                 "patch": first.patch_size, "input_dim": first.input_dim, "alpha": args.alpha,
-                "attacked": args.attacked, "seed": args.seed, **described,
+                "attacked": args.attacked, "seed": args.seed, "model": args.model, "model_kwargs": args.model_kwargs,
+                "ema": args.use_ema, "img_size": args.img_size, **described,
             },
-            torch.device("cpu"),
+            device,
         )  # fmt: skip
         views = Views(space, covariance)
         for member in tqdm(pool.members, desc="models", unit="model", disable=None):
@@ -103,11 +105,11 @@ class FingerprintExperiment(FigureExperiment):
         if member.group == "claimed":
             line["copies"] = views.copies(member.found)
         if member.group != "independent":
-            model = measures.open_classifier(member, args.model, args.model_kwargs)
+            model = measures.open_classifier(member, args, images.pixels.device)
             if model is not None:
                 line |= measures.judged(measures.answers(model, images, args.batch_size), images)
                 if member.group == "claimed":
-                    line["rotated"] = measures.rotated(member, model, views, derive_seed(args.seed, _MIXING))
+                    line["mixed"] = measures.rotated(member, model, views, derive_seed(args.seed, _MIXING))
         results.add(line)
 
     def report(self, protocol: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], parts: Path) -> FigureReport:
@@ -133,7 +135,7 @@ def _add_attack(args: argparse.Namespace, results: Results, member: Member, view
 
     if results.find(what="attack", name=member.name):
         return
-    model = measures.open_classifier(member, args.model, args.model_kwargs)
+    model = measures.open_classifier(member, args, images.pixels.device)
     if model is None:
         raise ModelError(
             f"{member.name}: expected a whole checkpoint of a known architecture for --attacked, found none. "

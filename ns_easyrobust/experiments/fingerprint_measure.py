@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 from dataclasses import replace
 from itertools import permutations
@@ -32,25 +33,30 @@ class Views:
 
     def __init__(self, space: str, covariance: PatchCovariance) -> None:
         self.space, self.covariance = space, covariance
-        self._known: dict[str, tuple[torch.Tensor, ...]] = {}
+        self._known: dict[Any, tuple[torch.Tensor, ...]] = {}
         self._roots: dict[Any, torch.Tensor] = {}
 
     def of(self, found: Fingerprint) -> tuple[torch.Tensor, ...]:
-        """Rows of each way, for ``nullspace.likeness``."""
-        if found.digest not in self._known:
+        """Rows of each way, for ``nullspace.likeness``: three matrices (j, n), float64, j at most k.
+
+        Raises:
+            ModelError: the pixel space of a fingerprint whose normalisation is not known.
+        """
+        known = found.digest, found.std  # equal weights behind other normalisations see other pixels
+        if known not in self._known:
             key = None if self.space == "pixel" else found.std
             if key not in self._roots:
                 self._roots[key] = self.covariance.root(self.space, key)
             metric = self._roots[key]
-            self._known[found.digest] = (
+            self._known[known] = (
                 found.rows(self.space),
                 found.rows(self.space, weighted=True),
                 found.rows(self.space, metric, weighted=True),
             )
-        return self._known[found.digest]
+        return self._known[known]
 
     def likeness(self, one: Fingerprint, other: Fingerprint) -> list[float]:
-        """In each way."""
+        """In each way: three numbers in [0, 1], rounded."""
         pairs = zip(self.of(one), self.of(other), strict=True)
         return [round(nullspace.likeness(*pair), _PLACES) for pair in pairs]
 
@@ -74,7 +80,7 @@ class Views:
                         digest = f"{found.digest} {turns} {mirrored} {order}"
                         copy = replace(found, basis=moved[0], strengths=moved[1], std=std, digest=digest)
                         likenesses.append(self.likeness(found, copy))
-                        del self._known[digest]
+                        del self._known[digest, std]
         return likenesses
 
     def low_pass(self, found: Fingerprint) -> float:
@@ -97,18 +103,25 @@ def facts(member: Member, views: Views) -> dict[str, Any]:
     return line
 
 
-def open_classifier(member: Member, arch: str | None, model_kwargs: dict[str, Any]) -> nn.Module | None:
-    """The whole model, in eval mode; None of a fingerprint, or of weights of no known architecture."""
+def open_classifier(member: Member, args: argparse.Namespace, device: torch.device) -> nn.Module | None:
+    """The whole model on ``device``, in eval mode; None of a fingerprint, or of weights of no known architecture.
+
+    Args:
+        args: ``model``, ``model_kwargs``, ``use_ema`` and ``img_size`` of the experiment's flags.
+    """
+    options = {} if args.img_size is None else {"img_size": args.img_size}
     logger = logging.getLogger("ns_easyrobust.models")  # two lines a model
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:
-        model: nn.Module = models.load_model(arch, member.path, model_kwargs=model_kwargs).eval()
+        model: nn.Module = models.load_model(
+            args.model, member.path, ema=args.use_ema, model_kwargs=args.model_kwargs, **options
+        )
     except (CheckpointError, ModelError):
         return None
     finally:
         logger.setLevel(level)
-    return model
+    return model.eval().to(device)
 
 
 def answers(model: nn.Module, images: ImageSet, batch: int) -> torch.Tensor:
@@ -129,6 +142,19 @@ def attacked(
     """A line a strength of hidden noise: likenesses to the model before, and what it does then.
 
     The weights are put back.
+
+    Args:
+        model: whole, on the device of ``images``.
+        images: (N, C, H, W) in [0, 1].
+        batch: images at a time.
+
+    Returns:
+        Of each strength, 0 and those of ``STRENGTHS`` (rms of the embedding's change relative to the embedding's):
+        ``likeness`` [row space, weighted, on images], each in [0, 1]; ``relative_norm`` of the noise to the weight;
+        ``n``, ``right`` and ``unchanged`` of :func:`judged`, counts of images.
+
+    Raises:
+        ModelError: noise so large that no nullspace is left.
     """
     projection = nullspace.find_projection(model)
     before = projection.weight.detach().clone()
@@ -158,7 +184,7 @@ def attacked(
 
 
 def rotated(member: Member, model: nn.Module, views: Views, seed: int) -> list[float]:
-    """Likenesses to what leaves a fingerprint as it is: to A W of row spaces, to Q W + 1 v' of weighted ones.
+    """1 - likeness, unrounded, to what leaves a fingerprint as it is: A W of row spaces, Q W + 1 v' of weighted ones.
 
     A of N(0, 1), invertible and of no special form; Q orthogonal, with Q 1 = 1; v as long as all of W.
     """
@@ -177,5 +203,5 @@ def rotated(member: Member, model: nn.Module, views: Views, seed: int) -> list[f
     found = []
     for place, changed in enumerate((mixing @ matrix, turned, turned)):
         other = nullspace.fingerprint_of(changed.view_as(weight), std=member.found.std)
-        found.append(views.likeness(member.found, other)[place])
+        found.append(1 - nullspace.likeness(views.of(member.found)[place], views.of(other)[place]))
     return found

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from .. import nullspace
 from ..errors import DataError
-from .fingerprints import fingerprint_files, read_fingerprint
+from ..utils import sha256_of
+from .fingerprints import fingerprint_files, read_fingerprint, split_ending
 
 if TYPE_CHECKING:
     from ..nullspace import Fingerprint
@@ -53,30 +54,34 @@ class Pool:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all names and patch embeddings."""
-        told = "".join(f"{each.name} {each.found.digest}\n" for each in self.members)
+        """SHA-256 of the names and contents of all files, as accuracies are of whole models."""
+        told = "".join(f"{each.name} {sha256_of(each.path)}\n" for each in self.members)
         return hashlib.sha256(told.encode()).hexdigest()
 
 
-def claimed_name(path: Path) -> str:
-    """A file's name up to its first dot."""
-    return path.name.partition(".")[0]
-
-
-def open_pool(root: Path) -> Pool:
+def open_pool(root: Path, ema: bool = False) -> Pool:
     """Read all fingerprints.
 
     Args:
         root: has ``claimed/NAME.*``, ``derived/KIND/NAME/*`` and ``independent/RECIPE/*``; the last two may be deeper.
+            NAME is that of a claimed model's file without the endings of checkpoints.
+        ema: take the moving averages of checkpoints.
 
     Raises:
-        DataError: one of these folders is missing or empty, or a derived model of no claimed one.
+        DataError: one of these folders is missing or empty, two claimed models of one name, or a derived model of no
+            claimed one.
         ModelError, CheckpointError: a file without a fingerprint, or of other patches than the first.
     """
     if missing := next((name for name in ("claimed", "derived", "independent") if not (root / name).is_dir()), None):
         raise DataError(f"{root}: expected folders {LAYOUT}, found no {missing}. Make it.")
-    claimed = [_member(root, path, "claimed", claimed_name(path), "") for path in fingerprint_files(root / "claimed")]
-    names = {each.kind for each in claimed}
+    named: dict[str, Path] = {}
+    for path in fingerprint_files(root / "claimed"):
+        name = split_ending(path)[0]
+        if name in named:
+            raise DataError(f"{path}: expected one claimed model called {name}, found {named[name]} too. Rename one.")
+        named[name] = path
+    claimed = [_member(root, path, "claimed", name, "", ema) for name, path in named.items()]
+    names = set(named)
     derived = []
     for path in fingerprint_files(root / "derived"):
         kind, *rest = path.relative_to(root / "derived").parts
@@ -85,11 +90,11 @@ def open_pool(root: Path) -> Pool:
                 f"{path}: expected derived/KIND/NAME/*, where NAME is one of {', '.join(sorted(names))[:200]} "
                 "(claimed/NAME.*), found another place. Move it."
             )
-        derived.append(_member(root, path, "derived", kind, rest[0]))
+        derived.append(_member(root, path, "derived", kind, rest[0], ema))
     independent, seen = [], set()
     for path in fingerprint_files(root / "independent"):
         recipe, *rest = path.relative_to(root / "independent").parts
-        one = _member(root, path, "independent", recipe if rest else "independent", "")
+        one = _member(root, path, "independent", recipe if rest else "independent", "", ema)
         if one.found.digest not in seen:
             seen.add(one.found.digest)
             independent.append(one)
@@ -100,6 +105,6 @@ def open_pool(root: Path) -> Pool:
     return pool
 
 
-def _member(root: Path, path: Path, group: str, kind: str, origin: str) -> Member:
+def _member(root: Path, path: Path, group: str, kind: str, origin: str, ema: bool) -> Member:
     name = path.relative_to(root).as_posix()
-    return Member(path, name, group, kind, origin, read_fingerprint(path))
+    return Member(path, name, group, kind, origin, read_fingerprint(path, ema=ema))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..nullspace import Fingerprint, PatchCovariance
 
 _ENDINGS = (".safetensors", ".pth", ".pth.tar", ".pt", ".bin", ".ckpt", ".npz")
+_KNOWN = (".fingerprint.safetensors", *_ENDINGS)
 
 
 def read_fingerprint(path: str | Path, *, ema: bool = False, std: Sequence[float] | None = None) -> Fingerprint:
@@ -45,21 +46,33 @@ def read_fingerprint(path: str | Path, *, ema: bool = False, std: Sequence[float
 def fingerprint_files(place: str | Path) -> list[Path]:
     """A file itself; of a folder all files in it and its folders that are called as checkpoints are, sorted.
 
+    Links to folders are followed, and each folder is read once.
+
     Raises:
         DataError: a folder without any.
     """
     place = Path(place)
     if not place.is_dir():
         return [place]
-    found = sorted(
-        Path(folder, name)
-        for folder, _, names in os.walk(place, followlinks=True)  # as rglob does not
-        for name in names
-        if name.endswith(_ENDINGS)
-    )
+    found, visited = [], set()
+    for folder, inner, names in os.walk(place, followlinks=True):  # as rglob does not
+        if (real := os.path.realpath(folder)) in visited:  # a link may lead to a folder around it
+            inner.clear()
+            continue
+        visited.add(real)
+        inner.sort()  # so that it is always the same of two ways to a folder
+        found += [Path(folder, name) for name in names if name.endswith(_ENDINGS)]
     if not found:
         raise DataError(f"{place}: expected fingerprints or checkpoints ({', '.join(_ENDINGS)}), found none in it.")
-    return found
+    return sorted(found)
+
+
+def split_ending(path: str | Path) -> tuple[str, str]:
+    """A file's name without the endings of checkpoints and fingerprints, and these: ``vit_v1.5``, ``.pth.tar``."""
+    name = stem = Path(path).name
+    while ending := next((each for each in _KNOWN if stem.endswith(each) and stem != each), ""):
+        stem = stem.removesuffix(ending)
+    return stem, name[len(stem) :]
 
 
 def distinct(prints: Sequence[Fingerprint], others: Sequence[Fingerprint] = ()) -> list[Fingerprint]:

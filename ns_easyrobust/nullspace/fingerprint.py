@@ -190,7 +190,7 @@ def haar_overlap(k1: int, k2: int, n: int) -> HaarOverlap:
 
     ``tr(P1 P2)`` has the mean ``k1 k2 / n`` and the variance
     ``2 k1 (n - k1) k2 (n - k2) / (n^2 (n - 1) (n + 2))`` (second moments of a uniform projection). It is **not** the
-    null of a fingerprint: independently trained models share a low-pass row space.
+    null of a fingerprint: independently trained models are more alike than that.
     """
     variance = 2 * k1 * (n - k1) * k2 * (n - k2) / (n**2 * (n - 1) * (n + 2))
     return HaarOverlap(k1 * k2 / n, math.sqrt(variance))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
-from ..utils import parse_json, read_bounded, torch, write_atomically
+from ..utils import open_regular, parse_json, read_bounded, torch, write_atomically
 from .fingerprint import Fingerprint
 
 FORMAT = "ns_easyrobust.fingerprint/1"
@@ -69,7 +69,8 @@ def load_fingerprint(path: str | Path) -> Fingerprint | None:
         patch_size = int(told["patch_size"])
         k, n = basis.shape
         unit = torch.eye(k, dtype=torch.float64)
-        if not (0 < k < n and n % patch_size**2 == 0 and float((basis @ basis.T - unit).abs().max()) < _ORTHONORMAL):
+        is_basis = 0 < k < n and patch_size > 0 and n % patch_size**2 == 0
+        if not (is_basis and float((basis @ basis.T - unit).abs().max()) < _ORTHONORMAL):
             raise ValueError("rows that are no orthonormal basis of patches")
         is_plain = strengths.ndim == 2 and strengths.shape[1] == n and bool(torch.isfinite(strengths).all())
         if not is_plain or not bool(strengths.any()):
@@ -89,7 +90,7 @@ def load_fingerprint(path: str | Path) -> Fingerprint | None:
 def _header(path: str | Path) -> dict[str, Any] | None:
     """The metadata of a safetensors file; None of a file of another form, or that cannot be read."""
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             size = int.from_bytes(stream.read(8), "little")
             if not 2 <= size <= 2**20:
                 return None

@@ -17,13 +17,23 @@ METRICS = {ROWS: "row space", WEIGHTED: "weighted", ON_IMAGES: "weighted, on ima
 
 
 class Rate(NamedTuple):
-    """Of ``n`` tests, ``hits`` were of one outcome."""
+    """Of ``n`` tests, ``hits`` were of one outcome.
+
+    Tests of one origin, or of one suspect, are not independent of each other. ``clusters`` is how many origins or
+    suspects there are: as many tests count as independent (Kish 1965, at a correlation of 1 within a cluster).
+    """
 
     hits: int
     n: int
+    clusters: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's of 95%, in percent."""
+        return wilson_interval(self.hits * self.clusters / self.n, self.clusters)
 
     def __str__(self) -> str:
-        low, high = wilson_interval(self.hits, self.n)
+        low, high = self.interval
         return f"{self.hits}/{self.n} [{low:.0f}, {high:.0f}]"
 
 
@@ -36,6 +46,7 @@ class Tested:
         likeness: S / sqrt(k1 k2).
         p, p_t: exact rank and Student's t p-value; None with too few independents.
         least: the smallest rank p that there can be.
+        cluster: the suspect's origin, or the suspect: what it shares with tests that depend on this one.
     """
 
     claimed: str
@@ -44,6 +55,7 @@ class Tested:
     p: float | None
     p_t: float | None
     least: float
+    cluster: str
 
 
 class FingerprintNumbers:
@@ -67,6 +79,7 @@ class FingerprintNumbers:
             raise DataError("fingerprint: expected lines of claimed and independent models, found none. Run it anew.")
         self.independent = [name for name in self.independent if name in self.pairs]
         derived = [line for line in self.models.values() if line["group"] == "derived"]
+        self._families = self._related(derived)
         kinds = dict.fromkeys(line["kind"] for line in derived)
         self.kinds = {
             kind: [
@@ -80,16 +93,26 @@ class FingerprintNumbers:
         }
         self.kinds = {kind: pairs for kind, pairs in self.kinds.items() if pairs}
 
-    @property
-    def rank(self) -> int:
-        """k of the first claimed model."""
-        return int(self.models[self.claimed[0]]["k"])
+    def _related(self, derived: Lines) -> dict[str, str]:
+        """A label for each claimed model's kind: the same where one of both is derived from the other."""
+        families = {self.models[name]["kind"]: self.models[name]["kind"] for name in self.claimed}
+        for line in derived:
+            for name in self.claimed:
+                if line.get("digest") and line["digest"] == self.models[name].get("digest"):
+                    old, new = families[self.models[name]["kind"]], families.get(line["origin"], line["origin"])
+                    families = {kind: new if family == old else family for kind, family in families.items()}
+        return families
 
     @property
-    def haar(self) -> HaarOverlap:
-        """Of S / k, between uniformly random subspaces."""
-        found = haar_overlap(self.rank, self.rank, self.input_dim)
-        return HaarOverlap(found.mean / self.rank, found.sd / self.rank)
+    def ranks(self) -> list[int]:
+        """k of claimed and independent models."""
+        return [int(self.models[name]["k"]) for name in [*self.claimed, *self.independent]]
+
+    def haar(self, one: str, other: str) -> HaarOverlap:
+        """Of S / sqrt(k1 k2), between uniformly random subspaces of the dimensions of both models."""
+        k1, k2 = (int(self.models[name]["k"]) for name in (one, other))
+        found, scale = haar_overlap(k1, k2, self.input_dim), math.sqrt(k1 * k2)
+        return HaarOverlap(found.mean / scale, found.sd / scale)
 
     def null(self, claimed: str, metric: int, without: str | None = None, recipe: str | None = None) -> list[float]:
         """Likenesses of a model to independent ones: none to itself, to ``without``, or to those of a ``recipe``."""
@@ -105,26 +128,26 @@ class FingerprintNumbers:
     def tested(self, kind: str, metric: int) -> list[Tested]:
         """Of each model of a kind against the claimed one that it is derived from."""
         return [
-            self._test(claimed, name, self.pairs[claimed][name][metric], self.null(claimed, metric))
+            self._test(claimed, name, self.pairs[claimed][name][metric], self.null(claimed, metric), claimed)
             for claimed, name in self.kinds[kind]
         ]
 
     def crossed(self, kind: str, metric: int) -> list[Tested]:
-        """Of each model of a kind against the claimed ones that it is not derived from."""
+        """Of each model of a kind against the claimed ones that neither it nor its origin is derived from."""
         return [
-            self._test(claimed, name, found[metric], self.null(claimed, metric))
+            self._test(claimed, name, found[metric], self.null(claimed, metric), self.models[name]["origin"])
             for claimed in self.claimed
             for name, found in self.pairs[claimed].items()
             if self.models[name]["group"] == "derived"
             and self.models[name]["kind"] == kind
-            and self.models[name]["origin"] != self.models[claimed]["kind"]
+            and self._families.get(self.models[name]["origin"]) != self._families[self.models[claimed]["kind"]]
         ]
 
     def falsely_tested(self, metric: int) -> list[Tested]:
         """Of each independent model against each other one; the null has none of the suspect's recipe."""
         return [
             self._test(one, other, self.pairs[one][other][metric],
-                       self.null(one, metric, other, self.models[other]["kind"]))
+                       self.null(one, metric, other, self.models[other]["kind"]), other)
             for one in self.independent
             for other in self.independent
             if one != other and other in self.pairs[one]
@@ -132,9 +155,9 @@ class FingerprintNumbers:
 
     def attack_tested(self, claimed: str, likeness: float, metric: int) -> Tested:
         """Of an attacked model against itself before."""
-        return self._test(claimed, claimed, likeness, self.null(claimed, metric))
+        return self._test(claimed, claimed, likeness, self.null(claimed, metric), claimed)
 
-    def _test(self, claimed: str, suspect: str, likeness: float, null: list[float]) -> Tested:
+    def _test(self, claimed: str, suspect: str, likeness: float, null: list[float], cluster: str) -> Tested:
         return Tested(
             claimed,
             suspect,
@@ -142,27 +165,39 @@ class FingerprintNumbers:
             rank_p_value(likeness, null) if null else None,
             t_p_value(likeness, null) if len(null) >= 3 else None,
             1 / (len(null) + 1),
+            cluster,
         )
 
     def told(self, tests: Sequence[Tested], parametric: bool = False) -> Rate | None:
-        """How many are called derived; None where the rank p-value can never be as small as the level."""
-        if not tests or (not parametric and min(test.least for test in tests) > self.alpha):
-            return None
-        ps = [test.p_t if parametric else test.p for test in tests]
-        return Rate(sum(p is not None and p <= self.alpha for p in ps), len(ps))
+        """How many are called derived, of those that could be; None where none could.
 
-    def independent_likenesses(self, metric: int) -> list[float]:
-        """Of all pairs of independent models, each once."""
+        By rank those could whose p-value can be as small as the level, by t those that have one.
+        """
+        able = [test for test in tests if (test.p_t is not None if parametric else test.least <= self.alpha)]
+        if not able:
+            return None
+        ps = [test.p_t if parametric else test.p for test in able]
+        hits = sum(p is not None and p <= self.alpha for p in ps)
+        return Rate(hits, len(able), len({test.cluster for test in able}))
+
+    @property
+    def independent_pairs(self) -> list[tuple[str, str]]:
+        """All pairs of independent models, each once."""
         return [
-            self.pairs[one][other][metric]
+            (one, other)
             for place, one in enumerate(self.independent)
             for other in self.independent[place + 1 :]
             if other in self.pairs[one]
         ]
 
-    def copies(self, metric: int) -> list[float]:
-        """Of claimed models to their own symmetric copies."""
-        return [pair[metric] for name in self.claimed for pair in self.models[name]["copies"]]
+    def independent_likenesses(self, metric: int) -> list[float]:
+        """Of all pairs of independent models, each once."""
+        return [self.pairs[one][other][metric] for one, other in self.independent_pairs]
+
+    def copies(self, metric: int, claimed: str | None = None) -> list[float]:
+        """Of one claimed model, or of all, to their own symmetric copies."""
+        names = self.claimed if claimed is None else [claimed]
+        return [pair[metric] for name in names for pair in self.models[name]["copies"]]
 
     def accuracy(self, name: str) -> float | None:
         """In percent; None where it was not measured."""

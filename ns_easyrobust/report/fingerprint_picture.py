@@ -63,7 +63,8 @@ def _draw_kinds(axes: Any, numbers: FingerprintNumbers, metric: int) -> None:
     threshold = max(value for claimed in numbers.claimed for value in numbers.null(claimed, metric))
     axes.axvline(threshold, color=COLOURS[1], linestyle="--", linewidth=1)
     if metric == ROWS:
-        axes.axvline(numbers.haar.mean, color=GREY, linestyle=":", linewidth=1.4)
+        for mean in {numbers.haar(*pair).mean for pair in numbers.independent_pairs}:  # one, if all k are equal
+            axes.axvline(mean, color=GREY, linestyle=":", linewidth=1.4)
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(right=1.005)

@@ -18,11 +18,12 @@ _MAX_DISTINCT = 1000  # with more distinct values a multinomial draw costs more 
 _CHUNK = 1 << 22  # image indices drawn at a time: 32 MB
 
 
-def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(correct: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of the proportion ``correct / n``, both ends in percent.
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical
-    inference", JASA 22 (1927). It stays in [0, 100] and has a positive width even at 0 and n correct.
+    inference", JASA 22 (1927). It stays in [0, 100] and has a positive width even at 0 and n correct. Both may be
+    fractions: an effective size, where observations depend on each other.
 
     Raises:
         OptionError: not 0 <= correct <= n with n >= 1, or confidence not in (0, 1).

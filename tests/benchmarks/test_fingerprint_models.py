@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,11 @@ def test_an_initializer_is_read_from_onnx():
         script.initializer(model, "yours")
     with pytest.raises(ValueError, match="wire type 3"):
         list(script.fields(memoryview(bytes([0x0B]))))
+
+
+def test_a_start_keeps_the_ending_of_its_file(scripts, tmp_path):
+    (tmp_path / "vit_v1.5.pth").write_bytes(b"weights")
+    told = Namespace(start=[f"mine={tmp_path / 'vit_v1.5.pth'}"], output=tmp_path / "out", epochs=1, seeds=1,
+                     short_epochs=1, model="", model_kwargs={})  # fmt: skip
+    assert scripts[1].Maker(told).claimed() == {"mine": tmp_path / "out" / "claimed" / "mine.pth"}
+    assert (tmp_path / "out" / "claimed" / "mine.pth").read_bytes() == b"weights"

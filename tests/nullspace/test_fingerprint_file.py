@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from safetensors import safe_open
@@ -40,6 +42,12 @@ def test_other_files_are_none(tmp_path):
         assert load_fingerprint(tmp_path / name) is None
 
 
+def test_what_never_ends_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # open() would wait for a writer
+    assert load_fingerprint(tmp_path / "pipe") is None
+    assert load_fingerprint(tmp_path) is None
+
+
 def changed(path, tensors=None, **told):
     meta = {"format": "ns_easyrobust.fingerprint/1", "name": "x", "std": "0.5 0.5 0.5", "patch_size": "2"}
     save_file({**load_file(path), **(tensors or {})}, path, meta | {"weight_sha256": "0"} | told)
@@ -51,6 +59,7 @@ def changed(path, tensors=None, **told):
         ({"tensors": {"basis": torch.ones(5, 12)}}, "no orthonormal basis"),
         ({"tensors": {"strengths": torch.full((5, 12), torch.nan)}}, "strengths"),
         ({"patch_size": "5"}, "damaged"),
+        ({"patch_size": "-2", "std": ""}, "no orthonormal basis"),
         ({"std": "0.5"}, "std"),
         ({"std": "one two three"}, "damaged"),
         ({"format": "ns_easyrobust.fingerprint/9"}, "expected ns_easyrobust.fingerprint/1, found"),
