@@ -22,7 +22,7 @@ from ns_easyrobust.models.attribution import (
     recorded_layers,
     sum_relevance,
 )
-from ns_easyrobust.models.saliency import chefer_map, saliency_maps
+from ns_easyrobust.models.saliency import Gradients, chefer_map, saliency_maps
 
 TIMM1 = not timm.__version__.startswith("0.")
 SMALL = {"img_size": 16, "patch_size": 8, "embed_dim": 12, "depth": 2, "num_heads": 2, "num_classes": 5}
@@ -237,6 +237,6 @@ def test_the_rule_takes_relevance_in_place_of_attention(monkeypatch):
         "ns_easyrobust.models.saliency.propagated_relevance", lambda *_: SimpleNamespace(attentions=relevance)
     )
     run = SimpleNamespace(
-        model=None, calls=None, logits=None, labels=None, gradients=gradients, prefix=1, readout=float64([1, 0])[0]
+        model=None, calls=None, logits=None, labels=None, gradients=Gradients(gradients, ()), prefix=1, readout=float64([1, 0])[0]
     )
     assert chefer_map(run).tolist() == [pytest.approx([1.3 * 0.1])]

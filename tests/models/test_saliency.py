@@ -18,6 +18,7 @@ from ns_easyrobust.models.architectures import build
 from ns_easyrobust.models.attention import attention_maps
 from ns_easyrobust.models.saliency import (
     SALIENCY_METHODS,
+    Gradients,
     all_saliency_maps,
     attention_grad_cam_map,
     attention_map,
@@ -77,7 +78,7 @@ def test_grad_cam_on_heads_by_hand(monkeypatch):
     gradient = torch.full((2, 2, 3, 3), 9.0, dtype=torch.float64)
     gradient[:, :, 0, 1:] = torch.tensor([[[-3, 1], [0, 4]]])
     monkeypatch.setattr("ns_easyrobust.models.saliency.tokens_read", lambda model: slice(0, 1))
-    found = attention_grad_cam_map(by_hand(attentions=[attention], gradients=[gradient]))
+    found = attention_grad_cam_map(by_hand(attentions=[attention], gradients=Gradients((gradient,), ())))
     assert found.tolist() == [pytest.approx([0.35, 0.05]), pytest.approx([0, 0.05])]
 
 
