@@ -7,17 +7,19 @@ from collections.abc import Mapping, Sequence
 from .saliency_rows import ALIKE, PredictionRow, Rows, SaliencyKinds, SaliencyRow, near_one, nearer, title_of
 from .statistics import wilson_interval
 
-_MOVES = 1e-2  # share of a map's largest number, from which on rounding noise makes a method ill-conditioned here
+_MOVES = 1e-3  # share of a map's largest number: where rounding noise moves one more, four of seven digits are lost
 _IN_COMMON = 0.5  # correlation of sources and targets from which on a map says little about its image
+_MEANT = {
+    SaliencyKinds.REORDERED: "the same change with its elements in another order within patches",
+    SaliencyKinds.BLEND: "a blend towards the target that changes as much",
+}
 _READING = {
     "chefer": "a likely reason, read from its rules and not measured: they divide by sums of positive and negative "
     "numbers, which may be next to 0"
 }  # of methods that may be ill-conditioned, why
 
 
-def saliency_findings(
-    methods: Sequence[str], rows: Rows, predictions: Mapping[str, PredictionRow]
-) -> list[str]:  # fmt: skip
+def saliency_findings(methods: Sequence[str], rows: Rows, predictions: Mapping[str, PredictionRow]) -> list[str]:
     """Sentences: before rounding, in 8 bits, by as large a change, by the target, by rounding noise, and what is none.
 
     Args:
@@ -27,7 +29,7 @@ def saliency_findings(
     return [
         _before_rounding(methods, rows, predictions[kinds.VALID].residual),
         _in_8_bits(methods, rows, predictions[kinds.ROUNDED]),
-        *(_as_large(methods, rows, kind) for kind in kinds.EQUALLY_LARGE),
+        _as_large(methods, rows),
         _target(methods, rows),
         _likeness(predictions),
         *_conditioning(methods, rows),
@@ -82,26 +84,23 @@ def _apart(row: SaliencyRow) -> str:
     return f"{row.apart} of {n} [{low:.1f}, {high:.1f}]%"
 
 
-def _as_large(methods: Sequence[str], rows: Rows, kind: str) -> str:
+def _as_large(methods: Sequence[str], rows: Rows) -> str:
     """Whether it is the direction of the change that leaves maps the same, and not its size."""
-    shares, below = {}, []
-    for method in methods:
-        one, other = (_of(rows, method, each) for each in (SaliencyKinds.ROUNDED, kind))
-        more, n = nearer(one, other)
-        median = "none" if other.median is None else near_one(other.median)
-        shares[method] = f"{more} of {n} (median by {kind} {median})"
-        if not n or wilson_interval(more, n)[0] <= 50:
-            below.append(title_of(method))
-    meant = {
-        SaliencyKinds.REORDERED: "the same change in another order within patches",
-        SaliencyKinds.BLEND: "a blend towards the target that changes as much",
-    }[kind]
-    text = (
-        f"Pairs whose source's map the image of 8 bits keeps better than {meant} does: {_listed(shares)}. "
-    )  # fmt: skip
-    if not below:
+    sentences, not_shown = [], []
+    for kind, meant in _MEANT.items():
+        shares = {}
+        for method in methods:
+            one, other = (_of(rows, method, each) for each in (SaliencyKinds.ROUNDED, kind))
+            more, n = nearer(one, other)
+            low = wilson_interval(more, n)[0] if n else 0.0
+            shares[method] = f"{more} of {n}, from {low:.0f}%" if n else "none"
+            if low <= 50:
+                not_shown.append(f"{title_of(method)} ({kind})")
+        sentences.append(f"than {meant}: {_listed(shares, '; ')}")
+    text = f"Pairs whose source's map the image of 8 bits keeps better {', and '.join(sentences)}. "
+    if not not_shown:
         return f"{text}So it is the direction of the change that keeps maps, not its size."
-    return f"{text}For {' and '.join(below)}, that is not shown to be more than half."
+    return f"{text}That is not shown to be more than half of them by {_and(not_shown)}."
 
 
 def _target(methods: Sequence[str], rows: Rows) -> str:
@@ -122,7 +121,7 @@ def _target(methods: Sequence[str], rows: Rows) -> str:
     )
     if high:
         text += (
-            f" By {' and '.join(high)} any two images have much of their maps in common (above {_IN_COMMON:g}), so that "
+            f" By {_and(high)} any two images have much of their maps in common (above {_IN_COMMON:g}), so that "
             "equal maps say less there."
         )
     return text
@@ -173,6 +172,10 @@ def _undefined(methods: Sequence[str], rows: Rows) -> list[str]:
         "Some maps are constant, mostly all 0 after a relu, and have no correlation; they are left out of it (pairs, "
         f"at most: {listed}), not of SSIM."
     ]
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _listed(found: Mapping[str, str], between: str = ", ") -> str:

@@ -62,7 +62,7 @@ def saliency_picture(
         DataError: one of the files is missing.
     """
     columns, kinds = ("image", *methods), SaliencyKinds.SHOWN
-    top, below, gap = 0.5, 3.9, 0.16
+    top, below, gap = 0.5, 3.75, 0.16
     maps_height = len(shown) * (len(kinds) * (_SIDE + 0.04) + gap)
     width, height = max((_SIDE + 0.04) * len(columns) + 1.0, 6.5), top + maps_height + below
     with open_canvas(stream, width, height) as figure:
@@ -86,9 +86,9 @@ def saliency_picture(
         _draw_agreement(figure, methods, rows, width, height)
         text = wrap_text(
             "Top: maps over the image in grey, each from its least (dark) to its greatest (bright) value; transformed: "
-            f"the image of 8 bits. Bottom: median of {n} pairs, lines from the least to the greatest; lower: more alike, "
-            "at the dotted line as far as float32 tells. another order, blend: changes of the source as large as that "
-            "to valid pixels. Each map explains the prediction for its own image.",
+            f"the image of 8 bits. Bottom: median of {n} pairs, lines from the least to the greatest; lower: more "
+            "alike, at the dotted line as far as float32 tells. another order, blend: changes of the source as large "
+            "as that to valid pixels. Each map explains the prediction for its own image.",
             int(15.5 * width),
         )
         figure.text(0.5, 0.06 / height, text, ha="center", va="bottom", fontsize=8, color=GREY)
@@ -111,7 +111,7 @@ def _read(path: Path, mode: str) -> np.ndarray:
 
 def _draw_agreement(figure: Any, methods: Sequence[str], rows: Rows, width: float, height: float) -> None:
     """1 - correlation of each kind of images with the source, by method."""
-    axes = figure.add_axes((0.75 / width, 1.2 / height, (width - 0.85) / width, 1.9 / height))
+    axes = figure.add_axes((0.75 / width, 1.1 / height, (width - 0.85) / width, 1.9 / height))
     for series, (kind, label, shade, marker) in enumerate(_SERIES):
         places, middles, spans = [], [], []
         for place, method in enumerate(methods):
@@ -138,6 +138,6 @@ def _draw_agreement(figure: Any, methods: Sequence[str], rows: Rows, width: floa
     axes.set_title("how far maps are from the source's", fontsize=9)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(
-        handles, labels, ncols=len(_SERIES), loc="lower center", bbox_to_anchor=(0.5, 3.36 / height), fontsize=8,
+        handles, labels, ncols=len(_SERIES), loc="lower center", bbox_to_anchor=(0.5, 3.26 / height), fontsize=8,
         handletextpad=0.1, columnspacing=0.9, frameon=False,
     )  # fmt: skip
