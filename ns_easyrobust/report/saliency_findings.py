@@ -92,8 +92,8 @@ def _as_large(methods: Sequence[str], rows: Rows) -> str:
         for method in methods:
             one, other = (_of(rows, method, each) for each in (SaliencyKinds.ROUNDED, kind))
             more, n = nearer(one, other)
-            low = wilson_interval(more, n)[0] if n else 0.0
-            shares[method] = f"{more} of {n}, from {low:.0f}%" if n else "none"
+            low, high = wilson_interval(more, n) if n else (0.0, 100.0)
+            shares[method] = f"{more} of {n} [{low:.1f}, {high:.1f}]%" if n else "none"
             if low <= 50:
                 not_shown.append(f"{title_of(method)} ({kind})")
         sentences.append(f"than {meant}: {_listed(shares, '; ')}")

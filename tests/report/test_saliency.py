@@ -93,7 +93,7 @@ def test_findings_are_made_of_the_lines(tmp_path):
     assert "least squares, rollout 3.0e-13, LRP (Chefer) 3.0e-13; valid pixels, which leave a residual of at" in text
     assert "at most 1.0e-06 of what the patch embedding sees, rollout 2.0e-05" in text
     assert "less than 0.999: rollout 4 of 6 [30.0, 90.3]%, the least by 0.960; LRP (Chefer) 4 of 6" in text
-    assert "another order within patches: rollout 4 of 4, from 51%; LRP (Chefer) 4 of 4, from 51%" in text
+    assert "another order within patches: rollout 4 of 4 [51.0, 100.0]%; LRP (Chefer) 4 of 4 [51.0" in text
     assert "So it is the direction of the change that keeps maps, not its size." in text
     values = [0.7, 0.8, 0.7, 0.8]
     low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
