@@ -53,6 +53,11 @@ class Pairs:
         """Those from ``start`` up to ``stop``."""
         return Pairs(self.sources[start:stop], self.targets[start:stop], self.names[start:stop])
 
+    def among(self, numbers: Sequence[int]) -> Pairs:
+        """Those of these numbers."""
+        where = torch.tensor(numbers, dtype=torch.int64, device=self.sources.device)
+        return Pairs(self.sources[where], self.targets[where], [self.names[number] for number in numbers])
+
 
 def pair_images(model: nn.Module, images: ImageSet, batch_size: int, seed: int) -> Pairs:
     """Each image as a source, with that of :func:`draw_targets` as its target."""

@@ -1,25 +1,30 @@
-"""The picture of ``saliency``: maps of a few pairs side by side, and the agreement on all of them."""
+"""The picture of ``saliency``: maps of a few pairs side by side, and the disagreement on all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import IO, Any
 
 from ..errors import DataError
 from ..utils import np
 from .canvas import COLOURS, GREY, open_canvas, wrap_text
 from .presentable import presentable
-from .saliency_rows import SaliencyKinds, SaliencyRow
+from .saliency_rows import Rows, SaliencyKinds
 
 _SIDE = 1.05  # inches of an image
 _MAP = "inferno"  # even in lightness, also to the colour-blind
 _HEAT = 0.62  # share of the map's colour where it lies over an image
+_FINEST = 1e-7  # 1 - correlation of lines, which have seven digits
 _SERIES = (
-    (SaliencyKinds.TARGET, "target (control)", COLOURS[1], "s"),
-    (SaliencyKinds.LEAST_SQUARES, "transformed, least squares", COLOURS[0], "o"),
-    (SaliencyKinds.VALID, "transformed, valid pixels", COLOURS[2], "^"),
-    (SaliencyKinds.ROUNDED, "transformed, 8 bits", COLOURS[3], "D"),
+    (SaliencyKinds.LEAST_SQUARES, "least squares", COLOURS[0], "o"),
+    (SaliencyKinds.VALID, "valid pixels", COLOURS[2], "^"),
+    (SaliencyKinds.ROUNDED, "8 bits", COLOURS[3], "D"),
+    (SaliencyKinds.REORDERED, "another order", COLOURS[4], "v"),
+    (SaliencyKinds.BLEND, "blend", COLOURS[5], "P"),
+    (SaliencyKinds.TARGET, "target", COLOURS[1], "s"),
+    (SaliencyKinds.NOISE, "rounding noise", GREY, "x"),
 )
 
 
@@ -42,12 +47,12 @@ def heat_overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 def saliency_picture(
     methods: Sequence[str],
-    rows: Mapping[tuple[str, str, str, str], SaliencyRow],
+    rows: Rows,
     shown: Sequence[Sequence[str]],
     parts: Path,
     stream: IO[bytes],
 ) -> None:
-    """Rows of source, target and transformed image, a column a method; below, correlation and SSIM with the source.
+    """Rows of source, target and transformed image, a column a method; below, correlation with the source.
 
     Args:
         shown: (source, target) names of each pair that is shown.
@@ -57,7 +62,7 @@ def saliency_picture(
         DataError: one of the files is missing.
     """
     columns, kinds = ("image", *methods), SaliencyKinds.SHOWN
-    top, below, gap = 0.5, 3.0, 0.16
+    top, below, gap = 0.5, 3.75, 0.16
     maps_height = len(shown) * (len(kinds) * (_SIDE + 0.04) + gap)
     width, height = max((_SIDE + 0.04) * len(columns) + 1.0, 6.5), top + maps_height + below
     with open_canvas(stream, width, height) as figure:
@@ -81,8 +86,9 @@ def saliency_picture(
         _draw_agreement(figure, methods, rows, width, height)
         text = wrap_text(
             "Top: maps over the image in grey, each from its least (dark) to its greatest (bright) value; transformed: "
-            f"the image of 8 bits. Bottom: with the source's map, mean over {n} pairs and 95% interval (Student's t); "
-            "1: the same map. Each map explains the prediction for its own image.",
+            f"the image of 8 bits. Bottom: median of {n} pairs, lines from the least to the greatest; lower: more "
+            "alike, at the dotted line as far as float32 tells. another order, blend: changes of the source as large "
+            "as that to valid pixels. Each map explains the prediction for its own image.",
             int(15.5 * width),
         )
         figure.text(0.5, 0.06 / height, text, ha="center", va="bottom", fontsize=8, color=GREY)
@@ -103,35 +109,35 @@ def _read(path: Path, mode: str) -> np.ndarray:
         raise DataError(f"{path}: expected an image of the experiment, found none ({error}). Run it anew.") from error
 
 
-def _draw_agreement(
-    figure: Any, methods: Sequence[str], rows: Mapping[tuple[str, str, str, str], SaliencyRow], width: float,
-    height: float,
-) -> None:  # fmt: skip
-    for panel, (title, name) in enumerate((("correlation of patches", "correlation"), ("SSIM of maps", "ssim"))):
-        left, wide = (0.62 + panel * (width / 2 - 0.05)) / width, (width / 2 - 0.72) / width
-        axes = figure.add_axes((left, 1.0 / height, wide, 1.3 / height))
-        for series, (kind, label, shade, marker) in enumerate(_SERIES):
-            places, means, spans = [], [], []
-            for place, method in enumerate(methods):
-                found = getattr(rows[method, SaliencyKinds.SOURCE, kind, "float32"], name)
-                if found is not None:
-                    places.append(place + (series - 1.5) * 0.17)
-                    means.append(found.mean)
-                    spans.append((min(found.mean - found.low, 2), min(found.high - found.mean, 2)))
-            axes.errorbar(
-                places, means, np.array(spans).reshape(-1, 2).T, fmt=marker, color=shade, markersize=5, linewidth=1.2,
-                capsize=2.5, label=label,
-            )  # fmt: skip
-        axes.set_xticks(range(len(methods)), [SaliencyKinds.TITLES[method] for method in methods], fontsize=7.5)
-        axes.tick_params(axis="x", length=0)
-        axes.set_xlim(-0.6, len(methods) - 0.4)
-        axes.set_ylim(min(0, axes.get_ylim()[0]), 1.06)
-        axes.axhline(1, color=GREY, linewidth=0.8, linestyle=":")
-        axes.grid(visible=False, axis="x")
-        axes.set_title(f"agreement with the source: {title}", fontsize=9)
-        if panel == 0:
-            handles, labels = axes.get_legend_handles_labels()
-            figure.legend(
-                handles, labels, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 2.52 / height), fontsize=8.5,
-                handletextpad=0.3, columnspacing=1.5,
-            )  # fmt: skip
+def _draw_agreement(figure: Any, methods: Sequence[str], rows: Rows, width: float, height: float) -> None:
+    """1 - correlation of each kind of images with the source, by method."""
+    axes = figure.add_axes((0.75 / width, 1.1 / height, (width - 0.85) / width, 1.9 / height))
+    for series, (kind, label, shade, marker) in enumerate(_SERIES):
+        places, middles, spans = [], [], []
+        for place, method in enumerate(methods):
+            values = rows[method, SaliencyKinds.SOURCE, kind, "float32"].correlations
+            if values:
+                least, middle, most = (max(1 - value, _FINEST) for value in (max(values), median(values), min(values)))
+                places.append(place + (series - (len(_SERIES) - 1) / 2) * 0.115)
+                middles.append(middle)
+                spans.append((middle - least, most - middle))
+        axes.errorbar(
+            places, middles, np.array(spans).reshape(-1, 2).T, fmt=marker, color=shade, markersize=5, linewidth=1.2,
+            capsize=2, label=label,
+        )  # fmt: skip
+    axes.set_yscale("log")
+    axes.set_ylim(_FINEST / 2.5, 4)
+    axes.axhline(_FINEST, color=GREY, linewidth=0.8, linestyle=":")
+    axes.set_xticks(range(len(methods)), [SaliencyKinds.TITLES[method] for method in methods], fontsize=8.5)
+    axes.tick_params(axis="x", length=0)
+    axes.set_xlim(-0.5, len(methods) - 0.5)
+    for place in range(1, len(methods)):
+        axes.axvline(place - 0.5, color=GREY, linewidth=0.5, alpha=0.5)
+    axes.grid(visible=False, axis="x")
+    axes.set_ylabel("1 - correlation of patches", fontsize=8.5)
+    axes.set_title("how far maps are from the source's", fontsize=9)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, ncols=len(_SERIES), loc="lower center", bbox_to_anchor=(0.5, 3.26 / height), fontsize=8,
+        handletextpad=0.1, columnspacing=0.9, frameon=False,
+    )  # fmt: skip

@@ -13,14 +13,16 @@ from scipy.linalg import null_space
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from ns_easyrobust.errors import ModelError, OptionError
+from ns_easyrobust.errors import DataError, ModelError, OptionError
 from ns_easyrobust.models.architectures import build
 from ns_easyrobust.models.attention import attention_maps
 from ns_easyrobust.models.saliency import (
     SALIENCY_METHODS,
+    Gradients,
     all_saliency_maps,
     attention_grad_cam_map,
     attention_map,
+    grad_cam_map,
     rollout_map,
     saliency_maps,
 )
@@ -77,10 +79,19 @@ def test_grad_cam_on_heads_by_hand(monkeypatch):
     gradient = torch.full((2, 2, 3, 3), 9.0, dtype=torch.float64)
     gradient[:, :, 0, 1:] = torch.tensor([[[-3, 1], [0, 4]]])
     monkeypatch.setattr("ns_easyrobust.models.saliency.tokens_read", lambda model: slice(0, 1))
-    found = attention_grad_cam_map(by_hand(attentions=[attention], gradients=[gradient]))
+    found = attention_grad_cam_map(by_hand(attentions=[attention], gradients=Gradients((gradient,), ())))
     assert found.tolist() == [pytest.approx([0.35, 0.05]), pytest.approx([0, 0.05])]
 
 
+def test_grad_cam_of_features_by_hand(monkeypatch):
+    # mean gradients of two channels (2, -1); patches (3, 1) and (1, 4): 6 - 1 and 2 - 4, of which relu leaves 0
+    features = torch.tensor([[[9.0, 9.0], [3.0, 1.0], [1.0, 4.0]]], dtype=torch.float64)
+    gradient = torch.tensor([[[70.0, 70.0], [1.0, -3.0], [3.0, 1.0]]], dtype=torch.float64)
+    run = by_hand(attentions=[torch.zeros(1, 1, 3, 3)], norms=[features], gradients=Gradients((), (gradient,)))
+    assert grad_cam_map(run).tolist() == [pytest.approx([5, 0])]
+
+
+@pytest.mark.stress  # the package takes seconds to import
 def test_grad_cam_is_the_package_s(sharp):
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -157,19 +168,57 @@ def state_of(model: nn.Module) -> list[tuple[bool, int, int]]:
 def test_the_model_is_as_before():
     model = small_vit().train()
     model[1].pos_drop.p = 0.5
-    before = [
-        (module.training, len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.modules()
-    ]
+    before = state_of(model)
     with torch.no_grad():
         found = all_saliency_maps(model, IMAGES.float(), SALIENCY_METHODS)
-    after = [
-        (module.training, len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.modules()
-    ]
-    assert after == before
+    assert state_of(model) == before
+    with pytest.raises(DataError, match="labels"):
+        all_saliency_maps(model, IMAGES.float(), ["grad-cam"], torch.tensor([3, 0, 10]))
+    assert state_of(model) == before
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
     again = all_saliency_maps(model.eval(), IMAGES.float(), SALIENCY_METHODS)  # maps are of eval mode
     assert all(torch.equal(again[method].tokens, found[method].tokens) for method in found)
     assert not any(saliency.maps.requires_grad or saliency.logits.requires_grad for saliency in found.values())
+
+
+@pytest.mark.parametrize("method", SALIENCY_METHODS)
+def test_a_graph_goes_no_farther_back_than_a_method_needs(sharp, method):
+    entered = []
+    handles = [
+        block.register_forward_pre_hook(lambda module, args: entered.append(args[0])) for block in sharp[1].blocks
+    ]
+    alone = saliency_maps(sharp, IMAGES, method)
+    for handle in handles:
+        handle.remove()
+    has_graph = [tokens.grad_fn is not None for tokens in entered]
+    assert has_graph == [method == "chefer"] * len(entered)
+    together = all_saliency_maps(sharp, IMAGES, ["chefer", method])[method]
+    torch.testing.assert_close(alone.tokens, together.tokens, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("method", SALIENCY_METHODS)
+def test_inference_mode_changes_nothing(sharp, method):
+    labels = torch.tensor([3, 0, 9])
+    expected = saliency_maps(sharp, IMAGES, method, labels)
+    with torch.inference_mode():
+        found = saliency_maps(sharp, IMAGES.clone(), method, labels.clone())
+    assert torch.equal(found.tokens, expected.tokens)
+
+
+@pytest.mark.parametrize("method", SALIENCY_METHODS)
+def test_maps_are_float32_or_finer_whatever_the_forward_is_in(method):
+    model, images = sharpened(unequal()).float(), IMAGES.float()
+    plain = saliency_maps(model, images, method)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = saliency_maps(model, images, method, plain.logits.argmax(1))
+    half = saliency_maps(model.half(), images.half(), method, plain.logits.argmax(1))
+    for coarse, dtype in ((mixed, torch.bfloat16), (half, torch.float16)):
+        assert (coarse.maps.dtype, coarse.tokens.dtype, coarse.logits.dtype) == (torch.float32, torch.float32, dtype)
+        assert coarse.tokens.isfinite().all()
+        pairs = zip(coarse.tokens.flatten(1), plain.tokens.flatten(1), strict=True)
+        if method in ("attention", "rollout"):  # the others' gradients differ more here
+            assert all(np.corrcoef(*pair)[0, 1] > 0.9 for pair in pairs)
+        assert not torch.equal(coarse.tokens, plain.tokens)
 
 
 def others() -> dict[str, tuple[nn.Module, list[int], slice]]:
