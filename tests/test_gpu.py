@@ -22,6 +22,7 @@ from ns_easyrobust.models.safe_load import read_file
 from ns_easyrobust.nullspace.config import NoiseConfig
 from ns_easyrobust.training.options import parse_args
 from ns_easyrobust.training.trainer import train
+from ns_easyrobust.utils import exact_float32
 
 pytestmark = [
     pytest.mark.gpu,
@@ -173,3 +174,13 @@ def test_a_checkpoint_from_the_gpu_is_read_without_one(trained, tmp_path):
     torch.save({"state_dict": trained.to("cuda").state_dict()}, tmp_path / "m.pth")
     loaded = load_model("vit_micro_patch8_32", tmp_path / "m.pth", num_classes=10)
     assert {tensor.device.type for tensor in loaded.state_dict().values()} == {"cpu"}
+
+
+def test_exact_float32_keeps_convolutions_from_tf32():
+    layer = nn.Conv2d(3, 64, 16, 16).to("cuda")
+    images = torch.rand(8, 3, 224, 224, device="cuda")
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
+        expected = layer.double()(images.double())
+        layer.float()
+        with exact_float32():
+            assert float((layer(images) - expected).abs().max()) < 1e-5

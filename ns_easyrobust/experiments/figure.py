@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
-from ..utils import FileLock, file_or_folder, os_errors_as_output_errors
+from ..utils import FileLock, exact_float32, file_or_folder, os_errors_as_output_errors
 from .registry import Command, Experiment
 from .results import Results
 
@@ -49,6 +49,8 @@ class FigureExperiment(Experiment):
     def measure(self, args: argparse.Namespace, results: Results) -> None:
         """Check everything, call ``results.begin``, and add what is not there yet.
 
+        While it runs float32 is float32 on a GPU, too (:func:`~ns_easyrobust.utils.exact_float32`).
+
         Raises:
             UserError: a checkpoint, folder or flag is not what it should be, or differs from those of an earlier call.
         """
@@ -82,7 +84,8 @@ class FigureExperiment(Experiment):
     def _measured(self, args: argparse.Namespace, folder: Path) -> FigureReport:
         results, before = Results(folder, self.name, args.force), time.monotonic()
         known = len(results.lines)
-        self.measure(args, results)
+        with exact_float32():
+            self.measure(args, results)
         if len(results.lines) > known:
             results.took(time.monotonic() - before)
         else:

@@ -104,12 +104,17 @@ def open_inputs(args: argparse.Namespace) -> Inputs:
 
 
 def open_model(args: argparse.Namespace, device: torch.device) -> tuple[NormalizedModel, dict[str, Any]]:
-    """The checkpoint's model, and plain values that tell it apart."""
+    """The checkpoint's model, and plain values that tell it apart.
+
+    ``args.input_size`` is then that of the images which are read, ``--enlarge`` times the checkpoint's own.
+    """
     from .. import models
 
-    model, _ = evaluation.checkpoint_model(args, device)
     described: dict[str, Any] = {}
     if (factor := getattr(args, "enlarge", 1)) != 1:
+        args.input_size = vars(args).setdefault("own_input_size", args.input_size)  # what an earlier call multiplied
+    model, _ = evaluation.checkpoint_model(args, device)
+    if factor != 1:
         model, described = nullspace.enlarged(model, factor), {"enlarge": factor}
         args.input_size *= factor
     return model.eval(), {

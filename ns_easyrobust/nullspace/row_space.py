@@ -24,30 +24,29 @@ def square_side(weight: torch.Tensor) -> int:
     return 1
 
 
-class PatchRowSpace:
-    """What a patch embedding sees of a change of a patch's pixels: its pixel-space row space, orthonormal.
+class PatchSquares:
+    """A patch embedding's pixel-space map, of the squares of pixels whose sums are all that it reads.
 
     Args:
         model: with normalisation in front, wrapped or not.
-        device: of the patches.
 
     Attributes:
         square: f of :func:`square_side`.
+        channels, patch_size: C and p.
+        input_dim: C p^2.
         matrix: (D, C (p / f)^2), the map of the squares' sums; float64, on the CPU.
-        rows: (rank, C (p / f)^2) float64, orthonormal: of the squares' sums divided by f.
+        rtol: singular values of ``matrix`` up to this share of the largest count as zero.
 
     Raises:
         ModelError: the patch embedding is not linear, or the model has no normalisation.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device | str = "cpu") -> None:
+    def __init__(self, model: nn.Module) -> None:
         weight = find_projection(model).weight.detach()
-        large, rtol = linear_map(model, "pixel", None)
+        large, self.rtol = linear_map(model, "pixel", None)
         self.square = f = square_side(weight)
         self.channels, self.patch_size, self.input_dim = weight.shape[1], weight.shape[-1], large.shape[1]
         self.matrix = large.view(weight.shape)[..., ::f, ::f].flatten(1)
-        _, values, right = torch.linalg.svd(self.matrix, full_matrices=False)
-        self.rows = right[values > rtol * values[0]].to(device)
 
     def sums(self, patches: torch.Tensor) -> torch.Tensor:
         """Of patches (..., C p^2), the sum over each square: (..., C (p / f)^2)."""
@@ -63,6 +62,26 @@ class PatchRowSpace:
             return small
         squares = small.unflatten(-1, (self.channels, side, 1, side, 1))
         return squares.expand(*squares.shape[:-4], side, f, side, f).flatten(-5)
+
+
+class PatchRowSpace(PatchSquares):
+    """What a patch embedding sees of a change of a patch's pixels: its pixel-space row space, orthonormal.
+
+    Args:
+        model: with normalisation in front, wrapped or not.
+        device: of the patches.
+
+    Attributes:
+        rows: (rank, C (p / f)^2) float64, orthonormal: of the squares' sums divided by f.
+
+    Raises:
+        ModelError: as :class:`PatchSquares`.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device | str = "cpu") -> None:
+        super().__init__(model)
+        _, values, right = torch.linalg.svd(self.matrix, full_matrices=False)
+        self.rows = right[values > self.rtol * values[0]].to(device)
 
     def seen(self, patches: torch.Tensor) -> torch.Tensor:
         """Coordinates (..., rank) of patches (..., C p^2), float64, in the row space."""

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from .packages import import_package
     from .parsing import parse_json, parse_yaml, require_bounded
     from .patching import replaced_attributes
+    from .precision import exact_float32
     from .progress import Interval, Progress
     from .registry import Registry
     from .seeding import derive_seed, draw_seed, fork_rng
@@ -83,6 +84,7 @@ __all__ = [
     "derive_seed",
     "dist",
     "draw_seed",
+    "exact_float32",
     "file_or_folder",
     "flags_of",
     "float_in",

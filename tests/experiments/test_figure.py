@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 
 from ns_easyrobust.errors import DataError, OptionError, OutputError
 from ns_easyrobust.experiments.figure import FigureExperiment
@@ -32,6 +35,7 @@ class Squares(FigureExperiment):
         if args.most < 0:
             raise ValueError("most")
         results.begin({"power": args.power, "exact": True}, "cpu")
+        self.tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
         for number in range(args.most):
             if results.find(number=number) is None:
                 if number == args.fail_at:
@@ -46,6 +50,15 @@ class Squares(FigureExperiment):
         note = f"power {protocol['power']}, {len(list(parts.iterdir()))} parts"
         sheet = Sheet([("value", "")], rows)
         return FigureReport("Squares", [("", sheet)], [note], table, lambda stream: stream.write(b"PNG"))
+
+
+@pytest.fixture
+def with_tf32() -> Iterator[None]:
+    """Whatever may be TF32, is."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def run(folder: Path, *words: str) -> tuple[list[int], list[str]]:
@@ -152,3 +165,14 @@ def test_another_machine_or_version_goes_on_beneath_its_own_head(tmp_path, monke
     lines = [line for line in lines if "seconds" not in line]
     assert [line.get("machine") == "another machine" for line in lines] == [*[False] * 4, True, False]
     assert lines[4]["protocol"] == lines[0]["protocol"]
+
+
+def test_what_is_measured_on_a_gpu_is_float32(tmp_path, with_tf32):
+    """TF32's flags as the measuring reads them, though set; and as they were afterwards, whatever happens."""
+    for words in ((), ("--fail-at", "3", "--most", "4")):
+        experiment, parser = Squares(), FlagParser()
+        experiment.add_arguments(parser)
+        with pytest.raises(KeyboardInterrupt) if words else nullcontext():
+            list(experiment.run(parser.parse_args(["-o", str(tmp_path), *words]), {}))
+        assert experiment.tf32 == (False, False)
+        assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (True, True)

@@ -80,10 +80,14 @@ def test_val_is_measured_on_where_there_is_one(digits_dir):
 def test_a_model_can_be_enlarged(words, trained):
     parser = FlagParser()
     add_input_arguments(parser, 4, enlarge=True)
-    inputs = open_inputs(parser.parse_args([*words, "--enlarge", "2", "-j", "0", "--device", "cpu", "--crop-pct", "1"]))
+    args = parser.parse_args([*words, "--enlarge", "2", "-j", "0", "--device", "cpu", "--crop-pct", "1"])
+    inputs = open_inputs(args)
     assert inputs.measured.pixels.shape == (4, 3, 64, 64)
     assert (inputs.protocol["enlarge"], inputs.protocol["image_size"]) == (2, 64)
     with torch.no_grad():
         pooled = trained(torch.nn.functional.avg_pool2d(inputs.measured.pixels, 2))
         assert torch.allclose(inputs.model(inputs.measured.pixels), pooled, atol=1e-4)
+    assert args.input_size == 64
+    assert open_inputs(args).protocol == inputs.protocol  # not enlarged twice
+    assert args.input_size == 64
     assert "enlarge" not in opened(words, 4).protocol

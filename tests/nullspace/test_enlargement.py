@@ -47,3 +47,10 @@ def test_bad_factors_and_models_are_one_line():
         enlarged(unequal(), 0)
     with pytest.raises(ModelError, match="no patch embedding"):
         enlarged(nn.Sequential(nn.Conv2d(3, 3, 3)), 2)
+
+
+def test_the_global_generator_is_left_alone():
+    model, before = unequal(), torch.get_rng_state()
+    larger = enlarged(model, 2)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert {each.device.type for each in larger.state_dict().values()} == {"cpu"}
