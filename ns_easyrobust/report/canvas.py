@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import OptionError
+from ..errors import DataError, OptionError
 from ..utils import write_atomically
 from .presentable import presentable
 
@@ -90,6 +90,26 @@ def open_canvas(path: str | Path | IO[bytes], width: float, height: float) -> It
             write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
         else:
             figure.savefig(path, format="png")
+
+
+def show_image(axes: Any, path: Path) -> None:
+    """Fill ``axes`` with the image of a file, pixel by pixel, without ticks and frame.
+
+    Raises:
+        DataError: the file is missing or no image.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            axes.imshow(image.convert("RGB"), interpolation="nearest")
+    except OSError as error:
+        raise DataError(f"{path}: expected an image of the experiment, found none ({error}). Run it anew.") from error
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(visible=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
 
 
 def _write_plain_logarithms(figure: Any) -> None:
