@@ -125,6 +125,7 @@ def test_folders_come_before_the_measurement(command, few, tmp_path, monkeypatch
         raise KeyboardInterrupt
 
     monkeypatch.setattr("ns_easyrobust.experiments.watermark.WatermarkExperiment._measure_all", stopped)
+    more = "--data-dir few -b 30 --marked-dir m --marked-format float --detect few"
     with suppress(KeyboardInterrupt):
         cli.main(
             [
