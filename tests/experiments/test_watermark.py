@@ -94,10 +94,8 @@ def test_a_folder_is_marked_and_the_mark_found_in_it_and_not_beside_it(
 ):
     """The whole command: digits marked in 8 bits, then looked for among unmarked ones and a broken file."""
     draw_no_more()
-    words = [
-        *command,
-        *["--data-dir", "few", "-b", "30", "--marked-images", "2", "--marked-dir", "both/marked", "--detect", "both"],
-    ]
+    more = "--data-dir few -b 30 --marked-images 2 --marked-dir both/marked --detect both"
+    words = [*command, *more.split()]
     shutil.copytree("few", "both/few")
     (tmp_path / "both" / "broken.png").write_bytes(b"no image")
     assert cli.main(words) == 0
@@ -127,12 +125,7 @@ def test_folders_come_before_the_measurement(command, few, tmp_path, monkeypatch
     monkeypatch.setattr("ns_easyrobust.experiments.watermark.WatermarkExperiment._measure_all", stopped)
     more = "--data-dir few -b 30 --marked-dir m --marked-format float --detect few"
     with suppress(KeyboardInterrupt):
-        cli.main(
-            [
-                *command,
-                *["--data-dir", "few", "-b", "30", "--marked-dir", "m", "--marked-format", "float", "--detect", "few"],
-            ]
-        )
+        cli.main([*command, *more.split()])
     assert len(list((tmp_path / "m").rglob("*.npy"))) == 30
     assert len(list(csv.DictReader((tmp_path / "out" / "detected.csv").open()))) == 30
 
