@@ -134,22 +134,25 @@ class TripletMeasure:
 
     def __init__(self, model: nn.Module, factor: int, seed: int, like: nullspace.SquareRounding | None = None) -> None:
         self.model, self.factor = model, factor
-        self.space = nullspace.PatchRowSpace(model)
+        self.space = nullspace.PatchRowSpace(model, next(model.parameters()).device)
         self.rounding = nullspace.SquareRounding(model, like=like)
         generator = torch.Generator().manual_seed(seed)
         self.random = nullspace.random_rows(len(self.space.rows), self.space.input_dim, generator=generator)
 
     def transformed(self, pairs: Pairs) -> dict[str, torch.Tensor]:
         """By kind, (B, C, H, W) float64."""
-        return nullspace.transformed_images(self.model, pairs.sources, pairs.targets, rounding=self.rounding).images
+        return self._transformed(pairs).images
+
+    def _transformed(self, pairs: Pairs) -> nullspace.TransformedImages:
+        return nullspace.transformed_images(
+            self.model, pairs.sources, pairs.targets, rounding=self.rounding, space=self.space
+        )
 
     def __call__(self, pairs: Pairs) -> list[dict[str, Any]]:
         """A line of the pairs as they are, and one a kind of transformed images; a number a pair."""
         sources, targets = pairs.sources.double(), pairs.targets.double()
-        images, residual = nullspace.transformed_images(
-            self.model, pairs.sources, pairs.targets, rounding=self.rounding
-        )
-        changes = (targets - sources).cpu()
+        images, residual = self._transformed(pairs)
+        changes = targets - sources
         shares = nullspace.unseen_share(self.space, changes)
         random = nullspace.unseen_share_of_rows(self.random, self.space.patch_size, changes)
         plain = {

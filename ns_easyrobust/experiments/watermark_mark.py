@@ -6,6 +6,7 @@ import argparse
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from .. import nullspace
@@ -15,7 +16,7 @@ from ..utils import file_or_folder, float_in, torch
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..nullspace import NearestImages
+    from ..nullspace import NearestImages, PatchRowSpace
 
 STYLES = ("texture", "emboss")
 _TRIAL = 512  # pixels, at which what is illegible is so at any size
@@ -105,7 +106,12 @@ class Marker:
 
     def __call__(self, images: torch.Tensor, style: str | None = None) -> NearestImages:
         """Marked images with valid pixels."""
-        return nullspace.nearest_valid(self.model, images, self.targets(images, style))
+        return nullspace.nearest_valid(self.model, images, self.targets(images, style), space=self.space)
+
+    @cached_property
+    def space(self) -> PatchRowSpace:
+        """What the model sees of a patch, decomposed once; on the model's device."""
+        return nullspace.PatchRowSpace(self.model, next(self.model.parameters()).device)
 
     def detector(self, photographs: Iterable[torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
         """Scores of images by a :class:`~ns_easyrobust.nullspace.MarkDetector` that knows how unmarked photographs

@@ -50,7 +50,7 @@ def stages(
 
     kinds, pixels = report.WatermarkKinds, images.double()
     valid, residual = marker(images)
-    least = nullspace.nearest_in_nullspace(marker.model, pixels, marker.targets(images))
+    least = nullspace.nearest_in_nullspace(marker.model, pixels, marker.targets(images), space=marker.space)
     found = {kinds.LEAST_SQUARES: (least, pixels)}
     for carrier, kind in kinds.CARRIERS.items():
         through = find_carrier(carrier)
@@ -99,7 +99,7 @@ def marked_lines(
         changes = _changes(model, clean, arrived.to(images.dtype))
         lines.append({"kind": kinds.unmarked(kinds.CARRIERS[name]), **changes, **_detected(scores, arrived)})
     lines.append({"kind": kinds.OTHER, "n": len(images), **_detected(scores, other(images).images)})
-    return [*lines, _shares(model, images, marker)]
+    return [*lines, _shares(images, marker)]
 
 
 def _changes(model: nn.Module, clean: torch.Tensor, pixels: torch.Tensor) -> dict[str, Any]:
@@ -124,13 +124,12 @@ def _detected(scores: Scores, pixels: torch.Tensor) -> dict[str, Any]:
     return {"scores": _digits(values), "detected": found}
 
 
-def _shares(model: nn.Module, images: torch.Tensor, marker: Marker) -> dict[str, Any]:
+def _shares(images: torch.Tensor, marker: Marker) -> dict[str, Any]:
     """Of each image, the share of the energy of the wanted change that Eq. 12 keeps, in both styles."""
     line: dict[str, Any] = {"kind": report.WatermarkKinds.SHARES, "n": len(images)}
-    space = nullspace.PatchRowSpace(model, images.device)
     for style in ("texture", "emboss"):
         wanted = marker.targets(images, style) - images.double()
-        line[style] = _digits(nullspace.unseen_share(space, wanted))
+        line[style] = _digits(nullspace.unseen_share(marker.space, wanted))
     return line
 
 

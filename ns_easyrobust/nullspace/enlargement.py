@@ -42,9 +42,8 @@ def enlarged(model: Model, factor: int) -> Model:
     small, embed = find_projection(larger), find_patch_embed(larger)
     side = small.kernel_size[0] * factor
     # On no device, where no initial weights are drawn from the global generator: all are replaced at once.
-    projection = nn.Conv2d(
-        small.in_channels, small.out_channels, side, side, bias=small.bias is not None, device="meta"
-    )
+    shape = small.in_channels, small.out_channels, side, side
+    projection = nn.Conv2d(*shape, bias=small.bias is not None, device="meta")
     spread = small.weight.detach().repeat_interleave(factor, 2).repeat_interleave(factor, 3) / factor**2
     projection.weight = nn.Parameter(spread, requires_grad=small.weight.requires_grad)
     projection.bias = small.bias

@@ -71,9 +71,10 @@ class PatchLattice:
         self.matrix, self.levels, self.reach = matrix, levels, reach
         if like is not None and _are_multiples(matrix, like.matrix):
             times = float(matrix.norm() / like.matrix.norm())
-            self._planes = [plane._replace(pull=plane.pull / times) for plane in like._planes]
+            planes = [plane._replace(pull=plane.pull / times) for plane in like._planes]
         else:
-            self._planes = _planes(matrix, stiffness) if bool(matrix.any()) else []
+            planes = _planes(matrix, stiffness) if bool(matrix.any()) else []
+        self._planes: list[_Plane] = planes
 
     def round(self, original: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
         """Levels (P, n) for patches x and z, (P, n) each, float64 in [0, 1] on the CPU."""

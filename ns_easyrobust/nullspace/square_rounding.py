@@ -36,7 +36,8 @@ class SquareRounding:
     def __init__(self, model: nn.Module, *, reach: int = 8, like: SquareRounding | None = None) -> None:
         self.squares = PatchSquares(model)
         most = LEVELS * self.squares.square**2
-        self.lattice = PatchLattice(self.squares.matrix, most, reach, like=like.lattice if like else None)
+        like_lattice = like.lattice if like else None
+        self.lattice: PatchLattice = PatchLattice(self.squares.matrix, most, reach, like=like_lattice)
 
     def __call__(self, images: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """As :meth:`~.lattice_rounding.LatticeRounding.__call__`."""
@@ -76,7 +77,7 @@ def nearest_of_sum(wanted: torch.Tensor, sums: torch.Tensor, most: int) -> torch
     highest = wanted.shape[-1] * most
     if not bool(((sums >= 0) & (sums <= highest) & (sums == sums.round())).all()):
         raise OptionError(
-            f"sums: expected whole numbers in 0..{highest}, of {wanted.shape[-1]} numbers in 0..{most} each, found "
+            f"sums: expected whole numbers in 0..{highest}, of {wanted.shape[-1]} numbers in 0..{most}, found "
             f"{float(sums.min()):g} to {float(sums.max()):g}. Correct the call."
         )
     found = wanted.round().clamp(0, most)

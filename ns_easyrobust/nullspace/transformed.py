@@ -10,6 +10,8 @@ from torch import nn
 from .lattice_rounding import LatticeRounding
 from .nearest import nearest_in_nullspace, nearest_valid
 from .pixel_noise import rounded_to_8_bits
+from .row_space import PatchRowSpace
+from .square_rounding import SquareRounding
 
 
 class TransformedKinds:
@@ -40,18 +42,20 @@ def transformed_images(
     targets: torch.Tensor,
     *,
     iterations: int = 1000,
-    rounding: LatticeRounding | None = None,
+    rounding: LatticeRounding | SquareRounding | None = None,
+    space: PatchRowSpace | None = None,
 ) -> TransformedImages:
     """``sources`` changed to look like ``targets`` while ``model`` sees no change: by Eq. 12, in the box, in 8 bits.
 
     Args:
-        model, sources, targets, iterations: as in :func:`~.nearest.nearest_valid`, whose errors are raised.
-        rounding: the model's, for images of the kind LATTICE too; made once for many calls, as that takes seconds.
+        model, sources, targets, iterations, space: as in :func:`~.nearest.nearest_valid`, whose errors are raised.
+        rounding: the model's, for images of the kind LATTICE too; made once for many calls, as that takes time.
     """
-    valid, residual = nearest_valid(model, sources, targets, iterations=iterations)
+    space = PatchRowSpace(model, sources.device) if space is None else space
+    valid, residual = nearest_valid(model, sources, targets, iterations=iterations, space=space)
     kinds = TransformedKinds
     images = {
-        kinds.LEAST_SQUARES: nearest_in_nullspace(model, sources, targets),
+        kinds.LEAST_SQUARES: nearest_in_nullspace(model, sources, targets, space=space),
         kinds.VALID: valid,
         kinds.ROUNDED: rounded_to_8_bits(valid),
     }

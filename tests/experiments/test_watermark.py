@@ -61,7 +61,7 @@ def test_the_model_does_not_see_the_mark_and_the_detector_does(command, tmp_path
         assert confidence[kind] < 1e-5
         assert min(value for line in batches[kind] for value in line["inside"]) > 0.02
         assert sum(line["unchanged"] for line in batches[kind]) == 6
-    assert confidence["JPEG 50"] > 1e-3 > confidence[kinds.LATTICE]
+    assert confidence["JPEG 50"] > 1e-2 > confidence[kinds.LATTICE]
     assert max(value for line in batches[kinds.VALID] for value in line["residual"]) < 5e-2
     assert all(share < 1 for line in batches[kinds.SHARES] for share in line["emboss"])
     marked, other = (

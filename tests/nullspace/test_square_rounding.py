@@ -32,9 +32,7 @@ def test_the_nearest_numbers_of_a_sum_are_those_of_a_search():
 
 @pytest.mark.parametrize("total", [7.0, -1.0, 2.5])
 def test_a_sum_of_no_such_numbers_is_refused(total):
-    with pytest.raises(
-        OptionError, match=r"sums: expected whole numbers in 0\.\.6, of 2 numbers in 0\.\.3 each, found"
-    ):
+    with pytest.raises(OptionError, match=r"sums: expected whole numbers in 0\.\.6, of 2 numbers in 0\.\.3, found"):
         nearest_of_sum(torch.tensor([1.0, 2.0]), torch.tensor(total), 3)
 
 

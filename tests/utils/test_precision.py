@@ -36,3 +36,17 @@ def test_tf32_is_off_for_a_while(precision, convolutions):
         assert flags() == (*before[:3], False, False, "highest")
         raise KeyError
     assert flags() == before
+
+
+def test_the_cpus_products_are_left_as_they_were():
+    """``allow_tf32`` alone does not concern the CPU, whose products must not become less exact afterwards."""
+    matmul = getattr(torch.backends.mkldnn, "matmul", None)
+    before = getattr(matmul, "fp32_precision", None)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        with exact_float32():
+            assert not torch.backends.cuda.matmul.allow_tf32
+        assert torch.backends.cuda.matmul.allow_tf32
+        assert getattr(matmul, "fp32_precision", None) == before
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
