@@ -16,7 +16,7 @@ from .exact_noise import check_pixels, patchify
 from .row_space import PatchRowSpace
 
 MOST_NUMBERS = 3 * 64**2  # of a patch; their covariance and its root take 1.2 GB each
-_BATCH = 32  # images at a time
+_BATCH = 8  # images at a time: whose patches fit into memory that is used again, without new pages
 _RIDGE = 0.01  # of the mean variance, added to all: directions that photographs hardly have would be all that counts
 
 
