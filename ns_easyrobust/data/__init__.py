@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         objectnet,
         register_benchmark,
     )
-    from .carriers import CARRIERS, Carrier, find_carrier
+    from .carriers import Carrier, find_carrier
     from .completeness import short_folders
     from .corrupt_folder import CorruptedFolder, FolderCorruption
     from .corrupt_record import CORRUPT_FORMATS, CorruptSettings, holds_whole_images
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from .known_labels import OtherClasses, class_labels, require_names_of
     from .layout import benchmark_folder, holds_benchmarks, outputs_meant
     from .listing import images_below, is_image, list_folder
-    from .mark import TONES, embossed, logo_mark, text_mark
+    from .mark import embossed, logo_mark, text_mark
     from .named_images import NamedImages, check_dataset_name, open_named_splits
     from .sampling import (
         EndlessBatchSampler,
@@ -65,7 +65,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALEXNET_ERROR",
-    "CARRIERS",
     "CORRUPTION_GROUPS",
     "CORRUPT_FORMATS",
     "IMAGENET_CLASSES",
@@ -75,7 +74,6 @@ __all__ = [
     "ROBUSTBENCH",
     "SEVERITIES",
     "SUITE_GROUPS",
-    "TONES",
     "AugMix",
     "Benchmark",
     "Carrier",

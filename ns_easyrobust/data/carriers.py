@@ -28,7 +28,6 @@ from .image_writing import as_8_bits, as_array, decoded, encoded
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-CARRIERS = ("float", "png16", "png", "jpeg-95", "jpeg-75", "jpeg-50", "resize-0.5", "crop-0.9")  # a fair selection
 _FORMS = "float, png16, png, jpeg-QUALITY (1 to 100), resize-FACTOR (0.05 to 4, not 1), crop-SHARE (0.05 to below 1)"
 
 

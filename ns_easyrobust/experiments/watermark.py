@@ -18,9 +18,11 @@ from .inputs import Inputs, add_input_arguments, open_inputs
 from .photographs import add_shown_arguments, check_shown, open_shown
 from .registry import Command, register_experiment
 from .results import Results
-from .watermark_folder import MarkedFolder, search_folder
+from .watermark_folder import MarkedFolder
+from .watermark_judges import Thirds
 from .watermark_mark import Marker, add_mark_arguments, add_shown_mark, check_shown_mark, open_mask
-from .watermark_measure import Halves, marked_lines, shown_photographs
+from .watermark_measure import marked_lines, shown_photographs, unmarked_lines
+from .watermark_search import search_folder
 
 if TYPE_CHECKING:
     from ..report import FigureReport
@@ -80,13 +82,16 @@ class WatermarkExperiment(FigureExperiment):
         yield from self._said
 
     def measure(self, args: argparse.Namespace, results: Results) -> None:
-        """Score the unmarked images, then mark batch by batch, then the photographs, then folders.
+        """Mark and search folders, then score the unmarked images, then mark batch by batch, then the photographs.
+
+        Folders come first: whoever wants nothing else may stop the rest, or read its report later.
 
         Raises:
             ModelError: the patch embedding has no nullspace, or the model one class.
             DataError: a logo, image or folder cannot be read.
-            OptionError: a text that does not fit, too few images for the rate, too many photographs or class names.
-            OutputError: the folder for marked images holds other things.
+            OptionError: a text that does not fit, too few images for the rate, patches too large for the detector, too
+                many photographs or class names.
+            OutputError: the folder for marked images holds other things, or other images' marked ones.
         """
         check_shown(args, _MOST_PHOTOGRAPHS)
         check_shown_mark(args)
@@ -96,6 +101,7 @@ class WatermarkExperiment(FigureExperiment):
                 f"--class-names: expected {args.num_classes}, one a class, found {len(args.class_names)}. Name all."
             )
         spectrum = spectrum_with_nullspace(args.model, inputs.model)
+        nullspace.require_detectable(spectrum.input_dim)
         texture = nullspace.visible_texture(inputs.model, args.input_size, args.input_size)
         marker, other = (
             Marker(inputs.model, mask, texture, args.style, args.strength)
@@ -113,8 +119,8 @@ class WatermarkExperiment(FigureExperiment):
         if args.marked_dir:
             source, target = Path(args.data_dir), Path(args.marked_dir)
             folder = MarkedFolder(source, target, args.marked_format, {**described, **identity})
-        halves = Halves(len(inputs.measured), derive_seed(args.seed, _ORDER))
-        halves.require_rate(args.false_positive_rate)
+        thirds = Thirds(len(inputs.measured), derive_seed(args.seed, _ORDER))
+        thirds.require_rate(args.false_positive_rate)
         results.begin(
             {
                 **inputs.protocol, **described, "other_text": args.other_text,
@@ -125,55 +131,64 @@ class WatermarkExperiment(FigureExperiment):
             },
             inputs.device,
         )  # fmt: skip
-        self._measure_all(args, results, inputs, marker, other, halves)
+        self._serve_folders(args, results.folder, inputs, marker, thirds, folder)
+        self._measure_all(args, results, inputs, marker, other, thirds)
         if not results.find(photograph=shown[1][-1]):
             predictions = shown_photographs(inputs.model, shown[0], marker, results.parts)
             lines = zip(shown[1], predictions, strict=True)
             results.add(*({"photograph": name, "predictions": line} for name, line in lines))
-        self._serve_folders(args, results.folder, inputs, marker, folder)
-
-    def _measure_all(
-        self, args: argparse.Namespace, results: Results, inputs: Inputs, marker: Marker, other: Marker, halves: Halves
-    ) -> None:
-        from tqdm.auto import tqdm
-
-        pixels, marked = inputs.measured.pixels, results.protocol["marked_n"]
-        batches = list(enumerate(halves.order[:marked].split(args.batch_size)))
-        waiting = [(number, chosen) for number, chosen in batches if not results.find(batch=number)]
-        if waiting or not results.find(unmarked=1):
-            halves.calibrate(marker, pixels, args.false_positive_rate)
-        if not results.find(unmarked=1):
-            results.add(*halves.unmarked_lines(pixels))
-        rounding = nullspace.LatticeRounding(inputs.model) if waiting else None
-        for number, chosen in tqdm(waiting, desc="watermark", unit="batch", disable=None):
-            images = pixels[chosen.to(pixels.device)]
-            scores = partial(halves.scores, chosen)
-            lines = marked_lines(inputs.model, images, marker, other, rounding, scores)
-            results.add(*({"batch": number, **line} for line in lines))
 
     def _serve_folders(
-        self, args: argparse.Namespace, output: Path, inputs: Inputs, marker: Marker, folder: MarkedFolder | None
+        self,
+        args: argparse.Namespace,
+        output: Path,
+        inputs: Inputs,
+        marker: Marker,
+        thirds: Thirds,
+        folder: MarkedFolder | None,
     ) -> None:
         from ..data import Preprocessing
 
         preprocessing = Preprocessing(args.input_size, args.crop_pct, args.interpolation)
         if folder is not None:
-            rounding = nullspace.LatticeRounding(inputs.model) if args.marked_format == "png" else None
+            rounding = nullspace.SquareRounding(inputs.model) if args.marked_format == "png" else None
 
             def marked(images: torch.Tensor) -> torch.Tensor:
                 images = images.to(inputs.device)
                 valid = marker(images).images
                 return valid if rounding is None else rounding(images.double(), valid)
 
-            written = folder.write(marked, preprocessing, args.batch_size)
-            self._said.append(f"marked images: {folder.target}, {written} written, {len(folder.names)} in all")
+            self._say(folder.write(marked, preprocessing, args.batch_size))
         if args.detect:
-            pixels = inputs.measured.pixels
-            scores = marker.detector(pixels)
-            threshold = nullspace.threshold_at(scores(pixels), args.false_positive_rate)
+            judge = thirds.judge_of_others(marker, inputs.measured.pixels, args.false_positive_rate)
             csv = output / "detected.csv"
-            found, n = search_folder(Path(args.detect), scores, threshold, preprocessing, args.batch_size, csv)
-            self._said.append(f"the mark was found in {found} of {n} images of {args.detect}: {csv}")
+            self._say(search_folder(Path(args.detect), judge, preprocessing, args.batch_size, csv))
+
+    def _say(self, what: str) -> None:
+        """At once for those who watch, and beneath the report, which may be minutes away."""
+        _logger.info("%s", what)
+        self._said.append(what)
+
+    def _measure_all(
+        self, args: argparse.Namespace, results: Results, inputs: Inputs, marker: Marker, other: Marker, thirds: Thirds
+    ) -> None:
+        from tqdm.auto import tqdm
+
+        pixels, marked = inputs.measured.pixels, results.protocol["marked_n"]
+        batches = list(enumerate(thirds.order[:marked].split(args.batch_size)))
+        waiting = [(number, chosen) for number, chosen in batches if not results.find(batch=number)]
+        if waiting or not results.find(unmarked=2):
+            thirds.calibrate(marker, pixels, args.false_positive_rate)
+        if not results.find(unmarked=2):
+            results.add(*unmarked_lines(thirds, pixels))
+        if not waiting:
+            return
+        rounding = nullspace.SquareRounding(inputs.model)
+        for number, chosen in tqdm(waiting, desc="watermark", unit="batch", disable=None):
+            images = pixels[chosen.to(pixels.device)]
+            scores = partial(thirds.scores, chosen)
+            lines = marked_lines(inputs.model, images, marker, other, rounding, scores)
+            results.add(*({"batch": number, **line} for line in lines))
 
     def report(self, protocol: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], parts: Path) -> FigureReport:
         """Photographs with their marks, how much the outputs changed, and how well the mark is found."""

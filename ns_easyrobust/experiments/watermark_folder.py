@@ -1,29 +1,40 @@
-"""Folders of marked images: made of folders of photographs, and looked through for the mark."""
+"""Folders of marked images, made of folders of photographs."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, OutputError
-from ..utils import FileLock, as_csv, os_errors_as_output_errors, parse_json, read_bounded, torch, write_text
+from ..utils import (
+    FileLock,
+    os_errors_as_output_errors,
+    parse_json,
+    read_bounded,
+    sha256_of,
+    torch,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from ..data import Preprocessing
 
-    Scores = Callable[[torch.Tensor], torch.Tensor]
-
-_RECORD = "watermark.json"
+_logger = logging.getLogger(__name__)
+_RECORD = "watermark.json"  # the settings
+_SOURCES = "watermark.jsonl"  # of each marked image, the digest of the file that it was made of
+_MOST_BYTES = 2**28
 _LOCK = ".watermark.lock"
 
 
 class MarkedFolder:
     """``target``, a folder for the marked images of the class folders of ``source``: its tree, and its files' names.
 
-    Nothing in it is written anew: what is there already is left out, so that a second call goes on.
+    Nothing in it is written anew: what is there already is left out, so that a second call goes on. That an image there
+    was made of the file that is now its source, not of another of this name, is known by the file's digest.
 
     Args:
         source: class folders, or a folder with such in val/.
@@ -33,7 +44,8 @@ class MarkedFolder:
 
     Raises:
         DataError: ``source`` has no class folders, or two images of one name without its ending.
-        OutputError: ``target`` holds other things, or lies in ``source``, or the other way round.
+        OutputError: ``target`` holds other things, or marked images that were made of other files, or lies in
+            ``source``, or the other way round.
         OptionError: a format whose package is not installed.
     """
 
@@ -57,6 +69,7 @@ class MarkedFolder:
             if (first := seen.setdefault(name, path)) != path:
                 raise DataError(f"{self.images.root}: expected one image for {name}, found {first} and {path}. Rename.")
         self._require_own()
+        self._require_sources()
 
     def _require_own(self) -> None:
         found = [name for name in sorted(os.listdir(self.target)) if name != _LOCK] if self.target.is_dir() else []
@@ -72,75 +85,96 @@ class MarkedFolder:
                 f"{'another mark, model or format' if before else 'other things'}. Choose another --marked-dir."
             )
 
-    def write(self, marked: Callable[[torch.Tensor], torch.Tensor], preprocessing: Preprocessing, batch: int) -> int:
-        """Write the images that are missing, as ``marked`` makes them of (B, 3, H, W); returns how many these were."""
-        from tqdm.auto import tqdm
+    def _sources(self) -> dict[str, str]:
+        """Of each marked image, SHA-256 of the file that it was made of."""
+        try:
+            text = read_bounded(self.target / _SOURCES, _MOST_BYTES).decode()
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise OutputError(
+                f"{self.target / _SOURCES}: expected what the marked images were made of, found it unreadable "
+                f"({error}). Choose another --marked-dir."
+            ) from error
+        # The last line of a call that was killed may be half a one; its image is made again.
+        return {line["image"]: line["source_sha256"] for line in map(_line, text.splitlines()) if line}
 
-        from ..data import write_image
+    def _require_sources(self) -> None:
+        known = self._sources()
+        for number, name in enumerate(self.names):
+            before = known.get(name.as_posix())
+            if before and (self.target / name).is_file() and before != self._digest(number):
+                raise OutputError(
+                    f"{self.target / name}: expected the marked image of {self.images.samples[number][0]}, found one "
+                    "that was made of another file of this name. Choose another --marked-dir, or delete it."
+                )
+
+    def _digest(self, number: int) -> str:
+        path = self.images.samples[number][0]
+        try:
+            return sha256_of(path)
+        except OSError as error:
+            raise DataError(f"{path}: expected an image, found: {error.strerror}. Replace the file.") from error
+
+    def write(self, marked: Callable[[torch.Tensor], torch.Tensor], preprocessing: Preprocessing, batch: int) -> str:
+        """Write the images that are missing, but for those that cannot be read, which are logged.
+
+        Args:
+            marked: makes marked images of (B, 3, H, W) in [0, 1].
+            preprocessing: of the model.
+            batch: images at a time.
+
+        Returns:
+            A sentence: how many were written, are there, and could not be read.
+        """
+        from tqdm.auto import tqdm
 
         with os_errors_as_output_errors(self.target):
             self.target.mkdir(parents=True, exist_ok=True)
+        written, transform = 0, preprocessing.transform()
         with FileLock(self.target / _LOCK, "this marking"):
             self._require_own()
             write_text(self.target / _RECORD, json.dumps(self.settings, indent=1) + "\n")
-            missing = [number for number, name in enumerate(self.names) if not (self.target / name).is_file()]
-            transform = preprocessing.transform()
+            known = self._sources()
+            missing = [
+                number for number, name in enumerate(self.names)
+                if name.as_posix() not in known or not (self.target / name).is_file()
+            ]  # fmt: skip
             with tqdm(total=len(missing), desc="marked images", unit="image", disable=None) as bar:
                 for start in range(0, len(missing), batch):
                     numbers = missing[start : start + batch]
-                    pixels = torch.stack([transform(self.images.read(number)) for number in numbers])
-                    for number, image in zip(numbers, marked(pixels), strict=True):
-                        path = self.target / self.names[number]
-                        with os_errors_as_output_errors(path):
-                            path.parent.mkdir(parents=True, exist_ok=True)
-                        write_image(path, image, self.format)
+                    pixels = {}
+                    for number in numbers:
+                        try:
+                            pixels[number] = transform(self.images.read(number)), self._digest(number)
+                        except DataError as error:
+                            _logger.warning("not marked: %s", error)
+                    if pixels:
+                        images = marked(torch.stack([image for image, _ in pixels.values()]))
+                        self._write_batch(list(pixels), images, [digest for _, digest in pixels.values()])
+                    written += len(pixels)
                     bar.update(len(numbers))
-        return len(missing)
+        unread = len(missing) - written
+        left = f", {unread} could not be read" if unread else ""
+        return f"marked images: {self.target}, {written} written, {len(self.names) - unread} in all{left}"
+
+    def _write_batch(self, numbers: Sequence[int], images: torch.Tensor, digests: Sequence[str]) -> None:
+        from ..data import write_image
+
+        lines = []
+        for number, image, digest in zip(numbers, images, digests, strict=True):
+            path = self.target / self.names[number]
+            with os_errors_as_output_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            write_image(path, image, self.format)
+            lines.append(json.dumps({"image": self.names[number].as_posix(), "source_sha256": digest}))
+        with os_errors_as_output_errors(self.target / _SOURCES), open(self.target / _SOURCES, "a") as stream:
+            stream.write("\n" + "\n".join(lines) + "\n")  # the first ends the line of a call that was killed
 
 
-def search_folder(
-    folder: Path, scores: Scores, threshold: float, preprocessing: Preprocessing, batch: int, csv: Path
-) -> tuple[int, int]:
-    """Look for the mark in all images below ``folder``, and write a CSV of path, score and verdict.
-
-    Images of the mark's size are taken as they are, with all their bits; others as the model would see them.
-
-    Returns:
-        In how many it was found, and how many there are.
-
-    Raises:
-        DataError: there are none, or one cannot be read.
-    """
-    from tqdm.auto import tqdm
-
-    from ..data import is_image, read_image, read_pixels
-
-    side = preprocessing.size
-    paths = sorted(
-        Path(where, name) for where, _, names in os.walk(folder) for name in names
-        if is_image(name) or (name.endswith(".npy") and not name.startswith("."))
-    )  # fmt: skip
-    if not paths:
-        raise DataError(f"{folder}: expected images to look for the mark in, found none. Check --detect.")
-
-    def pixels_of(path: Path) -> torch.Tensor:
-        pixels = read_pixels(path)
-        if pixels.shape[1:] == (side, side):
-            return pixels
-        if path.suffix == ".npy":
-            raise DataError(
-                f"{path}: expected {side} x {side} pixels, found {pixels.shape[1]} x {pixels.shape[2]}. Give the model "
-                "and --enlarge that it was marked with."
-            )
-        return preprocessing.transform()(read_image(str(path))).double()
-
-    found: list[float] = []
-    for start in tqdm(range(0, len(paths), batch), desc="search", unit="batch", disable=None):
-        found += scores(torch.stack([pixels_of(path) for path in paths[start : start + batch]])).tolist()
-    rows: list[list[object]] = [["image", "score", "threshold", "marked"]]
-    rows += [
-        [path.relative_to(folder).as_posix(), score, threshold, int(score > threshold)]
-        for path, score in zip(paths, found, strict=True)
-    ]
-    write_text(csv, as_csv(rows))
-    return sum(score > threshold for score in found), len(found)
+def _line(text: str) -> dict[str, str]:
+    try:
+        line = parse_json(text) if text else {}
+    except ValueError:
+        return {}
+    return line if isinstance(line, dict) and {"image", "source_sha256"} <= line.keys() else {}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import nullspace
-from ..errors import OptionError
+from ..errors import DataError, OptionError
 from ..utils import file_or_folder, float_in, torch
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ..nullspace import NearestImages, PatchRowSpace
 
 STYLES = ("texture", "emboss")
-_TRIAL = 64  # pixels
+_TRIAL = 512  # pixels, at which what is illegible is so at any size
 _LEAST_LETTER = 10  # pixels of a line of letters; of fewer nothing can be read
 
 
@@ -50,14 +51,21 @@ def open_mask(args: argparse.Namespace, text: str | None = None) -> torch.Tensor
     """Coverage (S, S) in [0, 1] of ``--logo`` or ``--text``, or of another ``text``.
 
     Raises:
-        DataError: the logo cannot be read or is blank.
+        DataError: the logo cannot be read, or what is seen of it at the images' size.
         OptionError: the text is empty, or too long to be read at the images' size.
     """
     from ..data import logo_mark, text_mark
 
     side = args.input_size
     if text is None and args.logo:
-        return logo_mark(args.logo, side, side)
+        mask = logo_mark(args.logo, side, side)
+        wide, high = (int((mask.amax(axis) > 0.5).sum()) for axis in (0, 1))
+        if min(wide, high) < _LEAST_LETTER:
+            raise DataError(
+                f"{args.logo}: expected a logo that is {_LEAST_LETTER} pixels wide and high or more in an image of "
+                f"{side}, found {wide} x {high}. Crop it, or give another."
+            )
+        return mask
     text = args.text if text is None else text
     mask = text_mark(text, side, side)
     lines = len(text.strip().splitlines())
@@ -105,9 +113,9 @@ class Marker:
         """What the model sees of a patch, decomposed once; on the model's device."""
         return nullspace.PatchRowSpace(self.model, next(self.model.parameters()).device)
 
-    def detector(self, photographs: torch.Tensor) -> Any:
-        """Scores of images by a detector that knows how unmarked ``photographs`` look; of an embossed mark, which may
-        be light or dark, absolute ones."""
+    def detector(self, photographs: Iterable[torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Scores of images by a :class:`~ns_easyrobust.nullspace.MarkDetector` that knows how unmarked photographs
+        look, in batches; of an embossed mark, which may be light or dark, absolute ones."""
         change = self.mask * self.texture if self.style == "texture" else self.mask
         found = nullspace.MarkDetector(self.model, change, photographs)
         if self.style == "texture":

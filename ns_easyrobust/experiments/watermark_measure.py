@@ -9,66 +9,43 @@ from typing import TYPE_CHECKING, Any
 
 from .. import nullspace, report
 from ..utils import nn, np, torch, write_atomically
+from .watermark_judges import Thirds
 from .watermark_mark import Marker
 
 if TYPE_CHECKING:
     Scores = Callable[[torch.Tensor], tuple[torch.Tensor, int]]
 
+_BATCH = 64
 
-class Halves:
-    """Unmarked images in two random halves; each is judged by the detector and the threshold of the other.
 
-    Attributes:
-        order: (n,) all images at random; their halves take turns in it.
-    """
-
-    def __init__(self, n: int, seed: int) -> None:
-        self.order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-        self.half = torch.empty(n, dtype=torch.long)
-        self.half[self.order] = torch.arange(n) % 2
-        self.detectors: list[Any] = []
-        self.thresholds: list[float] = []
-
-    def require_rate(self, rate: float) -> None:
-        """Raise the OptionError of :func:`~ns_easyrobust.nullspace.threshold_at` for half of the images."""
-        nullspace.threshold_at(torch.zeros(len(self.order) // 2), rate)
-
-    def calibrate(self, marker: Marker, images: torch.Tensor, rate: float) -> None:
-        """Make the detector and threshold of each half of the ``images``."""
-        for half in (0, 1):
-            own = images[(self.half == half).to(images.device)]
-            self.detectors.append(marker.detector(own))
-            self.thresholds.append(nullspace.threshold_at(self.detectors[half](own), rate))
-
-    def scores(self, chosen: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """Scores of what became of the images ``chosen``, each by the other half's detector, and how many are found."""
-        scores, found = torch.zeros(len(images), dtype=torch.float64), 0
-        for half in (0, 1):
-            own = self.half[chosen] == half
-            if bool(own.any()):
-                scores[own] = self.detectors[1 - half](images[own.to(images.device)])
-                found += int((scores[own] > self.thresholds[1 - half]).sum())
-        return scores, found
-
-    def unmarked_lines(self, images: torch.Tensor) -> list[dict[str, Any]]:
-        """Of each half, the scores of its ``images``, the other's threshold, and how many exceed it."""
-        lines = []
-        for half in (0, 1):
-            chosen = (self.half == half).nonzero()[:, 0]
-            scores, found = self.scores(chosen, images[chosen.to(images.device)])
-            lines.append(
-                {
-                    "unmarked": half, "n": len(chosen), "positives": found,
-                    "threshold": self.thresholds[1 - half], "scores": _digits(scores, 4),
-                }
-            )  # fmt: skip
-        return lines
+def unmarked_lines(thirds: Thirds, images: torch.Tensor) -> list[dict[str, Any]]:
+    """A line a third of the unmarked ``images`` (n, C, H, W): scores, its judge's threshold, how many exceed it."""
+    lines = []
+    for part, judge in enumerate(thirds.judges):
+        values, found = [], 0
+        for chosen in (thirds.part == part).nonzero()[:, 0].split(_BATCH):
+            scores, positives = thirds.scores(chosen, images[chosen.to(images.device)])
+            values += _digits(scores, 4)
+            found += positives
+        lines.append(
+            {"unmarked": part, "n": len(values), "positives": found, "threshold": judge.threshold, "scores": values}
+        )
+    return lines
 
 
 def stages(
-    images: torch.Tensor, marker: Marker, rounding: nullspace.LatticeRounding
+    images: torch.Tensor, marker: Marker, rounding: nullspace.SquareRounding
 ) -> tuple[dict[str, tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
-    """Marked images, and unmarked ones that went the same way, at each stage; and Dykstra's residuals (B,)."""
+    """What becomes of marked images, and of unmarked ones that go the same way.
+
+    Args:
+        images: (B, 3, H, W) in [0, 1].
+        rounding: of the marker's model.
+
+    Returns:
+        By kind of :class:`~ns_easyrobust.report.WatermarkKinds`, marked and unmarked images (B, 3, H, W), float64 in
+        [0, 1] but for those of least squares; and Dykstra's residuals (B,), relative to what the model sees.
+    """
     from ..data import find_carrier
 
     kinds, pixels = report.WatermarkKinds, images.double()
@@ -76,17 +53,34 @@ def stages(
     least = nullspace.nearest_in_nullspace(marker.model, pixels, marker.targets(images), space=marker.space)
     found = {kinds.LEAST_SQUARES: (least, pixels)}
     for carrier, kind in kinds.CARRIERS.items():
-        if kind == kinds.PNG:
-            found[kinds.LATTICE] = (find_carrier(carrier)(rounding(pixels, valid)), pixels)
         through = find_carrier(carrier)
+        if kind == kinds.PNG:
+            found[kinds.LATTICE] = (through(rounding(pixels, valid)), pixels)
         found[kind] = (through(valid), through(pixels) if carrier in kinds.LOSSY else pixels)
     return found, residual
 
 
 def marked_lines(
-    model: nn.Module, images: torch.Tensor, marker: Marker, other: Marker, rounding: Any, scores: Scores
+    model: nn.Module,
+    images: torch.Tensor,
+    marker: Marker,
+    other: Marker,
+    rounding: nullspace.SquareRounding,
+    scores: Scores,
 ) -> list[dict[str, Any]]:
-    """A line a stage, for marked images and for unmarked ones where they change, too."""
+    """A line a stage, for marked images and, where unmarked ones change too, for those.
+
+    Args:
+        model: that the mark is hidden from.
+        images: (B, 3, H, W) in [0, 1], unmarked.
+        marker, other: of the mark that is looked for, and of one that is not.
+        rounding: of ``model``.
+        scores: of what became of ``images``, and in how many the mark is found.
+
+    Returns:
+        Lines of plain values: ``kind``, ``n``, and a list of B numbers for each quantity; the last one has the shares
+        of energy that Eq. 12 keeps.
+    """
     kinds = report.WatermarkKinds
     clean = nullspace.pixel_logits(model, images)
     found, residual = stages(images, marker, rounding)
@@ -100,16 +94,20 @@ def marked_lines(
         if kind == kinds.VALID:
             line["residual"] = _digits(residual)
         lines.append(line)
-    lossy = [kinds.CARRIERS[name] for name in kinds.LOSSY]
-    for kind in lossy:
-        arrived = found[kind][1]
+    for name in kinds.LOSSY:
+        arrived = found[kinds.CARRIERS[name]][1]
         changes = _changes(model, clean, arrived.to(images.dtype))
-        lines.append({"kind": kinds.unmarked(kind), **changes, **_detected(scores, arrived)})
+        lines.append({"kind": kinds.unmarked(kinds.CARRIERS[name]), **changes, **_detected(scores, arrived)})
     lines.append({"kind": kinds.OTHER, "n": len(images), **_detected(scores, other(images).images)})
     return [*lines, _shares(images, marker)]
 
 
 def _changes(model: nn.Module, clean: torch.Tensor, pixels: torch.Tensor) -> dict[str, Any]:
+    """Of images (B, 3, H, W) whose unmarked logits are ``clean`` (B, classes), what became of the outputs.
+
+    How many predictions stayed, and of each image the change of the probability, in [0, 1], of the class that it was
+    assigned without a mark, and the largest change of a logit.
+    """
     logits = nullspace.pixel_logits(model, pixels)
     change = nullspace.output_change(clean, logits)
     before, after = (each.cpu().double().softmax(-1) for each in (clean, logits))

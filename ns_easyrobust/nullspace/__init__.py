@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .float64 import float64_copy
     from .lattice_rounding import LatticeRounding, embedding_error, rounded_in_nullspace
     from .local_spectrum import LocalSpectrum, SoftmaxJacobian
-    from .mark import CrossFit, MarkDetector, cross_fitted, threshold_at
+    from .mark import MarkDetector, require_detectable, threshold_at
     from .nearest import NearestImages, nearest_in_nullspace, nearest_valid
     from .noise import Influence, Noise, Step
     from .objective import OnStep
@@ -62,7 +62,6 @@ __all__ = [
     "STATISTICS",
     "AllOnesCheck",
     "Comparison",
-    "CrossFit",
     "EncoderControls",
     "FeasibleNorm",
     "Fingerprint",
@@ -97,7 +96,6 @@ __all__ = [
     "common_space",
     "compare_fingerprints",
     "constructed_layer",
-    "cross_fitted",
     "draw_pairs",
     "embedding_error",
     "encoder_controls",
@@ -140,6 +138,7 @@ __all__ = [
     "rank_p_value",
     "ratio_error",
     "register_solver",
+    "require_detectable",
     "rounded_in_nullspace",
     "rounded_to_8_bits",
     "sample_nullspace",

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import DataError
-from .canvas import COLOURS, GREY, open_canvas, wrap_text
+from .canvas import COLOURS, GREY, open_canvas, show_image, wrap_text
 from .patch_noise_rows import PatchNoiseKinds, PatchNoiseRow, class_name
 from .presentable import presentable
 
@@ -48,7 +47,7 @@ def patch_noise_picture(
         for number, line in enumerate(photographs):
             for column, (kind, title) in enumerate(_COLUMNS):
                 axes = figure.add_subplot(grid[number, column])
-                _show(axes, parts / PatchNoiseKinds.part_name(number, kind))
+                show_image(axes, parts / PatchNoiseKinds.part_name(number, kind))
                 if number == 0:
                     axes.set_title(title, fontsize=8.5, loc="center")
                 if column == 0:
@@ -68,23 +67,6 @@ def patch_noise_picture(
             int(16 * width),
         )
         figure.text(0.5, 0.08 / height, text, ha="center", va="bottom", fontsize=8, color=GREY)
-
-
-def _show(axes: Any, path: Path) -> None:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            axes.imshow(image.convert("RGB"), interpolation="nearest")
-    except OSError as error:
-        raise DataError(
-            f"{path}: expected a photograph of the experiment, found none ({error}). Run it anew."
-        ) from error
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.grid(visible=False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
 
 
 def _draw_changes(axes: Any, rows: Sequence[PatchNoiseRow]) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 
 from ..utils import np
 from .figure_report import FigureReport
+from .patch_noise_rows import class_name
 from .presentable import presentable
 from .seed_statistics import interval_of_mean
 from .sheet import Cell, Sheet
 from .watermark_picture import watermark_picture
-from .watermark_rows import CLAIM, Lines, WatermarkKinds, WatermarkRow, class_label, share_of, watermark_rows
+from .watermark_rows import CLAIM, Lines, WatermarkKinds, WatermarkRow, share_of, watermark_rows
 
 
 def watermark_report(protocol: Mapping[str, Any], lines: Lines, parts: Path) -> FigureReport:
@@ -87,7 +88,7 @@ def _mark_cells(row: WatermarkRow) -> list[Cell]:
 
 
 def _prediction(protocol: Mapping[str, Any], found: Sequence[float]) -> Cell:
-    return Cell(f"{class_label(protocol, found[0])}, {100 * found[1]:.2f}%", is_number=False)
+    return Cell(f"{class_name(protocol, found[0])}, {100 * found[1]:.2f}%", is_number=False)
 
 
 def _findings(protocol: Mapping[str, Any], rows: Mapping[str, WatermarkRow], lines: Lines) -> list[str]:
@@ -100,10 +101,12 @@ def _findings(protocol: Mapping[str, Any], rows: Mapping[str, WatermarkRow], lin
     residuals = [value for line in lines for value in line.get("residual", ())]
     jpeg = rows["JPEG 75"]
     own = rows[kinds.unmarked("JPEG 75")]
+    jpeg_alone = f"JPEG alone, without a mark, keeps {own.share(own.unchanged)} and moves it by {_mean(own.confidence)}"
     return [
-        f"What Eq. 12 can draw: of the energy of a mark that is blended into the image the nullspace keeps "
-        f"{_percent(emboss)}, its outlines; of one filled with the nullspace's most visible texture, "
-        f"{_percent(texture)} (n={len(emboss)} images). This run's marks are of style {protocol['style']}.",
+        "What Eq. 12 can draw: of the energy of a mark that is blended into the image the nullspace keeps "
+        f"{_percent(emboss)}; of one filled with the nullspace's most visible texture, {_percent(texture)} "
+        f"(n={len(emboss)} images; the nullspace has {100 * protocol['nullity'] / protocol['input_dim']:.0f}% of all "
+        f"directions). This run's marks are of style {protocol['style']}.",
         "The paper's claim is that every prediction stays, and the assigned class's confidence within 1e-4. In floats, "
         f"least squares keeps {least.unchanged} of {least.n} predictions, and the confidence moves by at most "
         f"{max(least.confidence):.1e}; with pixels in [0, 1], {valid.unchanged} of {valid.n} and "
@@ -112,14 +115,18 @@ def _findings(protocol: Mapping[str, Any], rows: Mapping[str, WatermarkRow], lin
         f"{max(residuals):.1e}.",
         f"In 8 bits, rounded pixel by pixel, {plain.unchanged} of {plain.n} predictions stay; the confidence stays "
         f"within {CLAIM:g} on {plain.share(plain.within)} of the images, and moves by up to "
-        f"{max(plain.confidence):.1e}. Rounded within the nullspace's lattice it stays within on "
-        f"{lattice.share(lattice.within)}, moves by up to {max(lattice.confidence):.1e}, and by "
-        f"{float(np.mean(plain.confidence)) / max(float(np.mean(lattice.confidence)), 1e-12):.1f} times less on "
-        "average.",
+        f"{max(plain.confidence):.1e}. Rounded within the nullspace's lattice {lattice.unchanged} of {lattice.n} stay; "
+        f"the confidence stays within on {lattice.share(lattice.within)}, moves by up to "
+        f"{max(lattice.confidence):.1e}, and by {_ratio(plain.confidence, lattice.confidence)} on average.",
         f"As JPEG of quality 75 {jpeg.share(jpeg.unchanged)} of the predictions stay, and the confidence moves by "
-        f"{_mean(jpeg.confidence)}; JPEG alone, without a mark, keeps "
-        f"{own.share(own.unchanged)} and moves it by {_mean(own.confidence)}.",
+        f"{_mean(jpeg.confidence)}; {jpeg_alone}.",
     ]
+
+
+def _ratio(plain: Sequence[float], lattice: Sequence[float]) -> str:
+    """How many times less, or more, the means of the second are than those of the first."""
+    before, after = (max(float(np.mean(values)), 1e-12) for values in (plain, lattice))
+    return f"{before / after:.1f} times less" if before >= after else f"{after / before:.1f} times more"
 
 
 def _percent(values: Sequence[float]) -> str:
@@ -138,13 +145,15 @@ def _detection(protocol: Mapping[str, Any], rows: Mapping[str, WatermarkRow], un
         for kind in (kinds.CARRIERS[name] for name in kinds.LOSSY)
         if (row := rows.get(kinds.unmarked(kind)))
     )
-    thresholds = " and ".join(f"{line['threshold']:.2f}" for line in unmarked)
+    thresholds = ", ".join(f"{line['threshold']:.2f}" for line in unmarked)
+    other = rows[kinds.OTHER]
     return [
         f"A blind correlation test finds the mark in {found}. At a nominal false-positive rate of "
         f"{100 * protocol['false_positive_rate']:g}% it finds one in {positives} of {n} unmarked images, "
-        f"{share_of(positives, n)} (thresholds {thresholds} standard deviations, each half of the images judged by the "
-        f"other's detector and threshold), and takes the mark {presentable(protocol['other_text'])!r} for this one in "
-        f"{rows[kinds.OTHER].share(rows[kinds.OTHER].detected)} of the images that bear it.",
+        f"{share_of(positives, n)} (thresholds {thresholds} standard deviations: each third of the images is judged by "
+        "a detector that knows the second and a threshold from the third).",
+        f"Another mark, {presentable(protocol['other_text'])!r}, is taken for this one in "
+        f"{other.share(other.detected)} of the images that bear it.",
         f"After what loses detail it is found in these shares: {lossy}.",
     ]
 
@@ -178,13 +187,14 @@ def _csv(rows: Mapping[str, WatermarkRow], unmarked: Lines, photographs: Lines) 
              row.detected if row.scores else "",
              *(cell for own in values for cell in ((*interval_of_mean(own), max(own)) if own else [""] * 4)), "", ""]
         )  # fmt: skip
+    blank = [""] * 4 * (len(means) - 1)  # of all but the scores
     for line in unmarked:
         scores = line["scores"]
         table.append(
-            ["images", f"unmarked, half {line['unmarked'] + 1}", line["n"], "", "", line["positives"], *[""] * 24,
+            ["images", f"unmarked, third {line['unmarked'] + 1}", line["n"], "", "", line["positives"], *blank,
              *interval_of_mean(scores), max(scores), "", ""]
         )  # fmt: skip
     for line in photographs:
         for kind, (label, probability) in line["predictions"].items():
-            table.append([line["photograph"], kind, 1, *[""] * 31, int(label), probability])
+            table.append([line["photograph"], kind, 1, *[""] * (len(table[0]) - 5), int(label), probability])
     return table

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import DataError
 from ..utils import np
-from .canvas import COLOURS, GREY, open_canvas, wrap_text
+from .canvas import COLOURS, GREY, open_canvas, show_image, wrap_text
+from .patch_noise_rows import class_name
 from .presentable import presentable
-from .watermark_rows import CLAIM, WatermarkKinds, WatermarkRow, class_label
+from .watermark_rows import CLAIM, WatermarkKinds, WatermarkRow
 
 _SIDE = 1.9  # inches of a photograph
 _LEAST = 1e-8  # what no change at all is drawn as
@@ -20,7 +20,7 @@ _COLUMNS = (
     ("marked", "marked, valid pixels"),
     ("change", "the change x 2, on grey"),
     ("jpeg", "marked, after JPEG 75"),
-    ("emboss", "embossed: outlines"),
+    ("emboss", "embossed, valid pixels"),
 )
 
 
@@ -79,7 +79,7 @@ def _draw_photograph(
 ) -> None:
     for column, (kind, title) in enumerate(_COLUMNS):
         axes = figure.add_subplot(grid[number, column])
-        _show(axes, parts / WatermarkKinds.part_name(number, kind))
+        show_image(axes, parts / WatermarkKinds.part_name(number, kind))
         if number == 0:
             axes.set_title(title, fontsize=9, loc="center")
         if column == 0:
@@ -88,26 +88,9 @@ def _draw_photograph(
             label, probability = line["predictions"][kind]
             same = label == line["predictions"]["image"][0]
             axes.set_xlabel(
-                f"{class_label(protocol, label)}  {100 * probability:.2f}%", fontsize=9,
+                f"{class_name(protocol, label)}  {100 * probability:.2f}%", fontsize=9,
                 color="black" if same else COLOURS[1], labelpad=3,
             )  # fmt: skip
-
-
-def _show(axes: Any, path: Path) -> None:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            axes.imshow(image.convert("RGB"), interpolation="nearest")
-    except OSError as error:
-        raise DataError(
-            f"{path}: expected a photograph of the experiment, found none ({error}). Run it anew."
-        ) from error
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.grid(visible=False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
 
 
 def _draw_confidence(axes: Any, names: Sequence[str], stages: Sequence[WatermarkRow]) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from ..errors import DataError
-from .presentable import presentable
 from .statistics import wilson_interval
 
 Lines = Sequence[Mapping[str, Any]]
@@ -90,9 +89,3 @@ def watermark_rows(lines: Lines) -> dict[str, WatermarkRow]:
     if not groups:
         raise DataError("watermark: expected lines of batches, found none. Run the experiment anew.")
     return {kind: WatermarkRow(group) for kind, group in groups.items()}
-
-
-def class_label(protocol: Mapping[str, Any], label: float) -> str:
-    """Name of a class of the model, or its number."""
-    names = protocol["class_names"]
-    return presentable(names[int(label)]) if names else f"class {int(label)}"

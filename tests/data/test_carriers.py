@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ns_easyrobust.data.carriers import CARRIERS, find_carrier
+from ns_easyrobust.data.carriers import find_carrier
 from ns_easyrobust.errors import DataError, OptionError
+from ns_easyrobust.report import WatermarkKinds
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_rounding_is_within_half_a_step(images):
         assert torch.equal(find_carrier(name)(arrived), arrived)
 
 
-@pytest.mark.parametrize("name", CARRIERS)
+@pytest.mark.parametrize("name", WatermarkKinds.CARRIERS)
 def test_shape_and_dtype_stay_and_values_do_not(images, name):
     carrier = find_carrier(name)
     arrived = carrier(images)

@@ -47,14 +47,27 @@ def test_a_logo_covers_where_it_is_dark_or_opaque(tmp_path):
     assert float(dark[38, 50]) > 0.9
 
 
-def test_embossing_is_blending(tmp_path):
+def test_rounded_corners_are_no_logo(tmp_path):
+    """A badge whose corners are transparent bears what is dark in it, not its own outline."""
+    rows, columns = np.mgrid[:80, :80]
+    corner = np.hypot(np.maximum(abs(rows - 39.5) - 23.5, 0), np.maximum(abs(columns - 39.5) - 23.5, 0)) > 16
+    assert 0.02 < corner.mean() < 0.05
+    rgba = np.full((80, 80, 4), 255, np.uint8)
+    rgba[corner] = 0  # black, and transparent
+    rgba[20:60, 35:45, :3] = 0
+    Image.fromarray(rgba).save(tmp_path / "badge.png")
+    mark = logo_mark(str(tmp_path / "badge.png"), 85, 85)
+    top, bottom, left, right = extent(mark)
+    assert (bottom - top + 1, right - left + 1) == (40, 10)
+    assert float(mark.mean()) == pytest.approx(400 / 85**2, rel=0.02)
+
+
+def test_embossing_is_blending():
     mark = text_mark("A", 24, 24)
     images = torch.stack([torch.full((3, 24, 24), 0.2), torch.full((3, 24, 24), 0.9)]).double()
     found = embossed(images, mark, strength=0.5)
     assert torch.allclose(found[0], 0.2 + 0.5 * mark * 0.8)  # lighter on dark
     assert torch.allclose(found[1], 0.9 - 0.5 * mark * 0.9)
-    assert torch.allclose(embossed(images, mark, strength=1, tone="light")[1], 0.9 + 0.1 * mark)
-    assert torch.allclose(embossed(images, mark, strength=1, tone="dark")[0], 0.2 - 0.2 * mark)
 
 
 def test_bad_marks_are_refused_in_one_line(tmp_path):
@@ -66,12 +79,19 @@ def test_bad_marks_are_refused_in_one_line(tmp_path):
     Image.new("RGB", (20, 20), (90, 90, 90)).save(tmp_path / "blank.png")
     with pytest.raises(DataError, match="expected a logo"):
         logo_mark(str(tmp_path / "blank.png"), 32, 32)
+    line = np.full((400, 400, 3), 255, np.uint8)
+    line[200] = 0
+    Image.fromarray(line).save(tmp_path / "line.png")
+    Image.fromarray(255 - line).save(tmp_path / "full.png")
+    for name in ("line.png", "full.png"):  # a hair, and a black square but for a hair
+        with pytest.raises(DataError, match=r"covers 2% to 98% of its frame at 30 x 30 pixels, found"):
+            logo_mark(str(tmp_path / name), 32, 32)
     (tmp_path / "text.png").write_text("no image")
     for name in ("text.png", "none.png"):
         with pytest.raises(DataError, match="expected an image"):
             logo_mark(str(tmp_path / name), 32, 32)
     images, mark = torch.rand(1, 3, 32, 32), torch.ones(32, 32)
-    for bad in ({"strength": 0}, {"strength": 1.1}, {"tone": "red"}):
+    for bad in ({"strength": 0}, {"strength": 1.1}):
         with pytest.raises(OptionError, match="expected"):
             embossed(images, mark, **bad)
     with pytest.raises(OptionError, match="mark: expected the images' size"):

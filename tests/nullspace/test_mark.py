@@ -9,9 +9,11 @@ import torch
 from helpers.models import matrix_of, numpy_patches, unequal
 
 from ns_easyrobust.errors import DataError, OptionError
+from ns_easyrobust.nullspace import mark as mark_module
+from ns_easyrobust.nullspace.enlargement import enlarged
 from ns_easyrobust.nullspace.exact import patch_nullspace
 from ns_easyrobust.nullspace.exact_noise import project_to_nullspace
-from ns_easyrobust.nullspace.mark import MarkDetector, cross_fitted, threshold_at
+from ns_easyrobust.nullspace.mark import MarkDetector, cyclic_correlations, threshold_at
 
 
 def source(seed: int = 0) -> torch.Generator:
@@ -55,7 +57,7 @@ def score_by_hand(image: np.ndarray, mark: np.ndarray, photographs: np.ndarray |
 @pytest.mark.parametrize("whitened", [False, True])
 def test_scores_are_those_of_loops(images, mark, whitened):
     photographs = images[100:150] if whitened else None
-    scores = MarkDetector(unequal(), mark, photographs)(images[:3])
+    scores = MarkDetector(unequal(), mark, None if photographs is None else photographs.split(20))(images[:3])
     expected = [
         score_by_hand(image, mark.numpy(), None if photographs is None else photographs.numpy())
         for image in images[:3].numpy()
@@ -89,7 +91,7 @@ def test_whitening_finds_a_mark_under_coloured_noise(mark):
     few = 0.15 * project_to_nullspace(basis[:12], drawn, 8) + 0.004 * project_to_nullspace(basis, drawn.flip(0), 8)
     images = (0.5 + few).clamp(0, 1)
     test = marked(images[:50], mark, 0.02).clamp(0, 1)
-    plain, whitened = MarkDetector(unequal(), mark), MarkDetector(unequal(), mark, images[100:])
+    plain, whitened = MarkDetector(unequal(), mark), MarkDetector(unequal(), mark, [images[100:]])
     assert float(whitened(test).mean()) > 1.3 * float(plain(test).mean()) > 0
 
 
@@ -102,20 +104,56 @@ def test_a_threshold_is_an_order_statistic():
             threshold_at(scores, rate)
 
 
-def test_the_rate_out_of_sample_is_what_was_asked_for():
-    """Over 200 samples of normal scores the mean rate is within its standard error of floor(rate (n + 1)) / (n + 1)."""
-    generator, rates = source(), []
-    for _ in range(200):
-        fit = cross_fitted(torch.randn(198, generator=generator), 0.05, generator=generator)
-        assert fit.n == 198
-        rates.append(fit.positives / fit.n)
-    assert abs(np.mean(rates) - 0.05) < 4 * np.std(rates) / 200**0.5
-    scores = torch.arange(100.0)
-    halves = torch.randperm(100, generator=source())
-    fit = cross_fitted(scores, 0.1, generator=source())
-    first, second = scores[halves[:50]], scores[halves[50:]]
-    assert fit.thresholds == (float(second.sort().values[-5]), float(first.sort().values[-5]))
-    assert fit.positives == sum(v > fit.thresholds[0] for v in first) + sum(v > fit.thresholds[1] for v in second)
+def test_cyclic_correlations_are_those_of_moved_templates():
+    generator = source()
+    images, template = (torch.randn(*shape, generator=generator).double() for shape in ((3, 4, 5, 6), (4, 5, 6)))
+    expected = [
+        [(images * template.roll((down, right), (0, 1))).sum((1, 2, 3)) for right in range(5)] for down in range(4)
+    ]
+    found = cyclic_correlations(images, template)
+    assert torch.allclose(found, torch.stack([torch.stack(row, -1) for row in expected], 1))
+
+
+def test_batches_do_not_count_and_are_all_that_is_held(images, mark, monkeypatch):
+    """Covariance and scores are sums over batches, none of which is larger than asked for."""
+    expected = MarkDetector(unequal(), mark, [images[:100]])(images[100:140])
+    sizes = []
+    patchify = mark_module.patchify
+    monkeypatch.setattr(
+        mark_module, "patchify", lambda batch, *rest: sizes.append(len(batch)) or patchify(batch, *rest)
+    )
+    monkeypatch.setattr(mark_module, "_BATCH", 7)
+    found = MarkDetector(unequal(), mark, images[:100].split(33))(images[100:140])
+    assert torch.allclose(found, expected, atol=1e-9)
+    assert max(sizes) == 7
+
+
+def test_an_enlarged_model_s_mark_is_found_without_a_basis_of_its_nullspace(mark, monkeypatch):
+    """As by the large weight's own decomposition, which is not made."""
+    large = enlarged(unequal(), 2)
+    images = 0.3 + 0.4 * torch.rand(40, 3, 64, 64, generator=source(4), dtype=torch.float64)
+    wide = mark.repeat_interleave(2, 0).repeat_interleave(2, 1) * torch.randn(3, 64, 64, generator=source(6)).double()
+    basis = patch_nullspace(large, space="pixel")
+    monkeypatch.setattr("ns_easyrobust.nullspace.exact.patch_nullspace", None)
+    monkeypatch.setattr("ns_easyrobust.nullspace.exact.row_and_null_space", None)
+    found = MarkDetector(large, wide, [images[8:]])(images[:8])
+    rows = numpy_patches(images.numpy(), 16) @ basis.numpy().T
+    covariance = np.cov(rows[8:].reshape(-1, len(basis)).T)
+    covariance += 0.01 * np.trace(covariance) / len(basis) * np.eye(len(basis))
+    inverse = scipy.linalg.inv(covariance)
+    own = rows[:8] - rows[8:].reshape(-1, len(basis)).mean(0)
+    own /= np.sqrt(np.einsum("bnk,kl,bnl->bn", own, inverse, own))[..., None]
+    template = (numpy_patches(wide[None].numpy(), 16)[0] @ basis.numpy().T @ inverse).reshape(4, 4, -1)
+    products = np.stack(
+        [
+            np.einsum("bnk,nk->b", own, np.roll(template, (down, right), (0, 1)).reshape(16, -1))
+            for down in range(4)
+            for right in range(4)
+        ],
+        1,
+    )
+    expected = (products[:, 0] - products[:, 1:].mean(1)) / products[:, 1:].std(1, ddof=1)
+    assert np.allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_marks_and_images_that_do_not_fit_are_refused(images, mark):
@@ -123,6 +161,8 @@ def test_marks_and_images_that_do_not_fit_are_refused(images, mark):
         MarkDetector(unequal(), 0 * mark)
     with pytest.raises(OptionError, match="at least 4 patches, found 1"):
         MarkDetector(unequal(), mark[:8, :8])
+    with pytest.raises(OptionError, match=r"patches of at most 12288 numbers, .* found 12289"):
+        mark_module.require_detectable(12289)
     with pytest.raises(OptionError, match=r"images: expected \(B, 3, 32, 32\) as the mark"):
         MarkDetector(unequal(), mark)(images[..., :16])
     with pytest.raises(DataError, match="expected pixels in"):

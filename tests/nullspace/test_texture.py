@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from ns_easyrobust.errors import ModelError, OptionError
+from ns_easyrobust.nullspace.enlargement import enlarged
 from ns_easyrobust.nullspace.exact import patch_nullspace
 from ns_easyrobust.nullspace.texture import mark_contrast, textured, visible_texture
 
@@ -34,6 +35,22 @@ def test_the_texture_is_the_nullspace_s_most_visible_direction(trained):
     most = np.linalg.eigvalsh(blurred @ blurred.T)[-1]
     own = seen_energy(patches[:1].reshape(1, 3, 8, 8), 1.0)
     assert (own**2).sum() / (patches[0] ** 2).sum() == pytest.approx(most, rel=5e-3)  # SciPy samples its Gaussian
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_the_texture_is_that_of_a_dense_decomposition(trained, factor):
+    """The first eigenvector of N B' B N', N a basis of the whole nullspace and B a matrix from NumPy's transform."""
+    model, side = enlarged(trained, factor), 8 * factor
+    found = numpy_patches(visible_texture(model, 2 * side, side)[None].numpy(), side)[0, 0]
+    basis = patch_nullspace(model, space="pixel").numpy()
+    luminance = np.einsum("ncij,c->nij", basis.reshape(-1, 3, side, side), [0.2126, 0.7152, 0.0722])
+    away = np.fft.fftfreq(side)
+    kept = np.exp(-2 * (np.pi * 0.4) ** 2 * np.add.outer(away**2, away**2))
+    blurred = np.fft.ifft2(np.fft.fft2(luminance) * kept).real.reshape(len(basis), -1)
+    expected = np.linalg.eigh(blurred @ blurred.T)[1][:, -1] @ basis
+    cosine = found @ expected / np.linalg.norm(found) / np.linalg.norm(expected)
+    assert abs(cosine) == pytest.approx(1, abs=1e-6)
+    assert float(found.sum()) > -1e-6
 
 
 def test_a_mark_is_drawn_in_the_texture_where_it_covers():
@@ -66,6 +83,8 @@ def test_what_has_no_texture_is_refused(trained):
         visible_texture(trained, 32, 32, blur=0)
     with pytest.raises(OptionError, match="multiples of 8, found 32 x 30"):
         visible_texture(trained, 32, 30)
+    with pytest.raises(OptionError, match=r"sides of 9 pixels at least, .* found \(1, 3, 8, 8\)"):
+        mark_contrast(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8), torch.ones(8, 8))
     with pytest.raises(OptionError, match="strength"):
         textured(torch.rand(1, 3, 8, 8), torch.ones(8, 8), torch.ones(3, 8, 8), 0)
     trained[1].patch_embed.proj = nn.Conv2d(3, 200, 8, 8)

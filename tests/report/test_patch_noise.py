@@ -67,7 +67,7 @@ def test_the_report_shows_photographs_and_intervals(tmp_path):
     report.draw(stream)
     assert np.asarray(Image.open(stream).convert("RGB")).std() > 10
     (tmp_path / PatchNoiseKinds.part_name(0, "noise")).unlink()
-    with pytest.raises(DataError, match=r"0-noise\.png: expected a photograph"):
+    with pytest.raises(DataError, match=r"0-noise\.png: expected an image"):
         report.draw(io.BytesIO())
 
 
