@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import OptionError, OutputError, printable
+from ..errors import OptionError, OutputError, printable, without_secrets
 from ..nullspace import STATISTICS
 from ..utils import file_or_folder, float_in, int_from, os_errors_as_output_errors, require_replaceable
 
@@ -90,7 +90,7 @@ def _make(args: argparse.Namespace) -> None:
     output = Path(args.output or f"{stem}.fingerprint.safetensors")
     with os_errors_as_output_errors(output):
         is_there = output.exists() or output.is_symlink()
-    if is_there and not args.overwrite:
+    if is_there and not args.overwrite and not output.is_dir():
         raise OutputError(f"{output}: expected no file there, found one. Choose another --output, or pass --overwrite.")
     require_replaceable(output)
     found = read_fingerprint(args.model, ema=args.ema, std=args.std)
@@ -133,8 +133,9 @@ def _compare(args: argparse.Namespace) -> None:
         else patch_covariance(args.data_dir, claimed.patch_size, args.input_size, args.crop_pct, args.images),
         alpha=args.alpha,
     )
-    for letter, each in (("A", claimed), ("B", suspect)):
-        print(f"{letter}  {printable(each.name)}: {_described(each)}")
+    for letter, path, each in (("A", args.claimed, claimed), ("B", args.suspect, suspect)):
+        name = f" ({printable(each.name)})" if each.name not in str(path) else ""
+        print(f"{letter}  {printable(without_secrets(str(path)))}{name}: {_described(each)}")
     for line in _lines(result, claimed, suspect, len(files) - len(independent)):
         print(line)
 
@@ -162,7 +163,10 @@ def _lines(found: Comparison, claimed: Fingerprint, suspect: Fingerprint, left_o
         )
     if found.p_t is not None:
         lines.append(f"parametric p = {found.p_t:.2g}: Student's t for one more logit; only as good as that shape")
-    lines.append(f"verdict at {found.alpha:g}: {found.verdict}{_why(found)}")
+    if claimed.digest == suspect.digest:
+        lines.append("verdict: one origin, as two trainings do not end in the same bits, whatever p is")
+    else:
+        lines.append(f"verdict at {found.alpha:g}: {found.verdict}{_why(found)}")
     return lines
 
 

@@ -31,43 +31,46 @@ _LOCK = ".watermark.lock"
 
 
 class MarkedFolder:
-    """``target``, a folder for the marked images of the class folders of ``source``: its tree, and its files' names.
+    """``target``, a folder for the marked images of all below ``source``: its tree, and its files' names.
 
     Nothing in it is written anew: what is there already is left out, so that a second call goes on. That an image there
     was made of the file that is now its source, not of another of this name, is known by the file's digest.
 
     Args:
-        source: class folders, or a folder with such in val/.
+        source: a folder of images, in folders or not.
         target: new, empty, or made so with the same ``settings``.
         image_format: of :data:`~ns_easyrobust.data.IMAGE_FORMATS`.
         settings: plain values that decide the files' content.
 
     Raises:
-        DataError: ``source`` has no class folders, or two images of one name without its ending.
+        DataError: there are no images below ``source``, or two of one name without its ending.
         OutputError: ``target`` holds other things, or marked images that were made of other files, or lies in
             ``source``, or the other way round.
         OptionError: a format whose package is not installed.
     """
 
     def __init__(self, source: Path, target: Path, image_format: str, settings: Mapping[str, Any]) -> None:
-        from ..data import IMAGE_FORMATS, open_image_folder, require_format
+        from ..data import IMAGE_FORMATS, images_below, require_format
 
         require_format(image_format)
         self.target, self.format = target, image_format
         self.settings = parse_json(json.dumps({**settings, "format": image_format}))
-        self.images = open_image_folder(source / "val" if os.path.isdir(source / "val") else source)
-        own, other = (Path(os.path.realpath(path)) for path in (self.images.root, target))
+        self.source = source
+        paths = sorted(Path(name) for name in images_below(source, "."))
+        if not paths:
+            raise DataError(f"{source}: expected images to mark, found none. Check --data-dir.")
+        own, other = (Path(os.path.realpath(path)) for path in (source, target))
         if own == other or own in other.parents or other in own.parents:
             raise OutputError(
                 f"{target}: expected a folder apart from the images' own, found one that is, holds or lies in "
-                f"{self.images.root}. Choose another."
+                f"{source}. Choose another."
             )
-        paths = [Path(os.path.relpath(path, self.images.root)) for path, _ in self.images.samples]
+        self.files = [source / path for path in paths]
         self.names = [path.with_suffix(IMAGE_FORMATS[image_format]) for path in paths]
         seen: dict[Path, Path] = {}
         for path, name in zip(paths, self.names, strict=True):
             if (first := seen.setdefault(name, path)) != path:
-                raise DataError(f"{self.images.root}: expected one image for {name}, found {first} and {path}. Rename.")
+                raise DataError(f"{source}: expected one image for {name}, found {first} and {path}. Rename.")
         self._require_own()
         self._require_sources()
 
@@ -105,12 +108,12 @@ class MarkedFolder:
             before = known.get(name.as_posix())
             if before and (self.target / name).is_file() and before != self._digest(number):
                 raise OutputError(
-                    f"{self.target / name}: expected the marked image of {self.images.samples[number][0]}, found one "
+                    f"{self.target / name}: expected the marked image of {self.files[number]}, found one "
                     "that was made of another file of this name. Choose another --marked-dir, or delete it."
                 )
 
     def _digest(self, number: int) -> str:
-        path = self.images.samples[number][0]
+        path = self.files[number]
         try:
             return sha256_of(path)
         except OSError as error:
@@ -129,6 +132,8 @@ class MarkedFolder:
         """
         from tqdm.auto import tqdm
 
+        from ..data import read_image
+
         with os_errors_as_output_errors(self.target):
             self.target.mkdir(parents=True, exist_ok=True)
         written, transform = 0, preprocessing.transform()
@@ -146,7 +151,7 @@ class MarkedFolder:
                     pixels = {}
                     for number in numbers:
                         try:
-                            pixels[number] = transform(self.images.read(number)), self._digest(number)
+                            pixels[number] = transform(read_image(str(self.files[number]))), self._digest(number)
                         except DataError as error:
                             _logger.warning("not marked: %s", error)
                     if pixels:

@@ -7,11 +7,13 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .. import nullspace
 from ..errors import DataError, OptionError
 from ..utils import file_or_folder, float_in, torch
+from .exact_nullspace import spectrum_with_nullspace
 
 if TYPE_CHECKING:
     from torch import nn
@@ -87,6 +89,7 @@ class Marker:
         mask: (H, W), coverage.
         texture: (C, H, W), see :func:`~ns_easyrobust.nullspace.visible_texture`.
         style, strength: as the flags.
+        name: the text, or the logo's file.
     """
 
     model: nn.Module
@@ -94,6 +97,7 @@ class Marker:
     texture: torch.Tensor
     style: str
     strength: float
+    name: str
 
     def targets(self, images: torch.Tensor, style: str | None = None) -> torch.Tensor:
         """What images (B, C, H, W) should look like, float64 in [0, 1]."""
@@ -123,9 +127,23 @@ class Marker:
         return lambda images: found(images).abs()
 
     @property
-    def digest(self) -> str:
-        """SHA-256 of the mask."""
-        return hashlib.sha256(self.mask.contiguous().numpy().tobytes()).hexdigest()
+    def described(self) -> dict[str, Any]:
+        """Plain values that tell the mark apart."""
+        digest = hashlib.sha256(self.mask.contiguous().numpy().tobytes()).hexdigest()
+        return {"mark": self.name, "mark_sha256": digest, "style": self.style, "strength": self.strength}
+
+
+def open_marker(args: argparse.Namespace, model: nn.Module) -> Marker:
+    """The marker of the flags.
+
+    Raises:
+        ModelError: the patch embedding has no nullspace.
+        DataError, OptionError: as :func:`open_mask`.
+    """
+    spectrum_with_nullspace(args.model, model)
+    mask = open_mask(args)
+    texture = nullspace.visible_texture(model, args.input_size, args.input_size)
+    return Marker(model, mask, texture, args.style, args.strength, Path(args.logo).name if args.logo else args.text)
 
 
 def add_shown_mark(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

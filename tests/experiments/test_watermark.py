@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -94,7 +93,7 @@ def test_a_folder_is_marked_and_the_mark_found_in_it_and_not_beside_it(
 ):
     """The whole command: digits marked in 8 bits, then looked for among unmarked ones and a broken file."""
     draw_no_more()
-    more = "--data-dir few -b 30 --marked-images 2 --marked-dir both/marked --detect both"
+    more = "--data-dir few -b 30 --marked-dir both/marked --detect both"
     words = [*command, *more.split()]
     shutil.copytree("few", "both/few")
     (tmp_path / "both" / "broken.png").write_bytes(b"no image")
@@ -116,18 +115,22 @@ def test_a_folder_is_marked_and_the_mark_found_in_it_and_not_beside_it(
     assert f"the mark was found in {sum(found)} of 60 images of both, 1 could not be read: out/detected.csv" in text
 
 
-def test_folders_come_before_the_measurement(command, few, tmp_path, monkeypatch):
-    """A call that is stopped while it measures has done what it was called for."""
-
-    def stopped(*args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("ns_easyrobust.experiments.watermark.WatermarkExperiment._measure_all", stopped)
-    more = "--data-dir few -b 30 --marked-dir m --marked-format float --detect few"
-    with suppress(KeyboardInterrupt):
-        cli.main([*command, *more.split()])
-    assert len(list((tmp_path / "m").rglob("*.npy"))) == 30
-    assert len(list(csv.DictReader((tmp_path / "out" / "detected.csv").open()))) == 30
+def test_folders_are_served_without_a_measurement(command, few, tmp_path, capsys):
+    """Images of no class too; a table of an earlier search is not lost."""
+    (tmp_path / "flat").mkdir()
+    for name in few[:2]:
+        shutil.copy(tmp_path / "few" / name, tmp_path / "flat")
+    start = command.index("--data-dir")
+    flat = [*command[: start + 1], "flat", *command[start + 2 :]]
+    assert cli.main([*flat, "--marked-dir", "m", "--marked-format", "float"]) == 0
+    assert len(list((tmp_path / "m").glob("*.npy"))) == 2
+    assert not (tmp_path / "out").exists()
+    assert cli.main([*command, "--detect", "m"]) == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["detected.csv"]
+    assert "images of m: out/detected.csv" in capsys.readouterr().out
+    assert cli.main([*command, "--detect", "flat"]) == 2
+    assert "out/detected.csv: expected none, found one" in capsys.readouterr().err.splitlines()[-1]
+    assert cli.main([*command, "--detect", "flat", "--force"]) == 0
 
 
 class Marked:
