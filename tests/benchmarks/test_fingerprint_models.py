@@ -59,6 +59,7 @@ def test_each_image_has_a_view_of_its_own(scripts):
     assert set(shifted[0].flatten().tolist()) <= set(images[0, 0].flatten().tolist())
 
 
+@pytest.mark.stress
 def test_a_recipe_trains_and_a_teacher_is_learnt(scripts):
     training, _ = scripts
     generator = torch.Generator().manual_seed(0)

@@ -124,6 +124,7 @@ def test_other_weights_are_not_gone_on_with(command, pool, tmp_path, capsys, dra
     assert (tmp_path / "out" / "fingerprint.jsonl").read_bytes() == before
 
 
+@pytest.mark.stress
 def test_moving_averages_and_larger_models_are_measured_when_asked(
     command, pool, tmp_path, trained, capsys, draw_no_more
 ):

@@ -99,6 +99,7 @@ def test_transformed_images_have_their_sources_maps_and_targets_have_others(
     assert path.read_bytes() == before
 
 
+@pytest.mark.stress
 def test_a_run_that_was_broken_off_goes_on_and_ends_the_same(command, tmp_path, monkeypatch, draw_no_more):
     draw_no_more()
     command = [*command, "--methods", "rollout", "grad-cam", "--maps", "0"]

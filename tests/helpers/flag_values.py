@@ -314,7 +314,7 @@ OTHERS: dict[str, list[tuple[str, str]]] = {
     ],
     "fingerprint": [  # more in tests/cli/test_fingerprint.py: flags belong to make and compare
         ("make {ckpt} -o {out}/f.safetensors", "dimension 64 of 192"),
-        ("compare {ckpt} {bare}", "cannot be said"),
+        ("compare {ckpt} {bare}", "one origin"),
     ],
     "launch": [],  # its flags are the script's: tests/integration/test_launch.py
     "demo": [],  # tests/cli/test_demo.py
