@@ -35,8 +35,16 @@ def test_wrong_class_count(folder):
     check_classes(open_image_folder(folder), 2)
 
 
-@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n torn"])
-@pytest.mark.parametrize("workers", [0, 1])
+_TORN = (b"", b"not an image", b"\x89PNG\r\n\x1a\n torn")
+
+
+@pytest.mark.parametrize(
+    ("workers", "content"),
+    [
+        *((0, content) for content in _TORN),
+        *(pytest.param(1, content, marks=[pytest.mark.stress] * (content != b"")) for content in _TORN),
+    ],
+)
 def test_a_corrupt_image_is_named_in_one_line(folder, content, workers):
     (folder / "b" / "1.png").write_bytes(content)
     loader = DataLoader(open_image_folder(folder, Preprocessing(8).transform()), batch_size=6, num_workers=workers)

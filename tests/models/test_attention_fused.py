@@ -68,7 +68,7 @@ def test_attentions_that_differ_or_are_watched_are_left():
     assert "forward" in vars(attentions[1])
 
 
-@pytest.mark.parametrize("solver", ["paper", "sphere"])
+@pytest.mark.parametrize("solver", ["paper", pytest.param("sphere", marks=pytest.mark.stress)])
 def test_a_trajectory_stays_the_same(trained, batches, solver):
     config = NoiseConfig(solver=solver, max_steps=30, eps=0.03 if solver == "sphere" else 1e-9, pool=0)
     plain = synthesize(trained, batches, config)

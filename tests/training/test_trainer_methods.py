@@ -115,7 +115,8 @@ def test_a_run_that_is_killed_goes_on_exactly(method, common, tmp_path, monkeypa
     assert any(not torch.equal(value, start[name]) for name, value in whole["state_dict"].items())
 
 
-@pytest.mark.parametrize("methods", [FEW, pytest.param(tuple(METHODS), marks=pytest.mark.stress)], ids=["few", "all"])
+@pytest.mark.stress
+@pytest.mark.parametrize("methods", [FEW, tuple(METHODS)], ids=["few", "all"])
 def test_two_ranks_end_with_the_same_weights(methods, common, tmp_path):
     words = [" ".join([name, *common, "--epoch-steps", "2", METHODS[name]]) for name in methods]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
