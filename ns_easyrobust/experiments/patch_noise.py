@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import nullspace, report
-from ..errors import OptionError
 from ..utils import derive_seed, float_in, np, torch, write_atomically
 from .exact_nullspace import in_float64, spectrum_with_nullspace
 from .figure import FigureExperiment
 from .inputs import add_input_arguments, open_inputs
-from .photographs import add_shown_arguments, check_shown, open_shown
+from .photographs import add_class_name_argument, add_shown_arguments, check_class_names, check_shown, open_shown
 from .registry import register_experiment
 from .results import Results
 
@@ -40,10 +39,7 @@ class PatchNoiseExperiment(FigureExperiment):
             help="root mean square of samples of Eq. 2, in pixels from 0 to 1 (default: 0.3)",
         )  # fmt: skip
         add_shown_arguments(group, _MOST_PHOTOGRAPHS)
-        group.add_argument(
-            "--class-names", nargs="+", default=[], metavar="NAME",
-            help="of the model's classes, in its order (default: numbers)",
-        )  # fmt: skip
+        add_class_name_argument(group)
 
     def measure(self, args: argparse.Namespace, results: Results) -> None:
         """Measure batch by batch, then the photographs.
@@ -56,10 +52,7 @@ class PatchNoiseExperiment(FigureExperiment):
 
         check_shown(args, _MOST_PHOTOGRAPHS)
         inputs = open_inputs(args)
-        if args.class_names and len(args.class_names) != args.num_classes:
-            raise OptionError(
-                f"--class-names: expected {args.num_classes}, one a class, found {len(args.class_names)}. Name all."
-            )
+        check_class_names(args)
         spectrum = spectrum_with_nullspace(args.model, inputs.model)
         photographs, names, digest = open_shown(args, inputs.measured.pixels)
         results.begin(

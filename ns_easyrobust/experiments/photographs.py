@@ -24,18 +24,43 @@ def check_shown(args: argparse.Namespace, most: int) -> None:
         raise OptionError(f"--photographs: expected at most {most}, found {len(args.photographs)}. Show fewer.")
 
 
+def add_class_name_argument(group: argparse._ActionsContainer) -> None:
+    """Add the flag of the names that classes have in the picture."""
+    group.add_argument(
+        "--class-names", nargs="+", default=[], metavar="NAME",
+        help="of the model's classes, in its order (default: numbers)",
+    )  # fmt: skip
+
+
+def check_class_names(args: argparse.Namespace) -> None:
+    """Refuse another number of names than of the opened model's classes by an OptionError."""
+    if args.class_names and len(args.class_names) != args.num_classes:
+        raise OptionError(
+            f"--class-names: expected {args.num_classes}, one a class, found {len(args.class_names)}. Name all."
+        )
+
+
+def read_photographs(args: argparse.Namespace, device: torch.device) -> tuple[torch.Tensor, list[str]]:
+    """Pixels (n, 3, H, W) of the files of ``--photographs``, read as the images are, and their names.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    from ..data import Preprocessing, read_image
+
+    transform = Preprocessing(args.input_size, args.crop_pct, args.interpolation).transform()
+    pixels = torch.stack([transform(read_image(path)) for path in args.photographs]).to(device)
+    return pixels, [Path(path).name for path in args.photographs]
+
+
 def open_shown(args: argparse.Namespace, measured: torch.Tensor) -> tuple[torch.Tensor, list[str], str]:
     """Pixels (n, 3, H, W) of what is shown, its names, and a digest of the pixels.
 
     Raises:
         DataError: a file cannot be read, or two have one name.
     """
-    from ..data import Preprocessing, read_image
-
     if args.photographs:
-        transform = Preprocessing(args.input_size, args.crop_pct, args.interpolation).transform()
-        pixels = torch.stack([transform(read_image(path)) for path in args.photographs]).to(measured.device)
-        names = [Path(path).name for path in args.photographs]
+        pixels, names = read_photographs(args, measured.device)
     else:
         pixels, names = measured[:2], [f"image {number + 1}" for number in range(2)]
     if len(set(names)) < len(names):

@@ -14,6 +14,7 @@ from .exact_nullspace import spectrum_with_nullspace
 from .figure import FigureExperiment
 from .inputs import add_input_arguments, open_images_of, open_inputs
 from .likeness import least_side, require_likeness, root_mean_squares, seen_from_afar, structural_similarity
+from .photographs import add_class_name_argument, check_class_names
 from .registry import register_experiment
 from .results import Results
 from .triplet_files import write_triplet
@@ -42,10 +43,7 @@ class TargetedExperiment(FigureExperiment):
             "each N is measured (default: 1 2 3 4)",
         )  # fmt: skip
         add_photograph_arguments(parser)
-        group.add_argument(
-            "--class-names", nargs="+", default=[], metavar="NAME",
-            help="of the model's classes, in its order (default: numbers)",
-        )  # fmt: skip
+        add_class_name_argument(group)
 
     def measure(self, args: argparse.Namespace, results: Results) -> None:
         """Measure size by size, batch by batch; then write the pairs that are shown.
@@ -59,10 +57,7 @@ class TargetedExperiment(FigureExperiment):
         """
         require_likeness("experiment targeted")
         inputs, factors = open_inputs(args), sorted(set(args.factors))
-        if args.class_names and len(args.class_names) != args.num_classes:
-            raise OptionError(
-                f"--class-names: expected {args.num_classes}, one a class, found {len(args.class_names)}. Name all."
-            )
+        check_class_names(args)
         if args.input_size < least_side():
             raise OptionError(
                 f"{args.model}: expected images of {least_side()} pixels at least, for SSIM from afar, "

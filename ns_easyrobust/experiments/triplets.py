@@ -6,12 +6,12 @@ import argparse
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import nullspace
 from ..errors import DataError, OptionError
 from ..utils import file_or_folder, torch
+from .photographs import read_photographs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -100,8 +100,6 @@ def pair_photographs(args: argparse.Namespace, device: torch.device, most: int =
         OptionError: an odd number, or more than ``most`` pairs.
         DataError: a file cannot be read, or a pair is one picture twice.
     """
-    from ..data import Preprocessing, read_image
-
     files: list[Any] = args.photographs
     if not files:
         return None
@@ -110,9 +108,7 @@ def pair_photographs(args: argparse.Namespace, device: torch.device, most: int =
             f"--photographs: expected pairs of source and target, at most {most}, found {len(files)} files. Give an "
             "even number."
         )
-    transform = Preprocessing(args.input_size, args.crop_pct, args.interpolation).transform()
-    pixels = torch.stack([transform(read_image(path)) for path in files]).to(device)
-    names = [Path(path).name for path in files]
+    pixels, names = read_photographs(args, device)
     pairs = Pairs(pixels[::2], pixels[1::2], list(zip(names[::2], names[1::2], strict=True)))
     for source, target, (name, _) in zip(pairs.sources, pairs.targets, pairs.names, strict=True):
         if torch.equal(source, target):

@@ -24,7 +24,7 @@ from ..utils import (
 )
 from .figure import FigureExperiment
 from .inputs import Inputs, add_input_arguments, open_images_of, open_inputs, open_model
-from .photographs import add_shown_arguments, check_shown, open_shown
+from .photographs import add_class_name_argument, add_shown_arguments, check_class_names, check_shown, open_shown
 from .registry import Command, register_experiment
 from .results import Results
 from .watermark_folder import MarkedFolder
@@ -78,10 +78,7 @@ class WatermarkExperiment(FigureExperiment):
         )  # fmt: skip
         shown = parser.add_argument_group("picture")
         add_shown_arguments(shown, _MOST_PHOTOGRAPHS)
-        shown.add_argument(
-            "--class-names", nargs="+", default=[], metavar="NAME",
-            help="of the model's classes, in its order (default: numbers)",
-        )  # fmt: skip
+        add_class_name_argument(shown)
 
     def run(self, args: argparse.Namespace, commands: Mapping[str, Command]) -> Iterator[str]:
         """Mark and search folders where these are named; else measure what is not measured yet, and write the report.
@@ -139,10 +136,7 @@ class WatermarkExperiment(FigureExperiment):
         check_shown(args, _MOST_PHOTOGRAPHS)
         check_shown_mark(args)
         inputs = open_inputs(args)
-        if args.class_names and len(args.class_names) != args.num_classes:
-            raise OptionError(
-                f"--class-names: expected {args.num_classes}, one a class, found {len(args.class_names)}. Name all."
-            )
+        check_class_names(args)
         marker = open_marker(args, inputs.model)
         other = replace(marker, mask=open_mask(args, args.other_text), name=args.other_text)
         if torch.equal(marker.mask, other.mask):
